@@ -1,0 +1,136 @@
+"""The `redraft` command. A verb's file is imported when it is called, so `--help`, `list` and `plan` load no torch."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import tomllib
+from collections.abc import Container, Sequence
+from typing import Any, NoReturn
+
+import redraft
+from redraft.errors import UserError, unknown
+
+VERBS = {
+    "demo": "a miniature study from start to report: AR, MDLM, Duo, Eso-LM at equal FLOPs (about 7 minutes on 2 cores)",
+    "plan": "sizes, tokens, FLOPs, steps, memory and time of a run or a study, before anything is spent",
+    "train": "train one model, score it, leave a folder with weights and a record",
+    "sample": "write text with a trained model",
+    "eval": "the likelihood (or its bound) of held-out text under a trained model, with its errors",
+    "study": "run, inspect, fit and report many runs: study run|status|fit|frontier|report",
+    "list": "families, samplers, sizes, recipes",
+    "doctor": "what this machine can do, and what is missing",
+}
+# Short flags for the keys of a run that one reaches for most.
+SHORT = {
+    "family": "family", "size": "network.size", "block": "network.block", "data": "data.source",
+    "tokenizer": "data.tokenizer", "length": "data.length", "flops": "budget.flops", "tokens": "budget.tokens",
+    "steps": "budget.steps", "convention": "budget.convention", "lr": "train.lr", "batch": "train.batch",
+    "device": "train.device", "precision": "train.precision", "seed": "seed",
+}  # fmt: skip
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose mistakes are `UserError`s: one line, exit status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see `{self.prog} --help`)")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one verb. Exit status: 0 done, 2 the user can mend it (one line says how), 130 interrupted."""
+    try:
+        dispatch(list(sys.argv[1:] if arguments is None else arguments))
+    except UserError as error:
+        print(f"redraft: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("redraft: interrupted; the same command continues where it stopped", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(141)
+
+
+def dispatch(arguments: list[str]) -> None:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        return print(usage())
+    if arguments[0] == "--version":
+        return print(redraft.__version__)
+    name, *rest = arguments
+    if name not in VERBS:
+        raise unknown("verb", name, VERBS)
+    verb = importlib.import_module(f"redraft.verbs.{name}")
+    parser = Parser(
+        prog=f"redraft {name}", description=verb.__doc__, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    verb.arguments(parser)
+    own, others = split_flags(rest, parser._option_string_actions)
+    if others and not getattr(verb, "OVERRIDES", False):
+        raise unknown(f"flag of `redraft {name}`:", others[0].partition("=")[0], parser._option_string_actions)
+    verb.run(parser.parse_args(own), overrides(others))
+    return None
+
+
+def usage() -> str:
+    width = max(map(len, VERBS))
+    lines = [f"  {name:<{width}}  {summary}" for name, summary in VERBS.items()]
+    return "\n".join(
+        ["usage: redraft VERB [...]   (redraft VERB --help says more)", "", *lines, ""]
+        + ["Every verb takes --json. Losses are nats per token, budgets FLOPs; t = 0 is text, t = 1 is noise."]
+    )
+
+
+def split_flags(arguments: list[str], known: Container[str]) -> tuple[list[str], list[str]]:
+    """The verb's own arguments, and the flags (with their values) that set keys of a run."""
+    own, others, pending = list[str](), list[str](), list(arguments)
+    while pending:
+        word = pending.pop(0)
+        if not word.startswith("--") or word == "--" or word.partition("=")[0] in known:
+            own.append(word)
+            if word in known and pending and not pending[0].startswith("--"):
+                own.append(pending.pop(0))
+            continue
+        others.append(word)
+        if "=" not in word and pending and not pending[0].startswith("--"):
+            others.append(pending.pop(0))
+    return own, others
+
+
+def overrides(arguments: list[str]) -> dict[str, Any]:
+    """`--train.lr 3e-4 --family mdlm` -> {"train": {"lr": 3e-4}, "family": "mdlm"}. Values are TOML, else strings."""
+    table: dict[str, Any] = {}
+    pending = list(arguments)
+    while pending:
+        flag = pending.pop(0)
+        if not flag.startswith("--"):
+            raise UserError(f"unexpected argument {flag!r}: settings are given as --key value or --part.key value")
+        key, equals, value = flag[2:].partition("=")
+        if not equals:
+            if not pending or pending[0].startswith("--"):
+                raise UserError(f"--{key} needs a value")
+            value = pending.pop(0)
+        _put(table, SHORT.get(key, key).replace("-", "_").split("."), _value(value))
+    return table
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _put(table: dict[str, Any], path: list[str], value: Any) -> None:
+    for part in path[:-1]:
+        below = table.get(part)
+        # `--family mdlm --family.objective nelbo`: a plain name grows into a table.
+        below = {"name": below} if isinstance(below, str) else below
+        table[part] = below = {} if below is None else below
+        table = below
+    if isinstance(table.get(path[-1]), dict) and isinstance(value, str):
+        table[path[-1]]["name"] = value
+    else:
+        table[path[-1]] = value

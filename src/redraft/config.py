@@ -1,0 +1,212 @@
+"""A run as a frozen value: recipe file < flags, unknown keys refused with the nearest name. No torch.
+
+    seed = 0
+    family = "mdlm"                              # or { name = "mdlm", objective = "nelbo" }
+    network = { size = "3M", block = "dit" }
+    data = { source = "stdlib", tokenizer = "bytes", length = 256 }
+    budget = { flops = 1e15 }                    # or tokens, or steps
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from redraft.errors import UserError, unknown
+from redraft.network.ledger import CONVENTIONS
+from redraft.network.sizes import Shape, from_size
+from redraft.registry import FAMILIES, checked_options
+
+
+T = TypeVar("T", bound=BaseModel)
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
+
+
+class FamilyConfig(Part):
+    """Which family, and its options (`redraft list` shows them)."""
+
+    name: str
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = {"name": value}
+        if isinstance(value, Mapping) and "name" in value:
+            options = {**value.get("options", {}), **{k: v for k, v in value.items() if k not in ("name", "options")}}
+            return {"name": value["name"], "options": checked_options("family", FAMILIES, value["name"], options)}
+        return value
+
+
+class NetworkConfig(Part):
+    """The transformer: a size by name or number, or depth, heads and width."""
+
+    block: Literal["dit", "llama"] = "dit"
+    size: str | None = None
+    depth: int | None = Field(None, gt=0)
+    heads: int | None = Field(None, gt=0)
+    width: int | None = Field(None, gt=0)
+    hidden: int | None = Field(None, gt=0, description="inner width of the MLP; 4 x width if left out")
+    cond: int = Field(128, ge=0, description="width of the time conditioning of dit; 0 leaves adaLN out")
+
+    def shape(self, vocab: int) -> Shape:
+        """The shape over `vocab` text ids."""
+        cond = self.cond if self.block == "dit" else 0
+        if self.depth and self.heads and self.width:
+            return Shape(self.block, self.depth, self.heads, self.width, self.hidden or 4 * self.width, vocab, cond)
+        if self.depth or self.heads or self.width or self.hidden:
+            raise UserError("network: give either size, or all of depth, heads and width")
+        return from_size(self.size or "3M", self.block, vocab, cond)
+
+
+class DataConfig(Part):
+    """Which text, cut how."""
+
+    source: str = Field("stdlib", description="stdlib, a path or glob (.txt .jsonl .parquet .bin), or hf:DATASET")
+    validation: str | None = Field(None, description="a source of its own; else a share of the documents is held out")
+    tokenizer: str = Field("bytes", description="bytes, or a path to tokenizer.json or a sentencepiece .model")
+    length: int = Field(256, gt=1, description="tokens in a row")
+
+
+class BudgetConfig(Part):
+    """How much training: one of FLOPs (under `convention`), tokens or steps."""
+
+    flops: float | None = Field(None, gt=0)
+    tokens: float | None = Field(None, gt=0)
+    steps: int | None = Field(None, gt=0)
+    convention: str = "blocks+head"
+
+    @field_validator("convention")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in CONVENTIONS:
+            raise unknown("FLOPs convention", value, CONVENTIONS)
+        return value
+
+    @model_validator(mode="after")
+    def _one(self) -> BudgetConfig:
+        given = [n for n in ("flops", "tokens", "steps") if getattr(self, n) is not None]
+        if len(given) > 1:
+            raise UserError(f"budget: give one of flops, tokens or steps, not {' and '.join(given)}")
+        return self
+
+
+class TrainConfig(Part):
+    """How to descend."""
+
+    batch: int = Field(16, gt=0, description="rows a step, over all micro-batches")
+    accumulate: int = Field(1, gt=0, description="micro-batches a step")
+    lr: float = Field(1e-3, gt=0, description="peak learning rate")
+    min_lr: float = Field(0.1, ge=0, le=1, description="final learning rate, as a share of the peak")
+    schedule: Literal["cosine", "wsd"] = "cosine"
+    decay: float = Field(0.2, gt=0, le=1, description="share of the steps that wsd decays over")
+    warmup: float = Field(0.01, ge=0, description="share of the steps if below 1, else steps")
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.95, ge=0, lt=1)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.1, ge=0)
+    clip: float = Field(1.0, gt=0, description="global gradient norm")
+    ema: float = Field(0.0, ge=0, lt=1, description="decay of the weights' moving average; 0 is off")
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: bool = False
+    device: str = "auto"
+    threads: int = Field(0, ge=0, description="CPU threads; 0 leaves it to torch")
+    save_every: int = Field(200, gt=0, description="steps between checkpoints")
+
+
+class EvaluateConfig(Part):
+    """How the final bound is measured, on validation windows spread evenly over the split."""
+
+    rows: int = Field(256, gt=0, description="validation windows")
+    draws: int = Field(4, gt=0, description="noise draws a window, for the families that need them")
+    batch: int = Field(32, gt=0)
+
+
+class RunConfig(Part):
+    """One training run and its measurement."""
+
+    seed: int = 0
+    family: FamilyConfig = FamilyConfig(name="mdlm", options={})
+    network: NetworkConfig = NetworkConfig()
+    data: DataConfig = DataConfig()
+    budget: BudgetConfig = BudgetConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+    @model_validator(mode="after")
+    def _divisible(self) -> RunConfig:
+        if self.train.batch % self.train.accumulate:
+            raise UserError(
+                f"train.batch {self.train.batch} must be a multiple of train.accumulate {self.train.accumulate}"
+            )
+        return self
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid on `base`, tables merged key by key. A family named anew drops the old one's options."""
+    out = dict(base)
+    for key, value in over.items():
+        old = out.get(key)
+        if key == "family" and _renames(old, value):
+            out[key] = value
+        elif isinstance(old, Mapping) and isinstance(value, Mapping):
+            out[key] = merge(old, value)
+        elif key == "family" and isinstance(old, str) and isinstance(value, Mapping):
+            out[key] = {"name": old, **value}
+        else:
+            out[key] = value
+    return out
+
+
+def _renames(old: Any, new: Any) -> bool:
+    return isinstance(new, str) or (isinstance(new, Mapping) and "name" in new)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file as a table, or a `UserError` that names what is wrong with it."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"no such recipe: {path}") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"cannot read {path} as TOML: {error}") from None
+
+
+def validated(model: type[T], table: Mapping[str, Any]) -> T:
+    """The model of a table; the first thing wrong is one line naming the key and what would work."""
+    try:
+        return model.model_validate(table)
+    except ValidationError as error:
+        raise _one_line(error, model) from None
+
+
+def _one_line(error: ValidationError, model: type[BaseModel]) -> UserError:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return unknown("key", key, (f"{_parent(key)}{n}" for n in _fields_at(model, first["loc"][:-1])))
+    return UserError(f"{key or 'configuration'}: {first['msg'].removeprefix('Value error, ')} (got {first['input']!r})")
+
+
+def _parent(key: str) -> str:
+    return key.rpartition(".")[0] + "." if "." in key else ""
+
+
+def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    for part in path:
+        model = model.model_fields[str(part)].annotation  # type: ignore[assignment]
+    return list(model.model_fields)
+
+
+def dump_toml(model: BaseModel) -> str:
+    """The resolved configuration as TOML that reads back equal."""
+    return tomli_w.dumps(model.model_dump(exclude_none=True))

@@ -1,0 +1,63 @@
+"""What a person sees while work goes on: a live line on a terminal, plain lines elsewhere. On standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+
+def quantity(value: float, unit: str = "") -> str:
+    """12.3M, 270 GFLOPs, 1.5e+18 FLOPs: three figures, a letter up to a quadrillion; a billion is B, of a unit G."""
+    for limit, letter in ((1e12, "T"), (1e9, "G" if unit else "B"), (1e6, "M"), (1e3, "k")):
+        if limit <= abs(value) < 1e15:
+            return f"{value / limit:.3g}{' ' if unit else ''}{letter}{unit}"
+    return f"{value:.3g}{' ' if unit else ''}{unit}"
+
+
+def duration(seconds: float) -> str:
+    """45 s, 12 min, 3.4 h, 6.1 days."""
+    for limit, unit in ((86400 * 2, "days"), (7200, "h"), (120, "min")):
+        if seconds >= limit:
+            return f"{seconds / {'days': 86400, 'h': 3600, 'min': 60}[unit]:.3g} {unit}"
+    return f"{seconds:.0f} s"
+
+
+class Line:
+    """One line that is rewritten in place on a terminal, and printed now and then elsewhere."""
+
+    def __init__(self, every: float = 5.0, quiet: bool = False):
+        self.live, self.every, self.quiet = sys.stderr.isatty(), every, quiet
+        self.last = 0.0
+        self.shown = False
+
+    def show(self, text: str, force: bool = False) -> None:
+        now = time.monotonic()
+        if self.quiet or (not force and now - self.last < (0.1 if self.live else self.every)):
+            return
+        self.last, self.shown = now, True
+        print(f"\r\033[K{text}" if self.live else text, end="" if self.live else "\n", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self.live and self.shown:
+            print(file=sys.stderr)
+            self.shown = False
+
+
+def tokenising(quiet: bool = False) -> Any:
+    """A progress callback for preparing a corpus."""
+    line = Line(quiet=quiet)
+
+    def progress(done: int, total: int | None) -> None:
+        whole = f" of {quantity(total, 'B')}" if total else ""
+        line.show(f"tokenising {quantity(done, 'B')}{whole}", force=bool(total) and done == total and line.shown)
+        if total and done >= total:
+            line.close()
+
+    return progress
+
+
+def emit(value: Any) -> None:
+    """Strict JSON on standard output, for machines."""
+    print(json.dumps(value, indent=1, allow_nan=False))

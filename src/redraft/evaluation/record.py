@@ -1,0 +1,90 @@
+"""The record of a run: every count, the result with its errors, and where it came from."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import redraft
+from redraft.evaluation.likelihood import Bound
+from redraft.training.setup import Setup
+
+RECORD = "record.json"
+
+
+def run_record(name: str, arm: str, setup: Setup, result: Bound, seconds: float) -> dict[str, Any]:
+    """What `record.json` holds. `timing`, `machine`, `versions` and `git` tell of this execution, the rest of the run."""
+    config, budget = setup.config, setup.budget
+    bytes_per_token = setup.corpus.split("validation").bytes_per_token
+    return {
+        "name": name,
+        "arm": arm,
+        "family": config.family.name,
+        "options": config.family.options,
+        "seed": config.seed,
+        "size": config.network.size,
+        "params": budget.params,
+        "parameters": budget.parameters,
+        "tokens": budget.tokens,
+        "steps": budget.steps,
+        "batch": config.train.batch,
+        "length": config.data.length,
+        "flops": budget.flops[budget.convention],
+        "budget": config.budget.flops,
+        "convention": budget.convention,
+        "flops_by_convention": budget.flops,
+        "loss": result.nats,
+        "loss_se": result.monte_carlo_error,
+        "loss_sampling_se": result.sampling_error,
+        "loss_kind": "exact" if result.exact else "bound",
+        "bits_per_byte": result.bits_per_byte(bytes_per_token) if bytes_per_token else None,
+        "ppl": result.perplexity,
+        "windows": result.windows,
+        "draws": result.draws,
+        "data": data_summary(setup),
+        "versions": versions(),
+        "git": git_state(),
+        "machine": machine(config.train.device),
+        "timing": {"seconds": seconds, "tokens_per_second": budget.tokens / seconds if seconds else None},
+    }
+
+
+def data_summary(setup: Setup) -> dict[str, Any]:
+    train = setup.corpus.split("train")
+    return {
+        "source": setup.config.data.source,
+        "validation": setup.config.data.validation,
+        "sha256": setup.corpus.sha256,
+        "tokenizer": setup.tokenizer.name,
+        "tokenizer_fingerprint": setup.tokenizer.fingerprint,
+        "tokens": train.count,
+        "epochs": setup.budget.tokens / train.count,
+        "validation_tokens": setup.corpus.split("validation").count,
+    }
+
+
+def versions() -> dict[str, str]:
+    libraries = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "safetensors")}
+    return {"redraft": redraft.__version__, "python": platform.python_version(), **libraries}
+
+
+def git_state() -> dict[str, Any] | None:
+    """The commit of the source tree that runs, and whether it was changed since; None for an installed package."""
+    here = Path(__file__).parent
+    ask = ["git", "-C", str(here), "status", "--porcelain=v2", "--branch", "--untracked-files=no", "."]
+    try:
+        out = subprocess.run(ask, capture_output=True, text=True, timeout=5, check=True).stdout.splitlines()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    commit = next((line.split()[-1] for line in out if line.startswith("# branch.oid")), None)
+    return {"commit": commit, "changed": any(not line.startswith("#") for line in out)}
+
+
+def machine(device: str) -> dict[str, Any]:
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
+    return {"device": device, "name": name, "threads": torch.get_num_threads(), "system": platform.system()}

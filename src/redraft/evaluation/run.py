@@ -1,0 +1,102 @@
+"""One run, from a configuration to a folder with weights and a record. Killed anywhere, it continues.
+
+    config.toml          the resolved configuration
+    journal.jsonl        one typed record a line
+    state.safetensors    resumable state, while it trains
+    config.json, model.safetensors, tokenizer    the model, when training ended
+    record.json          the result; a folder that has one is done
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from redraft.config import RunConfig, dump_toml, read_toml, validated
+from redraft.errors import UserError
+from redraft.evaluation.likelihood import bound
+from redraft.evaluation.record import RECORD, run_record
+from redraft.files import disk, read_json, write_json, write_text
+from redraft.hub.folder import ModelConfig, save_model
+from redraft.text.packing import ordered_windows
+from redraft.text.prepare import Progress
+from redraft.training.checkpoint import STATE
+from redraft.training.journal import StepRecord
+from redraft.training.loop import Trainer, train
+from redraft.training.setup import Setup, set_up
+
+CONFIG = "config.toml"
+
+
+def open_run(config: RunConfig, folder: Path, progress: Progress | None = None) -> Setup:
+    """Claim `folder` for this run. `UserError` where it holds anything else, or the run cannot be set up."""
+    stored = _stored(config, folder)
+    setup = set_up(stored or config, progress)
+    if stored is None:
+        with disk(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / CONFIG, dump_toml(setup.config))
+    return setup
+
+
+def carry_out(setup: Setup, folder: Path, name: str = "", arm: str = "") -> Iterator[StepRecord]:
+    """Train (or go on training), score, save: yields what training logs. A finished run yields nothing."""
+    if (folder / RECORD).exists():
+        return
+    config, began = setup.config, time.perf_counter()
+    trainer = Trainer.start(setup, folder)
+    yield from train(trainer, folder)
+    seconds = time.perf_counter() - began
+    network = trainer.final_weights().eval()
+    windows = ordered_windows(setup.corpus.split("validation"), config.data.length, config.evaluate.rows)
+    result = bound(network, setup.family, windows, config.evaluate.draws, config.evaluate.batch)
+    record = run_record(name or folder.name, arm or config.family.name, setup, result, seconds)
+    save_model(folder, _model_config(setup, record), network, setup.tokenizer)
+    write_json(folder / RECORD, record)
+    (folder / STATE).unlink(missing_ok=True)
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    return read_json(folder / RECORD)
+
+
+def _stored(config: RunConfig, folder: Path) -> RunConfig | None:
+    """The resolved configuration that `folder` already holds for this very run; None for a new or empty folder."""
+    if not folder.exists():
+        return None
+    if not folder.is_dir():
+        raise UserError(f"{folder} is a file: give a folder for the run")
+    if not (folder / CONFIG).exists():
+        if any(not item.name.startswith(".") for item in folder.iterdir()):
+            raise UserError(f"{folder} is not empty and holds no redraft run: give a new or empty folder")
+        return None
+    stored = validated(RunConfig, read_toml(folder / CONFIG))
+    chosen = {k: getattr(stored.train, k) for k in ("precision", "device") if getattr(config.train, k) == "auto"}
+    asked = config.model_copy(update={"train": config.train.model_copy(update=chosen)})
+    if asked != stored:
+        raise UserError(f"{folder} holds another run ({_difference(asked, stored)}): give another folder, or remove it")
+    return stored
+
+
+def _difference(asked: RunConfig, stored: RunConfig) -> str:
+    """The first setting that differs, for a message."""
+    ours, theirs = _flat(asked.model_dump()), _flat(stored.model_dump())
+    key = next(k for k in sorted(ours.keys() | theirs.keys()) if ours.get(k) != theirs.get(k))
+    return f"its {key} is {theirs.get(key)!r}, not {ours.get(key)!r}"
+
+
+def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in table.items():
+        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return out
+
+
+def _model_config(setup: Setup, record: dict[str, Any]) -> ModelConfig:
+    family = setup.config.family
+    # The record's account of this execution (times, machine) stays out: the model's files depend on the run alone.
+    kept = {k: v for k, v in record.items() if k not in ("timing", "machine", "versions", "git")}
+    fingerprint = setup.tokenizer.fingerprint
+    return ModelConfig(family.name, family.options, setup.budget.shape, setup.config.data.length, fingerprint, kept)

@@ -1,0 +1,109 @@
+"""Duo: uniform-state diffusion.  Sahoo et al. 2025, arXiv:2506.10892; loss in closed form as in arXiv:2602.15014.
+
+A token survives to time t with probability alpha(t), else it is redrawn uniformly from the V text ids (it may be redrawn
+as itself). The network sees the corrupted text, both ways, and the clock sigma = -log alpha.
+Predicts: p(x0 at l | x_t without position l), the leave-one-out posterior: the token at l is weighed in by the posterior
+step, not by the network.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from redraft.families.base import DiffusionFamily, full_view
+from redraft.noise.draws import categorical
+from redraft.noise.kernels import marginal, posterior
+from redraft.noise.schedules import LogLinear, Schedule
+from redraft.types import Network, Noise, Predict, View
+
+
+@dataclass(frozen=True)
+class Duo(DiffusionFamily):
+    """K = V states, every one a text id. Trains on its bound."""
+
+    name: ClassVar[str] = "duo"
+    sampler: ClassVar[str] = "ancestral"
+    vocab: int
+    schedule: Schedule = field(default_factory=LogLinear)
+
+    def marginal(self, x0: Tensor, t: Tensor) -> Tensor:
+        clean = torch.nn.functional.one_hot(x0, self.vocab).to(t.dtype)
+        return marginal(clean, self.schedule(t)[0].expand_as(x0), self._uniform(clean))
+
+    def posterior(self, p0: Tensor, xt: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        alpha_t, alpha_s = (self.schedule(u)[0].expand_as(xt) for u in (t, s))
+        return posterior(p0, xt, alpha_t, alpha_s, self._uniform(p0))
+
+    def corrupt(self, x0: Tensor, t: Tensor, noise: Noise) -> Tensor:
+        anything = (noise("replacement") * self.vocab).long()
+        return anything.where(noise("corrupt") >= self.schedule(t)[0], x0)
+
+    def step(self, predict: Predict, xt: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
+        """The posterior as a three-way mixture: stay, draw from p0, or draw uniformly."""
+        log_p = predict(torch.ones_like(xt, dtype=torch.bool)).view(*xt.shape, -1)
+        p_z = log_p.gather(-1, xt[..., None])[..., 0].exp()
+        stay, from_p, total = self._mixture(p_z, t, s)
+        u = noise("move") * total
+        moves, anything = (u >= stay) & (u < stay + from_p), (noise("token") * self.vocab).long()
+        xs = xt.where(u < stay + from_p, anything)
+        return xs.masked_scatter(moves, categorical(log_p[moves], noise("token")[moves]))
+
+    def view(self, tokens: Tensor, t: Tensor) -> View:
+        return full_view(tokens, sigma=-self.schedule(t)[0].log())
+
+    def interpret(self, logits: Tensor, tokens: Tensor) -> Tensor:
+        return logits.log_softmax(-1)
+
+    def token_nelbo(self, network: Network, hidden: Tensor, xt: Tensor, x0: Tensor, t: Tensor) -> Tensor:
+        return uniform_nats(self.interpret(network.head(hidden), xt), xt, x0, *self.schedule(t))
+
+    def token_loss(self, network: Network, hidden: Tensor, xt: Tensor, x0: Tensor, t: Tensor) -> Tensor:
+        return self.token_nelbo(network, hidden, xt, x0, t)
+
+    def prior_nats(self) -> float:
+        """KL of alpha x0 + (1 - alpha)/K from uniform, at t = 1."""
+        k, alpha = self.vocab, self.schedule(torch.ones((), dtype=torch.float64))[0].item()
+        kept, other = alpha + (1 - alpha) / k, (1 - alpha) / k
+        return kept * math.log(kept * k) + (k - 1) * other * math.log(other * k)
+
+    def prior(self, noise: Noise) -> Tensor:
+        return (noise("prior") * self.vocab).long()
+
+    def _mixture(self, p_z: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Weights of staying at z and of drawing from p0, and the total; the rest of the total is uniform."""
+        alpha_t, alpha_s = self.schedule(t)[0], self.schedule(s)[0]
+        ratio, seen = alpha_t / alpha_s, self.vocab * alpha_t * p_z
+        return seen + ratio - alpha_t, (alpha_s - alpha_t).expand_as(p_z), seen + 1 - alpha_t
+
+    def _uniform(self, like: Tensor) -> Tensor:
+        return like.new_full((self.vocab,), 1 / self.vocab)
+
+
+def uniform_nats(log_p: Tensor, z: Tensor, x: Tensor, alpha: Tensor, dalpha: Tensor) -> Tensor:
+    """The bound's integrand with the jump target summed out; one reduction over V and three gathers.
+
+    With b_j = K alpha p_j + 1 - alpha, S = sum_j log b_j, kappa = (1 - alpha) / (K alpha + 1 - alpha), it is
+    alpha' / (K alpha) [ K / xb_z - K / b_z - D ], xb_z = K alpha [z = x] + 1 - alpha, and
+
+        z = x:   D = kappa (K log b_z - S) + (K - 1) kappa log kappa
+        z != x:  D = K log b_z - S + K alpha / (1 - alpha) (log b_z - log b_x) - log(kappa) / kappa
+
+    `log_p` [B, L, K], `z`, `x` [B, L], `alpha`, `dalpha` [B, 1] -> nats [B, L], float64. The K-wide work is done in the
+    dtype of `log_p`; what is left, large terms that cancel, in float64.
+    """
+    k, alpha, dalpha = log_p.shape[-1], alpha.double(), dalpha.double()
+    seen, redrawn = ((k * alpha)[..., None].to(log_p.dtype), (1 - alpha)[..., None].to(log_p.dtype))
+    log_b = torch.log(seen * log_p.exp() + redrawn)
+    log_b_z, log_b_x = (log_b.gather(-1, ids[..., None])[..., 0].double() for ids in (z, x))
+    spread = k * log_b_z - log_b.sum(-1).double()
+    kappa = (1 - alpha) / (k * alpha + 1 - alpha)
+    same = kappa * spread + (k - 1) * kappa * kappa.log()
+    other = spread + k * alpha / (1 - alpha) * (log_b_z - log_b_x) - kappa.log() / kappa
+    own = z == x
+    reached = k * alpha * own + 1 - alpha
+    return dalpha / (k * alpha) * (k / reached - k * (-log_b_z).exp() - torch.where(own, same, other))

@@ -1,0 +1,148 @@
+"""Eso-LM: between masked diffusion and left to right.  Sahoo et al. 2025, arXiv:2506.01928; variant B.
+
+A share alpha_0 of the tokens is written by masked diffusion in a random order, the rest left to right. The network is
+causal *in the order of generation*: clean tokens first, then masks, each at its own place in the text. So keys and
+values can be cached, and alpha_0 = 0 is a left-to-right model, alpha_0 = 1 a causal-order MDLM.
+
+    nelbo = E_t alpha_0 / (1 - alpha_t) CE(hidden | z_t)  +  E_z0 CE(hidden, left to right | z_0),   alpha_t = alpha_0 (1 - t)
+
+Predicts: p(x0 at l | the tokens before l in the order).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from redraft.errors import UserError
+from redraft.families.base import Family, masked_nats
+from redraft.families.mdlm import carry_over, check_objective
+from redraft.noise import draws
+from redraft.noise.draws import Key
+from redraft.types import Attention, Batch, Network, Noise, TokenLoss, View
+
+
+@dataclass(frozen=True)
+class EsoLM(Family):
+    """`alpha_0` in [0, 1]: the share written by diffusion. `objective` is that of the diffusion phase, as in MDLM."""
+
+    name: ClassVar[str] = "esolm"
+    sampler: ClassVar[str] = "ordered"
+    vocab: int
+    alpha_0: float = 1.0
+    objective: str = "low_variance"
+
+    def __post_init__(self) -> None:
+        check_objective(self.objective)
+        if not 0 <= self.alpha_0 <= 1:
+            raise UserError(f"family.alpha_0 must be in [0, 1], got {self.alpha_0}")
+
+    @property
+    def mask_id(self) -> int:
+        return self.vocab
+
+    def loss(self, network: Network, batch: Batch, *, key: Key, progress: float) -> TokenLoss:
+        """With both phases, even samples take the diffusion phase and odd ones the sequential phase, each counted twice:
+        the mean is the sum of the two phases' means, at the cost of one pass a sample."""
+        if self.alpha_0 in (0, 1):
+            nats = self._sequential(network, batch, key) if self.alpha_0 == 0 else self._diffusion(network, batch, key, self.objective)
+            return TokenLoss(nats, batch.scored)
+        even = batch.index % 2 == 0
+        nats = torch.zeros_like(batch.tokens, dtype=torch.float32)
+        if even.any():
+            nats = nats.index_put((even,), 2 * self._diffusion(network, _rows(batch, even), key, self.objective).float())
+        if not even.all():
+            nats = nats.index_put((~even,), 2 * self._sequential(network, _rows(batch, ~even), key).float())
+        return TokenLoss(nats, batch.scored)
+
+    def nelbo(self, network: Network, batch: Batch, *, key: Key) -> TokenLoss:
+        phases = []
+        if self.alpha_0 > 0:
+            phases.append(self._diffusion(network, batch, key, "nelbo"))
+        if self.alpha_0 < 1:
+            phases.append(self._sequential(network, batch, key))
+        return TokenLoss(torch.stack(phases).sum(0), batch.scored)
+
+    def log_p(self, network: Network, tokens: Tensor, t: Tensor | None, order: Tensor | None) -> Tensor:
+        """`order` [B, L] permutation: position order[b, i] is the i-th to be seen. None: clean tokens first, then masks,
+        each left to right."""
+        if t is not None:
+            raise UserError("family 'esolm' has no clock: leave out `t`")
+        if order is None:
+            order = (tokens == self.mask_id).to(torch.int8).argsort(stable=True, dim=1)
+        hidden = network.trunk(self.view(tokens.gather(1, order), order))
+        logits = network.head(hidden)
+        return carry_over(logits.gather(1, order.argsort(1)[..., None].expand_as(logits)).log_softmax(-1), tokens)
+
+    def prior(self, noise: Noise) -> Tensor:
+        return torch.full_like(noise("prior"), self.mask_id, dtype=torch.int64)
+
+    def view(self, tokens: Tensor, order: Tensor) -> View:
+        """`tokens` already in `order`; each keeps its place in the text."""
+        return View(tokens, order, Attention.CAUSAL)
+
+    def diffusion_nats(self, network: Network, zt: Tensor, x0: Tensor, order: Tensor) -> Tensor:
+        """Cross-entropy [B, L] of the hidden tokens of `zt`, seen causally in `order`."""
+        z, x = zt.gather(1, order), x0.gather(1, order)
+        hidden = network.trunk(self.view(z, order))
+        nats = masked_nats(network, hidden, z == self.mask_id, x)
+        return torch.zeros_like(nats).scatter(1, order, nats)
+
+    def sequential_nats(self, network: Network, z0: Tensor, x0: Tensor, order: Tensor) -> Tensor:
+        """Cross-entropy [B, L] of the hidden tokens of `z0`, each given every token before it in `order`.
+
+        Two streams, [masks; text]: the text is causal in the order; a mask sees itself and the text strictly before it.
+        Clean tokens need no mask, so the rows are L + the number hidden, not 2 L.
+        """
+        masks, rank = _mask_stream(z0.gather(1, order) == self.mask_id)
+        place = order.gather(1, rank)
+        tokens = torch.cat([torch.full_like(rank, self.mask_id), x0.gather(1, order)], 1)
+        hidden = network.trunk(View(tokens, torch.cat([place, order], 1), _two_streams(rank, masks, order.shape[1])))
+        nats = masked_nats(network, hidden[:, : rank.shape[1]], masks, x0.gather(1, place))
+        return torch.zeros_like(x0, dtype=nats.dtype).scatter_add(1, place, nats)
+
+    def order(self, z: Tensor, noise: Noise, sequential: bool) -> Tensor:
+        """Clean tokens first, shuffled; then masks, shuffled (diffusion) or left to right (sequential)."""
+        shuffle, ramp = noise("order"), torch.linspace(0, 1, z.shape[1] + 1, dtype=torch.float64, device=z.device)[:-1]
+        hidden = z == self.mask_id
+        return (hidden + torch.where(hidden & sequential, ramp, shuffle)).argsort(1)
+
+    def _diffusion(self, network: Network, batch: Batch, key: Key, objective: str) -> Tensor:
+        noise = draws.field(key, batch.index, batch.tokens.shape[1])
+        alpha = self.alpha_0 * (1 - draws.times(key.fold("time"), batch.index)[:, None])
+        zt = self._hide(batch, noise("corrupt") >= alpha)
+        nats = self.diffusion_nats(network, zt, batch.tokens, self.order(zt, noise, sequential=False))
+        return nats if objective == "low_variance" else nats * (self.alpha_0 / (1 - alpha)).to(nats.dtype)
+
+    def _sequential(self, network: Network, batch: Batch, key: Key) -> Tensor:
+        noise = draws.field(key.fold("sequential"), batch.index, batch.tokens.shape[1])
+        z0 = self._hide(batch, noise("corrupt") >= self.alpha_0)
+        return self.sequential_nats(network, z0, batch.tokens, self.order(z0, noise, sequential=True))
+
+    def _hide(self, batch: Batch, where: Tensor) -> Tensor:
+        return batch.tokens.masked_fill(where & batch.scored, self.mask_id)
+
+
+def _rows(batch: Batch, which: Tensor) -> Batch:
+    return Batch(batch.tokens[which], batch.scored[which], batch.index[which])
+
+
+def _mask_stream(hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """Ranks [B, M] of the hidden tokens of each row, padded to the row with most; which of them are real."""
+    count = hidden.sum(1, keepdim=True)
+    most = max(1, int(count.max()))
+    rank = (~hidden).to(torch.int8).argsort(stable=True, dim=1)[:, :most]
+    return torch.arange(most, device=hidden.device) < count, rank
+
+
+def _two_streams(rank: Tensor, real: Tensor, length: int) -> Tensor:
+    """[B, M + L, M + L]: mask i sees itself and text before its rank; text sees text up to itself; text sees no mask."""
+    places = torch.arange(length, device=rank.device)
+    before = (places < rank[..., None]) & real[..., None]
+    itself = torch.eye(rank.shape[1], dtype=torch.bool, device=rank.device).expand(len(rank), -1, -1)
+    causal = (places <= places[:, None]).expand(len(rank), -1, -1)
+    nothing = torch.zeros(len(rank), length, rank.shape[1], dtype=torch.bool, device=rank.device)
+    return torch.cat([torch.cat([itself, before], 2), torch.cat([nothing, causal], 2)], 1)

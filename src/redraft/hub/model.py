@@ -1,0 +1,175 @@
+"""A model in hand: load, score, sample. What `import redraft` offers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from redraft.errors import UserError
+from redraft.families.base import Family, build
+from redraft.hub.folder import load_model
+from redraft.network.ledger import parameters
+from redraft.network.transformer import Transformer
+from redraft.noise.draws import Key
+from redraft.registry import SAMPLERS, find
+from redraft.sampling.base import Denoiser
+from redraft.sampling.base import build as build_sampler
+from redraft.text.tokenizer import Tokenizer
+from redraft.types import Batch, Canvas
+
+
+@dataclass(frozen=True)
+class Score:
+    """One text: `nats` is -log p(text) (exact for AR) or a draw of its bound, with the Monte Carlo standard error."""
+
+    nats: float
+    standard_error: float
+    tokens: int
+    bytes: int
+    exact: bool
+
+    @property
+    def bits_per_byte(self) -> float:
+        return self.nats / (math.log(2) * self.bytes)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network with its family and tokenizer. `length`: tokens in a row when it was trained."""
+
+    family: Family
+    network: Transformer
+    tokenizer: Tokenizer
+    length: int
+    record: dict[str, Any]
+
+    @property
+    def parameters(self) -> dict[str, int]:
+        """Parameter counts by group."""
+        return parameters(self.network.shape)
+
+    @property
+    def device(self) -> torch.device:
+        return self.network.embedding.device
+
+    @torch.no_grad()
+    def log_p(self, tokens: Tensor, t: Tensor | float | None = None, order: Tensor | None = None) -> Tensor:
+        """[B, L] ids -> normalised log p(x0 | tokens) [B, L, V], in the positions of `tokens`.
+
+        `t` [B] or a number: the time, for a family with a clock. `order` [B, L]: permutations, for Eso-LM. For AR, row l
+        is the token after position l. Ids run to V, the spare id ([MASK]) included where the family has one.
+        """
+        tokens = torch.as_tensor(tokens, device=self.device)
+        self._check_ids(tokens)
+        if t is not None:
+            t = torch.as_tensor(t, dtype=torch.float64, device=self.device).reshape(-1).expand(len(tokens))
+        if order is not None:
+            order = _permutation(torch.as_tensor(order, device=self.device), tokens)
+        return self.family.log_p(self.network, tokens, t, order)
+
+    def score(self, texts: str | Sequence[str], draws: int = 32, seed: int = 0) -> list[Score]:
+        """-log p of each text in nats, or its bound over `draws` noise draws; the same noise for every family and text.
+
+        A text longer than the training length is scored in windows, each on its own.
+        """
+        return [self._score(text, draws, seed) for text in ([texts] if isinstance(texts, str) else texts)]
+
+    @torch.no_grad()
+    def _score(self, text: str, draws: int, seed: int) -> Score:
+        ids = torch.as_tensor(self.tokenizer.encode(text), dtype=torch.int64, device=self.device)
+        if not len(ids):
+            raise UserError("cannot score an empty text")
+        draws = 1 if self.family.exact else draws
+        total = torch.zeros(draws, dtype=torch.float64)
+        for number, window in enumerate(ids.split(self.length)):
+            rows = window.expand(draws, -1)
+            batch = Batch(rows, torch.ones_like(rows, dtype=torch.bool), torch.arange(draws, device=self.device))
+            key = Key.of(seed).fold("score", number)
+            total += self.family.nelbo(self.network, batch, key=key).nats.double().sum(1).cpu()
+        error = 0.0 if self.family.exact else float(total.std() / math.sqrt(draws)) if draws > 1 else math.inf
+        return Score(float(total.mean()), error, len(ids), len(text.encode()), self.family.exact)
+
+    def sample(
+        self,
+        prompt: str = "",
+        n: int = 4,
+        length: int = 256,
+        steps: int = 64,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        *,
+        sampler: str = "",
+        suffix: str = "",
+        stream: bool = False,
+    ) -> list[str] | Iterator[Canvas]:
+        """`n` texts on canvases of `length` tokens, prompt and suffix included; `stream=True` yields every canvas instead.
+
+        A text ends at its first end-of-document after the prompt. `steps` is what the sampler makes of it: left to right
+        takes one a token. `sampler` by name, else the family's own.
+        """
+        canvas = self.canvas(prompt, n, length, suffix)
+        frames = self.frames(canvas, self.denoiser(temperature, top_p), sampler, steps, seed)
+        if stream:
+            return frames
+        for canvas in frames:
+            pass
+        return [self.text(row, len(self.tokenizer.encode(prompt))) for row in canvas.tokens]
+
+    def canvas(self, prompt: str = "", n: int = 1, length: int = 256, suffix: str = "") -> Canvas:
+        """An unwritten canvas with the prompt fixed at its beginning and the suffix at its end."""
+        before, after = (torch.as_tensor(self.tokenizer.encode(part), dtype=torch.int64) for part in (prompt, suffix))
+        if n < 1 or length <= len(before) + len(after):
+            raise UserError(
+                f"n must be at least 1 and length more than prompt and suffix: got n={n}, length={length}, "
+                f"prompt and suffix of {len(before) + len(after)} tokens"
+            )
+        row = torch.cat([before, torch.zeros(length - len(before) - len(after), dtype=torch.int64), after])
+        fixed = torch.arange(length)
+        fixed = (fixed < len(before)) | (fixed >= length - len(after))
+        return Canvas(row.expand(n, -1).to(self.device), fixed.expand(n, -1).to(self.device))
+
+    def denoiser(self, temperature: float = 1.0, top_p: float = 1.0) -> Denoiser:
+        return Denoiser(self.network, self.family, temperature, top_p)
+
+    def frames(self, canvas: Canvas, denoiser: Denoiser, sampler: str, steps: int, seed: int) -> Iterator[Canvas]:
+        """Every canvas from unwritten to finished."""
+        name = sampler or self.family.sampler
+        options = {"steps": steps} if "steps" in find("sampler", SAMPLERS, name).options else {}
+        chosen = build_sampler(name, options, self.family)
+        # A generator suspends between frames: gradients are switched off inside it, not around it.
+        return torch.no_grad()(chosen)(denoiser, canvas, Key.of(seed).fold("sample"))
+
+    def text(self, row: Tensor, prompt: int = 0) -> str:
+        """The text of one row of a canvas, up to its first end-of-document after `prompt` tokens."""
+        ids = row.tolist()
+        end = next((i for i in range(prompt, len(ids)) if ids[i] == self.tokenizer.eos), len(ids))
+        return self.tokenizer.decode(ids[:end])
+
+    def _check_ids(self, tokens: Tensor) -> None:
+        vocab = self.family.vocab
+        if tokens.ndim != 2 or tokens.is_floating_point():
+            raise UserError(f"tokens must be [B, L] ids, got {tokens.dtype} of shape {tuple(tokens.shape)}")
+        if len(tokens) and (int(tokens.min()) < 0 or int(tokens.max()) > vocab):
+            raise UserError(f"token ids must be in 0..{vocab}, got {int(tokens.min())}..{int(tokens.max())}")
+
+
+def load(path: str | Path, device: str = "cpu") -> Model:
+    """The model in a run directory or an exported model folder."""
+    config, network, tokenizer = load_model(Path(path), torch.device(device))
+    family = build(config.family, config.options, config.shape.vocab)
+    return Model(family, network, tokenizer, config.length, config.record)
+
+
+def _permutation(order: Tensor, tokens: Tensor) -> Tensor:
+    order = order.expand_as(tokens) if order.ndim == 1 else order
+    places = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+    if order.shape != tokens.shape or not torch.equal(order.sort(1).values, places):
+        raise UserError(f"order must be a permutation of 0..{tokens.shape[1] - 1} for each row of tokens")
+    return order

@@ -1,0 +1,1 @@
+"""Networks: a View in, hidden states and logits out. They know no family."""

@@ -1,0 +1,158 @@
+"""One transformer with two kinds of block. Trunk and head are apart; attention, positions and time come in the `View`.
+
+  dit    LayerNorm, adaLN modulation by the noise level, GELU MLP with biases     (arXiv:2602.15014; families of DiT)
+  llama  RMSNorm, SwiGLU, no biases, no time                                      (SMDM, arXiv:2410.18514)
+
+Precision: weights, residual stream, norms and time conditioning are float32; the matrices multiply in `compute`
+(float32 or bfloat16), each Linear casting its own weight; logits leave in float32. There is no autocast.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from redraft.network.attention import attend, rotary
+from redraft.network.cache import KVCache
+from redraft.network.head import cross_entropy
+from redraft.network.sizes import Shape
+from redraft.types import View
+
+
+class Linear(nn.Linear):
+    """Multiplies in the input's dtype."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.linear(x, self.weight.to(x.dtype), bias)
+
+
+class LayerNorm(nn.Module):
+    """Scale without bias, in float32."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, self.weight.shape, self.weight, eps=1e-5)
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) times a scale, in float32."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight, eps=1e-5)
+
+
+class GELU(nn.Module):
+    """The MLP of "dit": W2 gelu(W1 x + b1) + b2."""
+
+    def __init__(self, shape: Shape):
+        super().__init__()
+        self.up = Linear(shape.width, shape.hidden)
+        self.down = Linear(shape.hidden, shape.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.gelu(self.up(x), approximate="tanh"))
+
+
+class SwiGLU(nn.Module):
+    """The MLP of "llama": W3 (silu(W1 x) * W2 x)."""
+
+    def __init__(self, shape: Shape):
+        super().__init__()
+        self.gate = Linear(shape.width, shape.hidden, bias=False)
+        self.up = Linear(shape.width, shape.hidden, bias=False)
+        self.down = Linear(shape.hidden, shape.width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+class NoiseLevel(nn.Module):
+    """sigma [B, 1] -> conditioning [B, c]: 256 sinusoids, a two-layer MLP, and an outer SiLU."""
+
+    def __init__(self, cond: int):
+        super().__init__()
+        self.first, self.second = nn.Linear(256, cond), nn.Linear(cond, cond)
+
+    def forward(self, sigma: Tensor) -> Tensor:
+        frequencies = torch.exp(-math.log(10000) / 128 * torch.arange(128, device=sigma.device))
+        angles = sigma.float() * frequencies
+        waves = torch.cat([angles.cos(), angles.sin()], -1)
+        return F.silu(self.second(F.silu(self.first(waves))))
+
+
+class Block(nn.Module):
+    """Pre-norm attention and MLP, each modulated by (shift, scale, gate) where the shape has adaLN."""
+
+    def __init__(self, shape: Shape, layer: int):
+        super().__init__()
+        norm, mlp = (LayerNorm, GELU) if shape.block == "dit" else (RMSNorm, SwiGLU)
+        self.layer, self.heads = layer, shape.heads
+        self.norm1, self.norm2 = norm(shape.width), norm(shape.width)
+        self.qkv = Linear(shape.width, 3 * shape.width, bias=False)
+        self.out = Linear(shape.width, shape.width, bias=False)
+        self.mlp = mlp(shape)
+        self.modulation = nn.Linear(shape.cond, 6 * shape.width) if shape.adaln else None
+
+    def forward(self, h: Tensor, cond: Tensor | None, turn: tuple[Tensor, Tensor], view: View, dtype: torch.dtype) -> Tensor:
+        if self.modulation is None:
+            h = h + self.attention(self.norm1(h).to(dtype), turn, view)
+            return h + self.mlp(self.norm2(h).to(dtype))
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(cond)[:, None].chunk(6, -1)
+        u = torch.addcmul(shift1, self.norm1(h), 1 + scale1)
+        h = torch.addcmul(h, gate1, self.attention(u.to(dtype), turn, view).float())
+        u = torch.addcmul(shift2, self.norm2(h), 1 + scale2)
+        return torch.addcmul(h, gate2, self.mlp(u.to(dtype)).float())
+
+    def attention(self, x: Tensor, turn: tuple[Tensor, Tensor], view: View) -> Tensor:
+        rows, length, width = x.shape
+        q, k, v = self.qkv(x).view(rows, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        mixed = attend(q, k, v, turn, view, self.layer)
+        return self.out(mixed.transpose(1, 2).reshape(rows, length, width))
+
+
+class Transformer(nn.Module):
+    """`trunk(view)` -> hidden [B, Q, d]; `head(rows)` -> logits [R, V]; `nats(rows, targets)` fuses head and loss."""
+
+    def __init__(self, shape: Shape, compute: torch.dtype = torch.float32):
+        super().__init__()
+        self.shape, self.compute = shape, compute
+        self.embedding = nn.Parameter(torch.empty(shape.vocab + 1, shape.width))
+        self.time = NoiseLevel(shape.cond) if shape.adaln else None
+        self.blocks = nn.ModuleList(Block(shape, layer) for layer in range(shape.depth))
+        self.norm = LayerNorm(shape.width) if shape.block == "dit" else RMSNorm(shape.width)
+        self.modulation = nn.Linear(shape.cond, 2 * shape.width) if shape.adaln else None
+        self.output = Linear(shape.width, shape.vocab, bias=shape.block == "dit")
+
+    def trunk(self, view: View) -> Tensor:
+        h = F.embedding(view.tokens, self.embedding)
+        turn = rotary(view.positions, self.shape.width // self.shape.heads, self.compute)
+        cond = None
+        if self.time is not None:
+            cond = self.time(h.new_zeros(1, 1) if view.sigma is None else view.sigma)
+        for block in self.blocks:
+            h = block(h, cond, turn, view, self.compute)
+        h = self.norm(h)
+        if self.modulation is not None:
+            shift, scale = self.modulation(cond)[:, None].chunk(2, -1)
+            h = torch.addcmul(shift, h, 1 + scale)
+        return h
+
+    def head(self, rows: Tensor) -> Tensor:
+        return self.output(rows.to(self.compute)).float()
+
+    def cache(self, rows: int, size: int) -> KVCache:
+        return KVCache.empty(self.shape, rows, size, self.embedding.device, self.compute)
+
+    def nats(self, rows: Tensor, targets: Tensor) -> Tensor:
+        return cross_entropy(rows.to(self.compute), self.output.weight, self.output.bias, targets)

@@ -1,0 +1,1 @@
+"""Pure mathematics of corruption: schedules, kernels, counters. Imports torch alone."""

@@ -1,0 +1,86 @@
+"""Randomness as a counter: a uniform is a hash of (key, counters), not the next number of a stream.
+
+So what happens to sample 12345 at position 7 is the same on any device, in any batch, on any number of ranks, at any
+accumulation and after any resume. Uniforms carry 53 bits, because float32 lacks the tail that a vocabulary needs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import torch
+from torch import Tensor
+
+from redraft.types import Noise
+
+# splitmix64 (Steele, Lea, Flood 2014), written in the wrapping signed arithmetic that torch has on every device.
+_GOLDEN, _MIX1, _MIX2 = (c - (1 << 64) for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+_PHI = 0.6180339887498949
+
+
+@dataclass(frozen=True)
+class Key:
+    """A place in counter space. Folding words into it gives an independent place."""
+
+    value: int
+
+    @staticmethod
+    def of(seed: int) -> Key:
+        return Key(0).fold("seed", seed)
+
+    def fold(self, *words: int | str) -> Key:
+        text = ":".join([str(self.value), *(f"{type(w).__name__[0]}{w}" for w in words)])
+        return Key(int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little", signed=True))
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """Logical right shift: torch's is arithmetic."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(x: Tensor) -> Tensor:
+    x = (x ^ _shift(x, 30)) * _MIX1
+    x = (x ^ _shift(x, 27)) * _MIX2
+    return x ^ _shift(x, 31)
+
+
+def bits(key: Key, *counters: Tensor) -> Tensor:
+    """64 random bits (int64) for each combination of broadcast integer counters."""
+    state = torch.tensor(key.value, dtype=torch.int64, device=counters[0].device)
+    for counter in counters:
+        state = _mix(state + _GOLDEN + _mix(counter.long() + _GOLDEN))
+    return state
+
+
+def uniform(key: Key, *counters: Tensor) -> Tensor:
+    """Float64 uniforms k / 2^53 in [0, 1), of the counters' broadcast shape."""
+    return _shift(bits(key, *counters), 11).double() * 2.0**-53
+
+
+def field(key: Key, index: Tensor, length: int) -> Noise:
+    """purpose -> uniforms [B, L], a function of (key, purpose, sample index, position)."""
+    positions = torch.arange(length, device=index.device)
+    return lambda purpose: uniform(key.fold(purpose), index[:, None], positions)
+
+
+def times(key: Key, index: Tensor) -> Tensor:
+    """Times in (0, 1], float64 [B]: each uniform, and any run of consecutive samples evenly spread.
+
+    The Kronecker sequence of the golden ratio with a random shift. It is low-discrepancy over the global batch, over
+    batches, and over a whole evaluation set at once, and needs to know neither batch size nor ranks.
+    """
+    shift = uniform(key, torch.zeros((), dtype=torch.int64, device=index.device))
+    # index * phi loses its fraction's last bits when index is large: 2^20 samples a period keep 33 of them.
+    return 1 - (shift + (index % 2**20).double() * _PHI) % 1.0
+
+
+def categorical(log_p: Tensor, u: Tensor) -> Tensor:
+    """Invert the cumulative distribution at `u`: float64 [R, V] log-probabilities, [R] uniforms -> [R] ids.
+
+    Float64 with one 53-bit uniform a row. An id of probability zero is never drawn.
+    """
+    cumulative = log_p.double().exp().cumsum(-1)
+    total = cumulative[:, -1:]
+    below = (u[:, None] * total).minimum(torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cumulative, below, right=True)[:, 0]

@@ -1,0 +1,44 @@
+"""The definitions, slow and general: corruption towards a fixed law pi over K states, one token at a time.
+
+    q(x_t | x_0) = alpha_t x_0 + (1 - alpha_t) pi
+
+pi = [MASK] is masked diffusion, pi = 1/K uniform-state diffusion, a mixture GIDD. Families carry closed forms;
+tests hold them to these. All tensors are probabilities over K states in the last dimension.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def marginal(p0: Tensor, alpha: Tensor, pi: Tensor) -> Tensor:
+    """q(x_t | x_0 ~ p0): `p0` [..., K], `alpha` broadcastable to [...], `pi` [K]."""
+    alpha = alpha[..., None]
+    return alpha * p0 + (1 - alpha) * pi
+
+
+def posterior(p0: Tensor, xt: Tensor, alpha_t: Tensor, alpha_s: Tensor, pi: Tensor) -> Tensor:
+    """q(x_s | x_t, x_0 ~ p0) by Bayes, s < t: proportional to q(x_t | x_s) q(x_s | p0). `xt` [...] ids -> [..., K]."""
+    ratio = alpha_t / alpha_s
+    onehot = torch.nn.functional.one_hot(xt, len(pi)).to(p0.dtype)
+    likelihood = ratio[..., None] * onehot + ((1 - ratio) * pi[xt])[..., None]
+    joint = likelihood * marginal(p0, alpha_s, pi)
+    # A state that cannot be reached has an all-zero joint: any answer will do, zeros are returned.
+    return joint / joint.sum(-1, keepdim=True).clamp(min=torch.finfo(joint.dtype).tiny)
+
+
+def rate_bound(p0: Tensor, xt: Tensor, x0: Tensor, alpha: Tensor, dalpha: Tensor, pi: Tensor) -> Tensor:
+    """The continuous-time bound's integrand, in nats, from rates alone (Campbell et al. 2022, arXiv:2205.14987).
+
+        R(x_t) sum_y [ r_p(y) - r_q(y) - r_q(y) log(r_p(y) / r_q(y)) ],   r(y) = q_t(y) / q_t(x_t)
+
+    where R(x) = -alpha'/alpha pi(x) is the forward rate into x from any other state (the same for all of them).
+    """
+    clean = torch.nn.functional.one_hot(x0, len(pi)).to(p0.dtype)
+    true, model = marginal(clean, alpha, pi), marginal(p0, alpha, pi)
+    r_q = true / true.gather(-1, xt[..., None])
+    r_p = model / model.gather(-1, xt[..., None])
+    tiny = torch.finfo(p0.dtype).tiny
+    log_ratio = torch.where(r_q > 0, r_q * (r_p.clamp(min=tiny) / r_q.clamp(min=tiny)).log(), 0.0)
+    return -dalpha / alpha * pi[xt] * (r_p - r_q - log_ratio).sum(-1)

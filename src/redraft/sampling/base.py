@@ -1,0 +1,100 @@
+"""What a sampler is given: a denoiser that counts its calls; and what a sampler is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from redraft.errors import UserError
+from redraft.families.base import DiffusionFamily, Family
+from redraft.noise.draws import Key
+from redraft.registry import SAMPLERS, checked_options
+from redraft.types import Canvas, Network, Predict, View
+
+
+class Denoiser:
+    """A network and its family, seen from a sampler: tokens and time in, rows of log p(x0 | .) out.
+
+    `temperature` divides the log-probabilities of the clean token, then `top_p` keeps the smallest set of tokens whose
+    mass exceeds it (the token that crosses is kept): one meaning for every family and sampler. `calls` counts trunk
+    passes (NFE); `rows` the rows that were headed.
+    """
+
+    def __init__(self, network: Network, family: Family, temperature: float = 1.0, top_p: float = 1.0):
+        if temperature < 0:
+            raise UserError(f"temperature must be at least 0, got {temperature}")
+        if not 0 < top_p <= 1:
+            raise UserError(f"top_p must be in (0, 1], got {top_p}")
+        self.network, self.family = network, family
+        self.temperature, self.top_p = temperature, top_p
+        self.calls = self.rows = 0
+
+    def trunk(self, view: View) -> Tensor:
+        self.calls += 1
+        return self.network.trunk(view)
+
+    def log_p(self, rows: Tensor) -> Tensor:
+        """[R, d] hidden rows -> the float64 log-probabilities [R, V] that a sampler draws from."""
+        self.rows += len(rows)
+        return sharpen(self.network.head(rows).double().log_softmax(-1), self.temperature, self.top_p)
+
+    def __call__(self, tokens: Tensor, t: Tensor) -> Predict:
+        """The prediction of a family with a clock. The network runs at the first request for rows, or not at all."""
+        assert isinstance(self.family, DiffusionFamily)
+        family, hidden = self.family, []
+
+        def predict(where: Tensor) -> Tensor:
+            if not hidden:
+                hidden.append(self.trunk(family.view(tokens, t)))
+            self.rows += int(where.sum())
+            logits = self.network.head(hidden[0][where]).double()
+            return sharpen(family.interpret(logits, tokens[where]), self.temperature, self.top_p)
+
+        return predict
+
+
+def sharpen(log_p: Tensor, temperature: float, top_p: float) -> Tensor:
+    """[R, V] normalised log-probabilities at a temperature (0: all on the first maximum), cut to a nucleus."""
+    if temperature == 0:
+        best = torch.nn.functional.one_hot(log_p.argmax(-1), log_p.shape[-1])
+        return best.to(log_p.dtype).log()
+    if temperature != 1:
+        log_p = (log_p / temperature).log_softmax(-1)
+    if top_p < 1:
+        ordered, places = log_p.sort(-1, descending=True, stable=True)
+        before = ordered.exp().cumsum(-1) - ordered.exp()
+        log_p = log_p.masked_fill((before >= top_p).gather(-1, places.argsort(-1)), -torch.inf).log_softmax(-1)
+    return log_p
+
+
+class Sampler(ABC):
+    """Yields every intermediate canvas, the last one finished. Fixed tokens are never rewritten."""
+
+    exact: ClassVar[bool] = True  # converges to the model's own distribution as its steps grow
+
+    @abstractmethod
+    def refusal(self, family: Family) -> str | None:
+        """Why this sampler cannot serve that family, in a few words; None when it can."""
+
+    @abstractmethod
+    def __call__(self, denoiser: Denoiser, canvas: Canvas, key: Key) -> Iterator[Canvas]: ...
+
+
+def build(name: str, options: dict[str, Any], family: Family) -> Sampler:
+    """The sampler of that name ("" or None: the family's own), refused with what would work if it does not fit."""
+    name = name or family.sampler
+    sampler: Sampler = SAMPLERS[name].load()(**checked_options("sampler", SAMPLERS, name, options))
+    if why := sampler.refusal(family):
+        fitting = [n for n, entry in SAMPLERS.items() if entry.load()().refusal(family) is None]
+        raise UserError(f"sampler {name!r} cannot serve family {family.name!r}: {why}. Try: {', '.join(fitting)}.")
+    return sampler
+
+
+def sample_index(canvas: Canvas) -> Tensor:
+    """Row i of a canvas is sample i, whatever the batch: its randomness is its own."""
+    return torch.arange(len(canvas.tokens), device=canvas.tokens.device)
+

@@ -1,0 +1,263 @@
+"""IsoFLOP fits: the best size for a budget, and how it grows.  Hoffmann et al. 2022, arXiv:2203.15556, approach 2.
+
+At each budget C the loss is a parabola in the logarithm of size, loss = a + b ln N + c (ln N)^2, whose vertex gives N*,
+D* and loss*. Over budgets these follow power laws N* = k C^a, D* = k C^b, loss* = k C^-g.
+
+Intervals, 95 %. A study has a handful of sizes, often with one seed, so runs cannot be resampled: three sizes leave a
+parabola no residual at all. Instead every loss is redrawn around the fitted parabolas with the noise of a run (`Noise`)
+and all is fitted again: a parametric bootstrap. The noise is itself estimated, from nu degrees of freedom, so each
+resample first draws its variance, s^2 nu / chi^2_nu; for a statistic linear in the losses this is Student's t interval.
+That a parabola or a power law may be the wrong curve is in no interval: on a wide or off-centre grid approach 2 is
+biased even without noise (Czech et al. 2026, arXiv:2603.22339), hence the flags.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+
+from redraft.studies.multiplier import Array, Best, Estimate, PowerLaw, interval, line, power_law
+from redraft.studies.records import Point
+
+TOO_FEW, NOT_CONVEX = "too few sizes", "not convex"
+NOT_BRACKETED, OFF_CENTRE = "minimum not bracketed", "off-centre"
+ENOUGH = 6  # degrees of freedom at which an interval is within a quarter of its width with infinitely many
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The standard deviation of one run's loss, nats per token, from its seed and its evaluation together."""
+
+    sd: float | None  # None: there is nothing to estimate it from
+    dof: int  # degrees of freedom; 0: only the evaluation's part is known
+    source: str  # in words
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The runs of one family at one budget: m sizes, ascending, averaged over seeds."""
+
+    family: str
+    budget: float  # nominal FLOPs
+    flops: float  # achieved FLOPs, geometric mean over runs
+    log_params: Array  # [m]
+    log_tokens: Array  # [m]
+    loss: Array  # [m] nats per token
+    runs: Array  # [m] how many were averaged
+    evaluation: Array  # [m] variance of one run's loss from Monte Carlo evaluation, nats^2
+    spread: float  # sum of squares between seeds, nats^2
+    spread_dof: int
+
+    def design(self, log_params: Array | None = None) -> Array:
+        """Columns 1, u, u^2 of the parabola, u = ln N less the mean over the sizes."""
+        x = self.log_params if log_params is None else log_params
+        return np.vander(x - self.log_params.mean(), 3, increasing=True)
+
+
+@dataclass(frozen=True)
+class Minimum:
+    """The best size at one budget."""
+
+    budget: float  # nominal FLOPs
+    flops: float  # achieved FLOPs
+    params: Estimate  # N*
+    tokens: Estimate  # D*
+    loss: Estimate  # nats per token
+    parabola: tuple[float, float, float] | None  # a, b, c over ln N
+    sizes: int
+    flags: tuple[str, ...]
+
+    @property
+    def is_vertex(self) -> bool:
+        """Whether the numbers are a parabola's vertex, not merely the lowest run."""
+        return not {TOO_FEW, NOT_CONVEX, NOT_BRACKETED} & set(self.flags)
+
+
+@dataclass(frozen=True)
+class IsoFlop:
+    """Approach 2 for one family. The laws are None where fewer than two budgets have three sizes."""
+
+    minima: tuple[Minimum, ...]
+    params: PowerLaw | None  # exponent a
+    tokens: PowerLaw | None  # exponent b
+    loss: PowerLaw | None  # exponent -g
+    noise: Noise
+
+
+def curves(points: Sequence[Point]) -> list[Curve]:
+    """One curve per family and budget, ordered; points need budgets (`records.with_budgets`)."""
+    ordered = sorted(points, key=lambda p: (p.family, p.budget, p.params, p.loss, p.tokens))
+    return [_curve(list(group)) for _, group in groupby(ordered, key=lambda p: (p.family, p.budget))]
+
+
+def _curve(points: list[Point]) -> Curve:
+    cells = [list(group) for _, group in groupby(points, key=lambda p: p.params)]
+    losses = [np.array([p.loss for p in cell]) for cell in cells]
+    return Curve(
+        family=points[0].family,
+        budget=float(points[0].budget or points[0].flops),
+        flops=float(np.exp(np.mean([np.log(p.flops) for p in points]))),
+        log_params=np.log([cell[0].params for cell in cells]),
+        log_tokens=np.array([np.mean([np.log(p.tokens) for p in cell]) for cell in cells]),
+        loss=np.array([values.mean() for values in losses]),
+        runs=np.array([len(cell) for cell in cells], float),
+        evaluation=np.array([np.mean([(p.loss_se or 0.0) ** 2 for p in cell]) for cell in cells]),
+        spread=float(sum(((values - values.mean()) ** 2).sum() for values in losses)),
+        spread_dof=sum(len(cell) - 1 for cell in cells),
+    )
+
+
+def estimate_noise(family: Sequence[Curve], study: Sequence[Curve]) -> Noise:
+    """The noise of one run of a family that is part of a study.
+
+    Pooled from the spread between seeds and the residuals of parabolas with more than three sizes: the family's own
+    where these have 6 degrees of freedom, else the whole study's, and where these have not either, with the scatter of
+    loss* about its power laws. Failing all, from Monte Carlo standard errors alone.
+    """
+    own, all_families = _pooled(family), _pooled(study)
+    sources = (
+        [own] if own[1] >= ENOUGH else [all_families] if all_families[1] >= ENOUGH else [all_families, _scatter(study)]
+    )
+    total, dof = sum(s[0] for s in sources), sum(s[1] for s in sources)
+    if dof:
+        whose = "" if sources == [own] else ", all families together"
+        return Noise(float(np.sqrt(total / dof)), dof, " and ".join(part for s in sources for part in s[2]) + whose)
+    known = np.concatenate([c.evaluation for c in family])
+    if known.any():
+        return Noise(float(np.sqrt(known.mean())), 0, "standard errors of evaluation alone, not of the seed")
+    return Noise(None, 0, "unknown: one seed, no standard errors, no sizes or budgets to spare")
+
+
+def _pooled(group: Sequence[Curve]) -> tuple[float, int, list[str]]:
+    """Sum of squares in units of one run's variance, degrees of freedom, and what they come from."""
+    spare = [c for c in group if len(c.loss) > 3]
+    residuals = [c.loss - c.design() @ _solver(c, c.runs) @ c.loss for c in spare]
+    total = sum(float((c.runs * r**2).sum()) for c, r in zip(spare, residuals)) + sum(c.spread for c in group)
+    residual_dof, spread_dof = sum(len(c.loss) - 3 for c in spare), sum(c.spread_dof for c in group)
+    parts = ["spread between seeds"] * bool(spread_dof) + ["residuals of the parabolas"] * bool(residual_dof)
+    return total, residual_dof + spread_dof, parts
+
+
+def _scatter(study: Sequence[Curve]) -> tuple[float, int, list[str]]:
+    """The same from the minima of every family that has three budgets."""
+    total, dof = 0.0, 0
+    for _, group in groupby((c for c in study if len(c.loss) >= 3), key=lambda c: c.family):
+        family = list(group)
+        if len(family) > 2:
+            vertices = [_vertex(c, c.loss[None], c.runs) for c in family]
+            loss, x = np.array([v[1][0] for v in vertices]), np.log([c.flops for c in family])
+            intercept, slope = line(x, np.log(loss))
+            # The variance of a vertex's loss, in units of one run's: to first order its place does not matter.
+            rows = [c.design(v[0]) @ _solver(c, c.runs) for c, v in zip(family, vertices)]
+            unit = np.mean([(row**2 / c.runs).sum() for c, row in zip(family, rows)])
+            total += float(((loss - np.exp(intercept + slope * x)) ** 2).sum() / unit)
+            dof += len(family) - 2
+    return total, dof, ["scatter of loss* about its laws"] * bool(dof)
+
+
+def fit_isoflop(
+    family: Sequence[Curve], noise: Noise, seed: Sequence[int], resamples: int
+) -> tuple[IsoFlop, Best | None]:
+    """Minima and power laws of one family's curves, and loss* over budgets (None without two budgets) to compare."""
+    rng = np.random.default_rng(seed)
+    fits = [_fit_curve(curve, noise, rng, resamples) for curve in family]
+    minima = tuple(minimum for minimum, _ in fits)
+    used = [fit for fit in fits if TOO_FEW not in fit[0].flags]
+    if len(used) < 2:
+        return IsoFlop(minima, None, None, None, noise), None
+    # A size at the edge of the grid says only that N* is there or beyond: N* and D* use it where nothing better is.
+    sure = [fit for fit in used if fit[0].is_vertex]
+    shape = sure if len(sure) >= 2 else used
+    laws = [power_law(*_values(fits, part)) for part, fits in enumerate((shape, shape, used))]
+    return IsoFlop(minima, laws[0], laws[1], laws[2], noise), Best(*_values(used, 2))
+
+
+def _values(fits: Sequence[tuple[Minimum, Array | None]], part: int) -> tuple[Array, Array, Array | None]:
+    """FLOPs [B], values [B] and resamples [R, B] of part 0: N*, 1: D*, 2: loss*."""
+    flops = np.array([m.flops for m, _ in fits])
+    values = np.array([(m.params, m.tokens, m.loss)[part].value for m, _ in fits])
+    draws = [draw[part] for _, draw in fits if draw is not None]
+    return flops, values, np.exp(np.stack(draws, axis=1)) if draws else None
+
+
+def _fit_curve(curve: Curve, noise: Noise, rng: np.random.Generator, resamples: int) -> tuple[Minimum, Array | None]:
+    """The minimum of one curve, and resamples [3, R] of ln N*, ln D*, ln loss*: None without noise or three sizes."""
+    if len(curve.loss) < 3:
+        low = int(curve.loss.argmin())
+        lowest = [Estimate(float(v[low])) for v in (curve.log_params, curve.log_tokens, np.log(curve.loss))]
+        return _minimum(curve, lowest, None, (TOO_FEW,)), None
+    weights = curve.runs if noise.sd is None else 1 / _variances(curve, noise, np.array([max(noise.sd, 1e-9) ** 2]))[0]
+    coefficients = _solver(curve, weights) @ curve.loss
+    value = _logs(curve, curve.loss[None], weights)[:, 0]
+    draws = None
+    if noise.sd is not None:
+        losses = _redraw(curve, noise, curve.design() @ coefficients, rng, resamples)
+        draws = _logs(curve, losses, weights)
+    ends = [interval(v, None if draws is None else draws[i]) for i, v in enumerate(value)]
+    return _minimum(curve, ends, coefficients, _flags(curve, coefficients)), draws
+
+
+def _minimum(curve: Curve, logs: Sequence[Estimate], coefficients: Array | None, flags: tuple[str, ...]) -> Minimum:
+    parabola = None
+    if coefficients is not None:
+        (a, b, c), x = coefficients.tolist(), float(curve.log_params.mean())
+        parabola = (a - b * x + c * x * x, b - 2 * c * x, c)
+    params, tokens, loss = (v.exp() for v in logs)
+    return Minimum(curve.budget, curve.flops, params, tokens, loss, parabola, len(curve.loss), flags)
+
+
+def _flags(curve: Curve, coefficients: Array) -> tuple[str, ...]:
+    """What is wrong with a parabola. Off-centre: the vertex is outside the middle half of the sizes."""
+    _, b, c = coefficients
+    if c <= 0:
+        return (NOT_CONVEX,)
+    first, last = curve.log_params[[0, -1]]
+    place = (curve.log_params.mean() - b / (2 * c) - first) / (last - first)
+    if not 0 <= place <= 1:
+        return (NOT_BRACKETED,)
+    return () if 0.25 <= place <= 0.75 else (OFF_CENTRE,)
+
+
+def _solver(curve: Curve, weights: Array) -> Array:
+    """The matrix [3, m] that takes losses to the coefficients of the weighted least-squares parabola."""
+    root = np.sqrt(weights)
+    return np.linalg.pinv(curve.design() * root[:, None]) * root
+
+
+def _vertex(curve: Curve, losses: Array, weights: Array) -> tuple[Array, Array]:
+    """ln N* and loss* [R] for losses [R, m]: the vertex, or the lowest size where the sizes do not bracket one."""
+    a, b, c = _solver(curve, weights) @ losses.T
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log_params = curve.log_params.mean() - b / (2 * c)
+        loss: Array = a - b * b / (4 * c)
+    first, last = curve.log_params[[0, -1]]
+    bracketed = (c > 0) & (log_params >= first) & (log_params <= last) & (loss > 0)
+    lowest: Array = curve.log_params[losses.argmin(1)]
+    return np.where(bracketed, log_params, lowest), np.where(bracketed, loss, losses.min(1))
+
+
+def _logs(curve: Curve, losses: Array, weights: Array) -> Array:
+    """ln N*, ln D* and ln loss* [3, R]; D* is between the tokens of the neighbouring sizes, so that FLOPs are kept."""
+    log_params, loss = _vertex(curve, losses, weights)
+    return np.stack([log_params, np.interp(log_params, curve.log_params, curve.log_tokens), np.log(loss)])
+
+
+def _redraw(curve: Curve, noise: Noise, fitted: Array, rng: np.random.Generator, resamples: int) -> Array:
+    """Losses [R, m] as other seeds might have given them."""
+    variance = np.full(resamples, (noise.sd or 0.0) ** 2)
+    if noise.dof:
+        variance *= noise.dof / rng.chisquare(noise.dof, resamples)
+    sd = np.sqrt(_variances(curve, noise, variance))
+    return np.maximum(fitted + sd * rng.standard_normal(sd.shape), 1e-9)
+
+
+def _variances(curve: Curve, noise: Noise, variance: Array) -> Array:
+    """Variance [R, m] of the cells' mean losses where one run's is `variance` [R]; the evaluation's part is a floor."""
+    if noise.dof == 0:
+        known = np.where(curve.evaluation > 0, curve.evaluation, variance[:, None])
+        return known / curve.runs
+    training = np.maximum(variance - curve.evaluation.mean(), 0.0)
+    return (training[:, None] + curve.evaluation) / curve.runs

@@ -1,0 +1,171 @@
+"""Laws of the best loss against compute, and the compute multiplier between two of them.
+
+A family's best losses over budgets C follow loss* = A C^-g. The compute multiplier of family f against a reference is
+
+    k(C) = C / C_ref,    C_ref = (A_ref / loss*_f(C))^(1 / g_ref)
+
+with C_ref the compute at which the reference reaches the loss that f reaches with C: k > 1 says that f needs k times
+more compute. It need not be constant: in the figures of arXiv:2602.15014 that of MDLM rises with C, so it is given per
+budget, with a geometric mean and its slope. Outside the losses that the reference reached, k rests on its law holding
+there (`Ratio.extrapolated`); that the power law itself may bend is in no interval.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value and its 95 % interval; no ends where nothing is known of the noise."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    def exp(self) -> Estimate:
+        """The estimate of the exponential."""
+        return Estimate(*(None if v is None else float(np.exp(v)) for v in (self.value, self.low, self.high)))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """value = scale C^exponent, C in FLOPs, by least squares over logarithms."""
+
+    scale: Estimate
+    exponent: Estimate
+    budgets: int
+    method: str  # of the interval: 'bootstrap', 't' or 'none'
+    strays: bool = False  # the values leave the line by more than the noise explains
+
+    def at(self, flops: float | Array) -> Array:
+        """The law's value at budgets in FLOPs."""
+        return np.exp(np.log(self.scale.value) + self.exponent.value * np.log(flops))
+
+
+@dataclass(frozen=True)
+class Best:
+    """Loss* of a family over budgets, and R resamples of it if its noise is known."""
+
+    flops: Array  # [B]
+    loss: Array  # [B] nats per token
+    draws: Array | None = None  # [R, B] nats per token
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """The compute multiplier at one budget."""
+
+    flops: float
+    reference_flops: float  # what the reference needs for the same loss
+    multiplier: Estimate
+    extrapolated: bool  # the reference never had a loss this high, or this low
+
+
+@dataclass(frozen=True)
+class Multiplier:
+    """How much more compute a family needs than the reference for the same loss."""
+
+    reference: str
+    ratios: tuple[Ratio, ...]  # one per budget, ascending
+    mean: Estimate  # geometric, over budgets
+    trend: Estimate | None  # d ln k / d ln C; None for a single budget
+
+
+def interval(value: float, draws: Array | None) -> Estimate:
+    """The central 95 % of the draws; no ends where more draws than that leaves out are not finite."""
+    if draws is None or np.mean(~np.isfinite(draws)) > (1 - LEVEL) / 2:
+        return Estimate(float(value))
+    low, high = np.quantile(draws[np.isfinite(draws)], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Estimate(float(value), float(low), float(high))
+
+
+def student(value: float, standard_error: float, dof: int) -> Estimate:
+    """Student's interval with `dof` >= 1 degrees of freedom."""
+    from scipy.special import stdtrit
+
+    half = float(stdtrit(dof, (1 + LEVEL) / 2)) * standard_error
+    return Estimate(float(value), float(value - half), float(value + half))
+
+
+def line(x: Array, y: Array) -> tuple[Array, Array]:
+    """Intercept and slope of y [..., B] over x [B] by least squares, each [...]."""
+    spread = x - x.mean()
+    slope = (y * spread).sum(-1) / (spread**2).sum()
+    return y.mean(-1) - slope * x.mean(), slope
+
+
+def power_law(flops: Array, values: Array, draws: Array | None = None) -> PowerLaw:
+    """value = scale C^exponent over B >= 2 budgets C (FLOPs), with R resamples `draws` [R, B] of the values if known.
+
+    With draws the intervals are theirs (see `law_draws`). Without, they are Student's t with B - 2 degrees of freedom
+    from the scatter about the line, which is wide for three budgets and none for two.
+    """
+    x, y = np.log(flops), np.log(values)
+    intercept, slope = line(x, y)
+    if draws is not None:
+        lines, strays = law_draws(flops, values, draws)
+        return PowerLaw(
+            interval(float(intercept), lines[0]).exp(), interval(float(slope), lines[1]), len(x), "bootstrap", strays
+        )
+    if len(x) < 3:
+        return PowerLaw(Estimate(float(intercept)).exp(), Estimate(float(slope)), len(x), "none")
+    se = np.sqrt(((y - intercept - slope * x) ** 2).sum() / (len(x) - 2) / ((x - x.mean()) ** 2).sum())
+    scale = student(float(intercept), float(se * np.sqrt((x**2).mean())), len(x) - 2).exp()
+    return PowerLaw(scale, student(float(slope), float(se), len(x) - 2), len(x), "t")
+
+
+def law_draws(flops: Array, values: Array, draws: Array) -> tuple[Array, bool]:
+    """Resamples [2, R] of (ln scale, exponent), and whether the values stray from a power law.
+
+    Where their scatter about the line exceeds the draws' in all but 5 % of them, the draws are widened about the
+    estimate by the ratio of the two (Birge 1932): the law is then wrong or the noise is underestimated.
+    """
+    x, noise = np.log(flops), np.log(draws) - np.log(values)
+    intercept, slope = line(x, np.log(values))
+    offsets = np.stack(line(x, noise))
+    expected = ((noise - offsets[0][:, None] - offsets[1][:, None] * x) ** 2).sum(-1)
+    scatter = ((np.log(values) - intercept - slope * x) ** 2).sum()
+    strays = len(x) > 2 and bool(np.mean(expected >= scatter) < 1 - LEVEL)
+    widen = np.sqrt(scatter / expected.mean()) if strays and expected.mean() > 0 else 1.0
+    return np.stack([intercept, slope])[:, None] + max(1.0, widen) * offsets, strays
+
+
+def multiplier(best: Best, reference: Best, name: str) -> Multiplier | None:
+    """The compute multiplier of a family against the reference called `name`, which needs at least two budgets.
+
+    Intervals where both have resamples. None where the reference's loss does not fall with compute.
+    """
+    intercept, slope = line(np.log(reference.flops), np.log(reference.loss))
+    if slope >= 0:
+        return None
+    log_k = np.log(best.flops) - (np.log(best.loss) - intercept) / slope
+    draws = _log_k_draws(best, reference)
+    ratios = tuple(_ratio(best, reference, i, log_k, draws) for i in range(len(log_k)))
+    mean = interval(log_k.mean(), None if draws is None else draws.mean(-1)).exp()
+    if len(log_k) < 2:
+        return Multiplier(name, ratios, mean, None)
+    trend = line(np.log(best.flops), log_k)[1]
+    trends = None if draws is None else line(np.log(best.flops), draws)[1]
+    return Multiplier(name, ratios, mean, interval(float(trend), trends))
+
+
+def _log_k_draws(best: Best, reference: Best) -> Array | None:
+    if best.draws is None or reference.draws is None:
+        return None
+    (intercept, slope), _ = law_draws(reference.flops, reference.loss, reference.draws)
+    falling = np.where(slope < 0, slope, np.nan)[:, None]  # a reference that does not improve reaches no loss
+    return np.log(best.flops) - (np.log(best.draws) - intercept[:, None]) / falling
+
+
+def _ratio(best: Best, reference: Best, i: int, log_k: Array, draws: Array | None) -> Ratio:
+    flops, loss = float(best.flops[i]), best.loss[i]
+    outside = not reference.loss.min() <= loss <= reference.loss.max()
+    k = interval(log_k[i], None if draws is None else draws[:, i]).exp()
+    return Ratio(flops, flops / k.value, k, outside)

@@ -1,0 +1,137 @@
+"""The documents in one file: `.txt`, `.jsonl` / `.json` lines or `.parquet`, plain or `.gz`, `.xz`, `.zst`."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import lzma
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn, cast
+
+from redraft.errors import UserError
+
+TEXT_FIELDS = ("text", "content")
+_KINDS = (".txt", ".jsonl", ".json", ".parquet")
+_COMPRESSIONS = (".gz", ".xz", ".zst")
+ACCEPTED = (
+    f"{', '.join(_KINDS)}, each also as {', '.join(_COMPRESSIONS)}; or .bin for packed tokens, which begin with LITPKDS"
+)
+
+Read = Iterator[tuple[str, int]]
+
+
+def is_usable(path: Path) -> bool:
+    """Whether the name is one of a file that `read_documents` reads."""
+    return _kind(path) in _KINDS
+
+
+def read_documents(path: Path) -> Read:
+    """Each document of a file that holds some text, and how many bytes of the file have been read by then.
+
+    Raises `UserError` for a file that is empty, damaged, binary, not UTF-8, or without a field of text.
+    """
+    try:
+        with path.open("rb") as raw, closing(_decompressed(path, raw)) as stream:
+            if raw.seek(0, io.SEEK_END) == 0:
+                raise UserError(f"{path} is empty: remove it, or leave it out.")
+            raw.seek(0)
+            for text, read in _READERS[_kind(path)](path, stream, raw):
+                if text and not text.isspace():
+                    yield text, read
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+        raise UserError(f"{path} cannot be read: it is damaged, cut short or not permitted ({error}).") from error
+
+
+def text_field(names: Sequence[str], where: str) -> str:
+    """The field that holds the text, or a `UserError` that lists the fields there are."""
+    for field in TEXT_FIELDS:
+        if field in names:
+            return field
+    fields = ", ".join(sorted(names)) or "none"
+    raise UserError(f"{where} has no field 'text' or 'content' (its fields: {fields}): rename the one to read.")
+
+
+def _kind(path: Path) -> str:
+    return Path(path.stem).suffix if path.suffix in _COMPRESSIONS else path.suffix
+
+
+def _decompressed(path: Path, raw: BinaryIO) -> BinaryIO:
+    if path.suffix == ".gz":
+        return cast(BinaryIO, gzip.GzipFile(fileobj=raw))
+    if path.suffix == ".xz":
+        return cast(BinaryIO, lzma.LZMAFile(raw))
+    if path.suffix == ".zst":
+        import pyarrow
+
+        # python-zstandard's reader ends quietly where a file was cut short; arrow's says so
+        return io.BufferedReader(pyarrow.CompressedInputStream(raw, "zstd"))
+    return raw
+
+
+def _read_txt(path: Path, stream: BinaryIO, raw: BinaryIO) -> Read:
+    data = stream.read()
+    if b"\0" in data:
+        _not_text(path)
+    try:
+        yield data.decode("utf-8-sig"), raw.tell()
+    except UnicodeDecodeError as error:
+        _not_text(path, error)
+
+
+def _read_lines(path: Path, stream: BinaryIO, raw: BinaryIO) -> Read:
+    for number, line in enumerate(stream, start=1):
+        if line.strip():
+            yield _clean(_value(path, number, line)), raw.tell()
+
+
+def _value(path: Path, number: int, line: bytes) -> str:
+    where = f"line {number} of {path}"
+    try:
+        row = json.loads(line)
+    except UnicodeDecodeError as error:
+        _not_text(path, error)
+    except ValueError as error:
+        raise UserError(f"{where} is not JSON ({error}): write one object on each line.") from error
+    if not isinstance(row, Mapping):
+        raise UserError(f"{where} is a JSON {type(row).__name__}: write one object with a field 'text' on each line.")
+    field = text_field(list(row), where)
+    if not isinstance(row[field], str):
+        raise UserError(f"{where} holds a {type(row[field]).__name__} in its field {field!r}: it must hold text.")
+    return str(row[field])
+
+
+def _read_parquet(path: Path, stream: BinaryIO, raw: BinaryIO) -> Read:
+    import pyarrow
+    import pyarrow.parquet
+
+    length = raw.seek(0, io.SEEK_END)
+    raw.seek(0)
+    try:
+        file = pyarrow.parquet.ParquetFile(stream if stream is raw else io.BytesIO(stream.read()))
+    except pyarrow.ArrowInvalid as error:
+        raise UserError(f"{path} is not a parquet file ({error}).") from error
+    field = text_field(file.schema_arrow.names, str(path))
+    if file.schema_arrow.field(field).type not in (pyarrow.string(), pyarrow.large_string()):
+        raise UserError(f"the column {field!r} of {path} holds {file.schema_arrow.field(field).type}, not text.")
+    rows, total = 0, file.metadata.num_rows
+    for batch in file.iter_batches(batch_size=1024, columns=[field]):
+        rows += batch.num_rows
+        for text in batch.column(0).drop_null().to_pylist():
+            yield text, length * rows // total
+
+
+_READERS: dict[str, Any] = {".txt": _read_txt, ".jsonl": _read_lines, ".json": _read_lines, ".parquet": _read_parquet}
+
+
+def _clean(text: str) -> str:
+    """JSON can escape half of a surrogate pair, which no UTF-8 can hold: such a half becomes `?`."""
+    return text if text.isascii() else text.encode(errors="replace").decode()
+
+
+def _not_text(path: Path, error: UnicodeDecodeError | None = None) -> NoReturn:
+    why = "it holds NUL bytes" if error is None else f"byte {error.object[error.start]:#04x} at {error.start}"
+    raise UserError(f"{path} is not UTF-8 text ({why}): convert it, or leave it out.") from error

@@ -1,0 +1,226 @@
+"""Prepare a corpus: tokenise a source into shards, once, in threads, and go on where a killed run stopped.
+
+Threads and not processes: both tokenizer libraries let go of the interpreter's lock (two threads: 1.9 times the speed
+of one), and nothing is then asked of the program that calls this, which a process pool would import again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from redraft.errors import UserError
+from redraft.text.corpus import TRAIN, VALIDATION, Assigned, Source, assigned, open_source
+from redraft.text.files import alone, make_folder, write_text
+from redraft.text.shards import (
+    MANIFEST,
+    SCHEMA,
+    SPLITS,
+    Corpus,
+    ShardWriter,
+    another_corpus,
+    data_sha256,
+    packed_sources,
+    read_manifest,
+)
+from redraft.text.tokenizer import Tokenizer
+
+Progress = Callable[[int, int | None], None]
+
+_BATCH = 1 << 20  # characters in a thread's task
+
+
+def prepare(
+    source: str,
+    tokenizer: Tokenizer,
+    into: Path,
+    *,
+    validation: str | None = None,
+    fraction: float = 0.05,
+    shard_tokens: int = 2**26,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Corpus:
+    """The corpus of a source, in the folder `into`, made unless it is there.
+
+    `validation` names a source of its own for the validation split, else `fraction` of the documents go there.
+    `workers` is a number of threads (as many as cores). `progress(done, total)` is told in bytes of the source; total
+    may be None. Packed LITPKDS files are used where they lie. Raises `UserError` for a source that cannot be read or
+    holds no text, for a full disk, and for a folder that holds another corpus.
+    """
+    return _corpus(source, tokenizer, lambda plan: into, validation, fraction, shard_tokens, workers, progress)
+
+
+def prepare_cached(
+    source: str,
+    tokenizer: Tokenizer,
+    cache: Path | None = None,
+    *,
+    validation: str | None = None,
+    fraction: float = 0.05,
+    shard_tokens: int = 2**26,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Corpus:
+    """As `prepare`, into a folder of the cache that is named after the source, its state and the tokenizer."""
+    root = cache or default_cache()
+    folder: Callable[[_Plan], Path] = lambda plan: root / plan.identity[:16]
+    return _corpus(source, tokenizer, folder, validation, fraction, shard_tokens, workers, progress)
+
+
+def default_cache() -> Path:
+    """The folder in `REDRAFT_CACHE`, else `~/.cache/redraft`."""
+    return Path(os.environ.get("REDRAFT_CACHE") or "~/.cache/redraft").expanduser()
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a corpus is made of. Equal identities give equal bytes."""
+
+    name: str
+    source: Source
+    validation: Source | None
+    fraction: float
+    shard_tokens: int
+    tokenizer: Tokenizer
+    identity: str
+
+    @property
+    def dtype(self) -> str:
+        return "<u2" if self.tokenizer.size <= 65535 else "<u4"
+
+    @property
+    def total(self) -> int | None:
+        sizes = [source.total for source in (self.source, self.validation) if source is not None]
+        return None if None in sizes else sum(size for size in sizes if size is not None)
+
+
+def _corpus(
+    source: str,
+    tokenizer: Tokenizer,
+    folder: Callable[[_Plan], Path],
+    validation: str | None,
+    fraction: float,
+    shard_tokens: int,
+    workers: int | None,
+    progress: Progress | None,
+) -> Corpus:
+    packed = packed_sources(source, validation)
+    if packed is not None:
+        return Corpus.from_packed(*packed, tokenizer, source)
+    plan = _planned(source, tokenizer, validation, fraction, shard_tokens)
+    into = folder(plan)
+    if not _is_prepared(plan, into):  # a corpus that is there is only read: the folder may not be ours to write
+        make_folder(into)
+        with alone(into):
+            if not _is_prepared(plan, into):
+                _fill(plan, into, workers or _cores(), progress)
+    return Corpus.open(into)
+
+
+def _planned(source: str, tokenizer: Tokenizer, validation: str | None, fraction: float, shard_tokens: int) -> _Plan:
+    if not 0 < fraction < 1:
+        raise UserError(f"the fraction for validation is {fraction}: it must lie between 0 and 1, both excluded.")
+    train, held_out = open_source(source), None if validation is None else open_source(validation)
+    made_of = {
+        "schema": SCHEMA,
+        "source": train.identity(),
+        "validation": None if held_out is None else held_out.identity(),
+        "fraction": None if held_out is not None else fraction,
+        "shard_tokens": shard_tokens,
+        "tokenizer": tokenizer.fingerprint,
+    }
+    identity = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+    return _Plan(source, train, held_out, fraction, shard_tokens, tokenizer, identity)
+
+
+def _is_prepared(plan: _Plan, into: Path) -> bool:
+    manifest = read_manifest(into)
+    if manifest is not None and manifest["corpus"] != plan.identity:
+        raise another_corpus(into)
+    return manifest is not None
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def _fill(plan: _Plan, into: Path, workers: int, progress: Progress | None) -> None:
+    writers = {split: ShardWriter(into, split, plan.dtype, plan.shard_tokens, plan.identity) for split in SPLITS}
+    documents = assigned(plan.source, plan.validation, plan.fraction)
+    left = _without(documents, {split: writer.documents for split, writer in writers.items()})
+    for document, ids, text_bytes in _encoded(left, plan.tokenizer, workers):
+        writers[document.split].add(ids, plan.tokenizer.eos, text_bytes)
+        if progress is not None:
+            progress(document.read, plan.total)
+    for writer in writers.values():
+        writer.close()
+    _write_manifest(plan, into, writers)
+
+
+def _without(documents: Iterator[Assigned], done: dict[str, int]) -> Iterator[Assigned]:
+    """The documents after the first `done[split]` of each split."""
+    for document in documents:
+        if done[document.split] > 0:
+            done[document.split] -= 1
+        else:
+            yield document
+
+
+def _encoded(
+    documents: Iterator[Assigned], tokenizer: Tokenizer, workers: int
+) -> Iterator[tuple[Assigned, NDArray[np.int64], int]]:
+    """Each document with its ids and its length in UTF-8 bytes, in order; few are in memory at a time."""
+
+    def encode(batch: list[Assigned]) -> list[tuple[Assigned, NDArray[np.int64], int]]:
+        return [(document, tokenizer.encode(document.text), len(document.text.encode())) for document in batch]
+
+    batches = _batches(documents)
+    with ThreadPoolExecutor(workers) as pool:
+        running = deque(pool.submit(encode, batch) for batch in islice(batches, 2 * workers))
+        while running:
+            yield from running.popleft().result()
+            running.extend(pool.submit(encode, batch) for batch in islice(batches, 1))
+
+
+def _batches(documents: Iterator[Assigned]) -> Iterator[list[Assigned]]:
+    batch: list[Assigned] = []
+    characters = 0
+    for document in documents:
+        batch.append(document)
+        characters += len(document.text)
+        if characters >= _BATCH:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def _write_manifest(plan: _Plan, into: Path, writers: dict[str, ShardWriter]) -> None:
+    splits = {split: writer.records for split, writer in writers.items()}
+    if not splits[TRAIN]:
+        raise UserError(f"{plan.name} holds no text: name a source that does.")
+    if not splits[VALIDATION]:
+        raise UserError("the validation source holds no text: name one that does, or none.")
+    tokenizer = {key: getattr(plan.tokenizer, key) for key in ("name", "fingerprint", "size", "eos")}
+    manifest = {
+        "schema": SCHEMA,
+        "corpus": plan.identity,
+        "source": plan.name,
+        "tokenizer": tokenizer,
+        "dtype": plan.dtype,
+        "splits": {split: [asdict(record) for record in records] for split, records in splits.items()},
+        "sha256": data_sha256(splits),
+    }
+    write_text(into / MANIFEST, json.dumps(manifest, indent=1) + "\n")

@@ -1,0 +1,103 @@
+"""What a run will be and cost, before anything is spent. No torch."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from redraft.config import RunConfig
+from redraft.errors import UserError
+from redraft.network.ledger import CONVENTIONS, non_embedding, parameters, training_flops_per_token
+from redraft.network.sizes import Shape
+from redraft.registry import FAMILIES
+
+# Share of the matmul rate that a training step reaches on a CPU; measured with benchmarks/train_step.py.
+CPU_EFFICIENCY = 0.5
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Steps, tokens and FLOPs of a run. `flops` maps each convention to the run's total."""
+
+    shape: Shape
+    parameters: dict[str, int]
+    params: int  # without the input embedding
+    tokens_per_step: int
+    steps: int
+    tokens: int
+    convention: str
+    flops: dict[str, float]
+    memory_bytes: float
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def plan_run(config: RunConfig, vocab: int) -> Budget:
+    """The budget of a run over `vocab` text ids; `UserError` where it does not buy one step."""
+    shape, length = config.network.shape(vocab), config.data.length
+    per_step = config.train.batch * length
+    passes = FAMILIES[config.family.name].passes(config.family.options)
+    per_token = {c: training_flops_per_token(shape, length, c, passes) for c in CONVENTIONS}
+    steps = _steps(config, per_step, per_token[config.budget.convention])
+    tokens = steps * per_step
+    return Budget(
+        shape=shape,
+        parameters=parameters(shape),
+        params=non_embedding(shape),
+        tokens_per_step=per_step,
+        steps=steps,
+        tokens=tokens,
+        convention=config.budget.convention,
+        flops={c: f * tokens for c, f in per_token.items()},
+        memory_bytes=_memory(config, shape, passes),
+    )
+
+
+def _steps(config: RunConfig, per_step: int, flops_per_token: float) -> int:
+    """floor(budget / cost of a step), as both papers count."""
+    budget = config.budget
+    if budget.steps is not None:
+        return budget.steps
+    if budget.tokens is not None:
+        given, cost, unit = budget.tokens, per_step, "tokens"
+    elif budget.flops is not None:
+        given, cost, unit = budget.flops, per_step * flops_per_token, f"FLOPs ({budget.convention})"
+    else:
+        raise UserError("no budget: give --flops, --tokens or --steps (for example --flops 1e15)")
+    steps = int(given // cost)
+    if steps < 1:
+        raise UserError(f"the budget of {given:.3g} {unit} is too small: one step costs {cost:.3g}; lower train.batch")
+    return steps
+
+
+def _memory(config: RunConfig, shape: Shape, passes: float) -> float:
+    """Rough peak bytes: weights, gradients and AdamW in float32, and the activations of one micro-batch.
+
+    A dit block keeps about 21 d numbers a token (llama 24 d), its residual stream in float32; the head's chunk is small.
+    """
+    state = 16 * sum(parameters(shape).values()) + (4 * sum(parameters(shape).values()) if config.train.ema else 0)
+    tokens = config.train.batch // config.train.accumulate * config.data.length * passes
+    width = 4 if config.train.precision == "float32" else 2.6
+    return state + tokens * shape.depth * (21 if shape.block == "dit" else 24) * shape.width * width
+
+
+def seconds(budget: Budget, flops_per_second: float) -> float:
+    """Time at a rate of useful FLOPs, everything counted."""
+    return budget.flops["full"] / flops_per_second
+
+
+def cpu_rate() -> float:
+    """Useful float32 FLOP/s to expect from this machine's cores: a timed matrix product x CPU_EFFICIENCY."""
+    a, b = np.ones((512, 256), np.float32), np.ones((256, 1024), np.float32)
+    best = min(_timed(a, b) for _ in range(5))
+    return 2 * 512 * 256 * 1024 / best * CPU_EFFICIENCY
+
+
+def _timed(a: np.ndarray, b: np.ndarray) -> float:
+    start = time.perf_counter()
+    a @ b
+    return time.perf_counter() - start

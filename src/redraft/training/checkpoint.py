@@ -1,0 +1,44 @@
+"""Resumable state in one safetensors file: weights, AdamW moments, moving average and the step. Whole or absent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from redraft.errors import UserError
+from redraft.files import write_whole
+
+STATE = "state.safetensors"
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def save(path: Path, step: int, network: nn.Module, optimizer: torch.optim.Optimizer, average: list[Tensor]) -> None:
+    """After `step` steps."""
+    tensors = {f"model.{name}": p.detach() for name, p in network.named_parameters()}
+    for name, parameter in network.named_parameters():
+        for moment in _MOMENTS:
+            tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment]
+    if average:
+        tensors |= {f"ema.{name}": mean for (name, _), mean in zip(network.named_parameters(), average, strict=True)}
+    metadata = {"format": "pt", "step": str(step)}
+    write_whole(path, lambda aside: save_file({k: v.contiguous() for k, v in tensors.items()}, aside, metadata))
+
+
+def load(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, average: list[Tensor]) -> int:
+    """Fill everything in place; returns the steps done. `UserError` where the file is not this run's whole state."""
+    try:
+        with safe_open(path, "pt") as file, torch.no_grad():
+            for number, (name, parameter) in enumerate(network.named_parameters()):
+                parameter.copy_(file.get_tensor(f"model.{name}"))
+                moments = {m: file.get_tensor(f"{m}.{name}").to(parameter.device) for m in _MOMENTS}
+                step = torch.tensor(float(file.metadata()["step"]), device=parameter.device)
+                optimizer.state[parameter] = {"step": step, **moments}
+                if average:
+                    average[number].copy_(file.get_tensor(f"ema.{name}"))
+            return int(file.metadata()["step"])
+    except (SafetensorError, KeyError, RuntimeError) as error:
+        raise UserError(f"{path} is not a whole checkpoint of this run ({error}); delete it to start over") from None

@@ -1,0 +1,139 @@
+"""The training loop: one generator of steps. Reading it aloud should explain it.
+
+Everything random is a function of (seed, sample number, position), and which tokens a step holds a function of
+(seed, step). So a run that was killed and continued ends in the same bits as one that was not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from redraft.network.init import initialised
+from redraft.network.transformer import Transformer
+from redraft.noise.draws import Key
+from redraft.training import checkpoint
+from redraft.training.journal import Journal, StepRecord
+from redraft.training.optim import adamw, follow, learning_rate
+from redraft.training.precision import DTYPES
+from redraft.training.setup import Setup
+from redraft.types import Batch, TokenLoss
+
+LOG_EVERY = 10
+
+
+@dataclass(frozen=True)
+class Step:
+    """`step` steps are done. `loss` is what was descended, nats per scored token; both tensors stay on the device."""
+
+    step: int
+    loss: Tensor
+    grad_norm: Tensor
+    lr: float
+
+
+@dataclass
+class Trainer:
+    """The moving parts of a run."""
+
+    setup: Setup
+    network: Transformer
+    optimizer: torch.optim.Optimizer
+    average: list[Tensor]
+    step: int = 0
+
+    @staticmethod
+    def start(setup: Setup, folder: Path) -> Trainer:
+        """Fresh weights, or the state that an interrupted run left in `folder`."""
+        train = setup.config.train
+        if train.threads:
+            torch.set_num_threads(train.threads)
+        network = initialised(setup.budget.shape, setup.config.seed, DTYPES[train.precision]).to(train.device)
+        optimizer = adamw(network, train)
+        average = [p.detach().clone() for p in network.parameters()] if train.ema else []
+        trainer = Trainer(setup, network, optimizer, average)
+        state = folder / checkpoint.STATE
+        if state.exists():
+            trainer.step = checkpoint.load(state, network, optimizer, average)
+        return trainer
+
+    def run(self) -> Iterator[Step]:
+        """Train from where we are to the end of the budget."""
+        train, steps = self.setup.config.train, self.setup.budget.steps
+        loss_of = torch.compile(self.descend) if train.compile else self.descend
+        while self.step < steps:
+            lr = learning_rate(train, self.step, steps)
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+            self.optimizer.zero_grad(set_to_none=True)
+            loss = loss_of(self.step)
+            grad_norm = nn.utils.clip_grad_norm_(self.network.parameters(), train.clip)
+            self.optimizer.step()
+            if train.ema:
+                follow(self.average, list(self.network.parameters()), train.ema, self.step)
+            self.step += 1
+            yield Step(self.step, loss, grad_norm, lr)
+
+    def descend(self, step: int) -> Tensor:
+        """Gradients of the mean loss over the step's scored tokens, micro-batch by micro-batch; returns the mean."""
+        train, budget = self.setup.config.train, self.setup.budget
+        total = torch.zeros((), device=train.device)
+        for part in self.batches(step):
+            loss = self.loss(part, step / budget.steps)
+            share = loss.nats.sum() / budget.tokens_per_step
+            share.backward()
+            total += share.detach()
+        return total
+
+    def loss(self, batch: Batch, progress: float) -> TokenLoss:
+        key = Key.of(self.setup.config.seed).fold("corruption")
+        return self.setup.family.loss(self.network, batch, key=key, progress=progress)
+
+    def batches(self, step: int) -> Iterator[Batch]:
+        """The micro-batches of a step: consecutive sample numbers."""
+        train = self.setup.config.train
+        tokens, index = self.setup.blocks.batch(step, train.batch)
+        for rows in torch.arange(train.batch).chunk(train.accumulate):
+            part = torch.from_numpy(tokens)[rows].to(train.device)
+            yield Batch(part, torch.ones_like(part, dtype=torch.bool), torch.from_numpy(index)[rows].to(train.device))
+
+    def save(self, folder: Path) -> None:
+        checkpoint.save(folder / checkpoint.STATE, self.step, self.network, self.optimizer, self.average)
+
+    def final_weights(self) -> Transformer:
+        """The network to keep: the moving average where there is one."""
+        if self.average:
+            with torch.no_grad():
+                for parameter, mean in zip(self.network.parameters(), self.average, strict=True):
+                    parameter.copy_(mean)
+        return self.network
+
+
+def train(trainer: Trainer, folder: Path) -> Iterator[StepRecord]:
+    """Run to the end with a journal and checkpoints in `folder`; yields what it logs."""
+    config, budget = trainer.setup.config.train, trainer.setup.budget
+    journal, began = Journal(folder / "journal.jsonl", trainer.step), time.perf_counter()
+    per_step = budget.flops[budget.convention] / budget.steps
+    try:
+        for at in trainer.run():
+            if at.step % LOG_EVERY == 0 or at.step == budget.steps:
+                record = StepRecord(
+                    step=at.step,
+                    loss=at.loss.item(),
+                    lr=at.lr,
+                    grad_norm=at.grad_norm.item(),
+                    tokens=at.step * budget.tokens_per_step,
+                    flops=at.step * per_step,
+                    seconds=time.perf_counter() - began,
+                )
+                journal.write(record)
+                yield record
+            if at.step % config.save_every == 0 and at.step < budget.steps:
+                trainer.save(folder)
+    finally:
+        journal.close()

@@ -1,0 +1,106 @@
+"""The vocabulary that the rooms share. Importing it loads no torch.
+
+Convention, stated once: t = 0 is text, t = 1 is noise; losses are nats per token; budgets are FLOPs.
+Shapes: B rows, L tokens, Q queries, K keys, R selected rows, V text ids, d width.
+Ids 0..V-1 are text. Id V is the one spare id of every network: [MASK] to the masked families, BOS to the
+left-to-right one, unused by the uniform one. A family never needs both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Attention(Enum):
+    """Who may look at whom. A bool tensor [B or 1, Q, K] (True: may look) says any other pattern."""
+
+    FULL = "full"
+    CAUSAL = "causal"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a family is trained on and scored on."""
+
+    tokens: Tensor  # [B, L] text ids
+    scored: Tensor  # [B, L] bool: may be corrupted, and is paid for
+    index: Tensor  # [B] global sample numbers: all randomness of a row is a function of (key, its index)
+
+
+@dataclass(frozen=True)
+class View:
+    """All that a network may see: the only thing that passes from families to networks."""
+
+    tokens: Tensor  # [B, Q] ids
+    positions: Tensor  # [B or 1, Q] places in the text
+    attention: Attention | Tensor = Attention.FULL
+    sigma: Tensor | None = None  # [B, 1] noise level -log alpha_t; None for a family without a clock
+    cache: Cache | None = None
+
+
+@dataclass(frozen=True)
+class TokenLoss:
+    """Nats by token. Sum and count stay apart, so that a mean is over the *global* count."""
+
+    nats: Tensor  # [B, L], zero where not scored
+    scored: Tensor  # [B, L] bool
+
+    def mean(self) -> Tensor:
+        return self.nats.sum() / self.scored.sum()
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """What samplers rewrite: prompting, infilling and continuation are one thing."""
+
+    tokens: Tensor  # [B, L]
+    fixed: Tensor  # [B, L] bool: never rewritten
+
+    def write(self, new: Tensor) -> Canvas:
+        """The canvas with `new` tokens everywhere but where it is fixed."""
+        return Canvas(self.tokens.where(self.fixed, new), self.fixed)
+
+
+class Cache(Protocol):
+    """What a network remembers of tokens it has seen, by slot. A sampler makes it and decides what goes where."""
+
+    def at(self, slots: Tensor) -> Cache:
+        """The same memory, with the coming view's tokens assigned to `slots` [B, Q]."""
+        ...
+
+    def causal(self) -> Tensor:
+        """[B, Q, S] bool: each query sees the slots up to its own."""
+        ...
+
+
+class Network(Protocol):
+    """Two functions and their fusion: nobody makes a [B, L, V] tensor unless the mathematics needs one."""
+
+    def trunk(self, view: View) -> Tensor:
+        """[B, Q, d] hidden states."""
+        ...
+
+    def head(self, rows: Tensor) -> Tensor:
+        """[R, d] -> [R, V] logits."""
+        ...
+
+    def nats(self, rows: Tensor, targets: Tensor) -> Tensor:
+        """[R, d], [R] ids -> [R] cross-entropy of softmax(head(rows)), the logits never whole."""
+        ...
+
+    def cache(self, rows: int, size: int) -> Cache:
+        """An empty memory of `size` slots for each of `rows` rows."""
+        ...
+
+
+Noise = Callable[[str], "Tensor"]
+"""A field of uniforms: a purpose -> float64 [B, L] in [0, 1), independent between purposes."""
+
+Predict = Callable[["Tensor"], "Tensor"]
+"""A lazy prediction: positions [B, L] bool -> float64 log p(x0 | view) [R, V] of those rows, in row-major order."""

@@ -1,0 +1,64 @@
+"""Write text with a trained model.
+
+  redraft sample runs/first --prompt "def " -n 4 --length 256 --steps 64
+  redraft sample runs/first --prompt "def f(x):" --suffix "return x"      (fill in between; not for ar)
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from redraft.display import emit
+
+if TYPE_CHECKING:
+    from redraft.hub.model import Model
+    from redraft.types import Canvas
+
+
+def arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, help="a run folder or an exported model folder")
+    parser.add_argument("--prompt", default="")
+    parser.add_argument("--suffix", default="", help="text at the end of the canvas, to fill in before")
+    parser.add_argument("-n", type=int, default=1, help="how many texts")
+    parser.add_argument("--length", type=int, default=None, help="tokens of the canvas, prompt included")
+    parser.add_argument("--steps", type=int, default=64)
+    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--top-p", type=float, default=1.0)
+    parser.add_argument("--sampler", default="", help="by name (redraft list samplers); the family's own if left out")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(options: Namespace, overrides: dict[str, Any]) -> None:
+    from redraft.hub.model import load
+
+    model = load(options.model, options.device)
+    canvas = model.canvas(options.prompt, options.n, options.length or model.length, options.suffix)
+    denoiser = model.denoiser(options.temperature, options.top_p)
+    began = time.perf_counter()
+    for canvas in model.frames(canvas, denoiser, options.sampler, options.steps, options.seed):
+        _show(model, canvas, options)
+    seconds = time.perf_counter() - began
+    if sys.stderr.isatty():
+        print("\r\033[K", end="", file=sys.stderr)
+    texts = [model.text(row, len(model.tokenizer.encode(options.prompt))) for row in canvas.tokens]
+    new = int((~canvas.fixed).sum())
+    if options.json:
+        return emit({"texts": texts, "forwards": denoiser.calls, "new_tokens": new, "seconds": seconds})
+    print("\n\n".join(texts))
+    print(f"[{new} tokens in {denoiser.calls} forwards, {new / seconds:.0f} tokens/s]", file=sys.stderr)
+    return None
+
+
+def _show(model: Model, canvas: Canvas, options: Namespace) -> None:
+    """The first row as it is written, on one line of a terminal; what is not yet written is a dot."""
+    if options.json or not sys.stderr.isatty():
+        return
+    ids = canvas.tokens[0].tolist()
+    text = "".join(model.tokenizer.decode([i]) if i < model.family.vocab else "·" for i in ids[:200])
+    print(f"\r\033[K{' '.join(text.split())[:100]}", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,213 @@
+"""Many runs: carry them out, see where they stand, fit scaling laws, draw the frontier, write the report.
+
+  redraft study run RECIPE --into studies/first      train and score every run (continues; skips what is recorded)
+  redraft study status studies/first                 where it stands, from any terminal
+  redraft study fit FILE                             fits of a study folder, or of any CSV, JSONL or parquet with the
+                                                     columns family, params, tokens, flops, loss
+  redraft study frontier studies/first               speed and quality of each family's best run
+  redraft study report studies/first                 report.html, one page that works offline
+"""
+
+from __future__ import annotations
+
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from redraft.config import merge
+from redraft.display import Line, duration, emit, quantity, tokenising
+from redraft.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from redraft.studies.execute import Status
+    from redraft.studies.plan import Study
+
+OVERRIDES = True
+ACTIONS = ("run", "status", "fit", "frontier", "report", "work")
+
+
+def arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("action", help="run, status, fit, frontier or report")
+    parser.add_argument("of", metavar="RECIPE|FOLDER|FILE")
+    parser.add_argument("--into", type=Path, help="folder of the study (run)")
+    parser.add_argument("--workers", type=int, help="runs at a time (run)")
+    parser.add_argument("--reference", default="ar", help="family that compute multipliers compare with (fit)")
+    parser.add_argument("--resamples", type=int, default=400, help="bootstrap resamples (fit)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (fit)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(options: Namespace, overrides: dict[str, Any]) -> None:
+    if options.action not in ACTIONS:
+        raise unknown("action of `redraft study`:", options.action, ACTIONS[:-1])
+    if overrides and options.action != "run":
+        raise unknown(f"flag of `redraft study {options.action}`:", f"--{next(iter(overrides))}", ["--json", "--into"])
+    {"run": _run, "status": _status, "fit": _fit, "frontier": _frontier, "report": _report, "work": _work}[
+        options.action
+    ](options, overrides)
+
+
+def _run(options: Namespace, overrides: dict[str, Any]) -> None:
+    from redraft.verbs.plan import recipe_table
+
+    if options.into is None:
+        raise UserError("study run needs --into FOLDER")
+    table = recipe_table(options.of, {})
+    if options.workers is not None:
+        table["workers"] = options.workers
+    table = merge(table, {"base": merge(table.get("base", {}), overrides)})
+    carry_out(table, options.into, options.json)
+    if options.json:
+        from redraft.studies.execute import read_study, status
+
+        emit([_row(s) for s in status(read_study(options.into), options.into)])
+
+
+def carry_out(table: dict[str, Any], folder: Path, quiet: bool = False) -> None:
+    """Plan, say the plan, train every run. `UserError` where runs failed (the others are kept)."""
+    from redraft.studies.execute import execute, open_study
+    from redraft.studies.plan import study_sentences
+    from redraft.text.prepare import prepare_cached
+    from redraft.text.tokenizer import load_tokenizer
+    from redraft.training.budget import cpu_rate
+
+    study = open_study(table, folder)
+    if not quiet:
+        print("\n".join(study_sentences(study, cpu_rate())), flush=True)
+    data = study.runs[0].config.data
+    prepare_cached(data.source, load_tokenizer(data.tokenizer), validation=data.validation, progress=tokenising(quiet))
+    failed = follow(study, execute(study, folder), quiet)
+    if failed:
+        raise UserError(f"{len(failed)} of {len(study.runs)} runs failed; {failed[0].run.name}: {failed[0].why}")
+
+
+def follow(study: Study, states: Iterator[list[Status]], quiet: bool) -> list[Status]:
+    """Show runs as they go: a live table on a terminal, a line for each finished run elsewhere. Returns the failed."""
+    began, told = time.monotonic(), set[str]()
+    now: list[Status] = []
+    table = _LiveTable(study) if not quiet and Line().live else None
+    try:
+        for now in states:
+            spent = time.monotonic() - began
+            if table:
+                table.show(now, spent)
+            for s in now:
+                if s.state in ("done", "failed") and s.run.name not in told:
+                    told.add(s.run.name)
+                    if not quiet and not table:
+                        print(f"[{len(told)}/{len(now)}, {duration(spent)}] {_sentence(s)}", flush=True)
+    finally:
+        if table:
+            table.close()
+    return [s for s in now if s.state == "failed"]
+
+
+class _LiveTable:
+    """Progress by arm, and the runs under way."""
+
+    def __init__(self, study: Study):
+        from rich.live import Live
+
+        self.total = sum(r.budget.flops["full"] for r in study.runs)
+        self.live = Live(refresh_per_second=4)
+        self.live.start()
+
+    def show(self, states: list[Status], spent: float) -> None:
+        from rich.table import Table
+
+        share = sum(s.run.budget.flops["full"] * s.step / s.run.budget.steps for s in states) / self.total
+        left = duration(spent / share * (1 - share)) if share > 0.02 else "..."
+        table = Table(title=f"{share:.0%} done, {duration(spent)} gone, about {left} left", title_justify="left")
+        for name in ("family", "runs done", "lowest loss", "training now"):
+            table.add_column(name)
+        for arm in dict.fromkeys(s.run.arm for s in sorted(states, key=lambda s: s.run.arm)):
+            own = [s for s in states if s.run.arm == arm]
+            losses = [s.loss for s in own if s.state == "done" and s.loss is not None]
+            busy = ", ".join(f"{s.run.name} {s.step / s.run.budget.steps:.0%}" for s in own if s.state == "running")
+            done = sum(s.state == "done" for s in own)
+            table.add_row(arm, f"{done} of {len(own)}", f"{min(losses):.3f}" if losses else "", busy)
+        self.live.update(table)
+
+    def close(self) -> None:
+        self.live.stop()
+
+
+def _status(options: Namespace, overrides: dict[str, Any]) -> None:
+    from redraft.studies.execute import read_study, status
+
+    states = status(read_study(Path(options.of)), Path(options.of))
+    if options.json:
+        return emit([_row(s) for s in states])
+    print("\n".join(_sentence(s) for s in states))
+    counts = {state: sum(s.state == state for s in states) for state in ("done", "running", "waiting", "failed")}
+    print(", ".join(f"{count} {state}" for state, count in counts.items()))
+    return None
+
+
+def _fit(options: Namespace, overrides: dict[str, Any]) -> None:
+    from redraft.studies.fit import fit, summary
+    from redraft.studies.records import load_points
+
+    fits = fit(load_points(options.of), reference=options.reference, seed=options.seed, resamples=options.resamples)
+    emit(fits.to_json()) if options.json else print("\n".join(summary(fits)))
+
+
+def _frontier(options: Namespace, overrides: dict[str, Any]) -> None:
+    from redraft.studies.execute import read_study
+
+    folder = Path(options.of)
+    if read_study(folder).config.frontier is None:
+        raise UserError(f"{folder} was planned without a [frontier] table: add one to its recipe")
+    rows = measure_frontier(folder, options.json)
+    if options.json:
+        emit(rows)
+
+
+def measure_frontier(folder: Path, quiet: bool = False) -> list[dict[str, Any]]:
+    """Measure what is not measured yet, a line each."""
+    from redraft.studies.execute import RUNS, read_study
+    from redraft.studies.samples import TEXT, measure
+
+    study = read_study(folder)
+    missing = [r.name for r in study.runs if not (folder / RUNS / r.name / "record.json").exists()]
+    if missing:
+        raise UserError(f"{len(missing)} runs of {folder} are not done ({missing[0]}): `redraft study run` them first")
+    from redraft.files import read_json
+
+    records = [read_json(folder / RUNS / run.name / "record.json") for run in study.runs]
+    rows = []
+    for row in measure(study, folder, records):
+        rows.append(row)
+        if not quiet and row["family"] != TEXT:
+            print(
+                f"{row['family']:6} {row['steps']:4} steps: {quantity(row['tokens_per_second'])} tokens/s, "
+                f"{row['quality']:.3f} nats/token under the judge, entropy {row['entropy']:.2f}",
+                flush=True,
+            )
+    return rows
+
+
+def _report(options: Namespace, overrides: dict[str, Any]) -> None:
+    from redraft.studies.report import write_report
+
+    path = write_report(Path(options.of))
+    emit({"report": str(path)}) if options.json else print(path)
+
+
+def _work(options: Namespace, overrides: dict[str, Any]) -> None:
+    from redraft.studies.execute import work
+
+    work(Path(options.of))
+
+
+def _row(s: Status) -> dict[str, Any]:
+    return {"name": s.run.name, "state": s.state, "step": s.step, "steps": s.run.budget.steps, "loss": s.loss, "why": s.why}
+
+
+def _sentence(s: Status) -> str:
+    if s.state == "failed":
+        return f"{s.run.name}: failed: {s.why}"
+    loss = "" if s.loss is None else f", {'' if s.state == 'done' else 'training '}loss {s.loss:.4f}"
+    return f"{s.run.name}: {s.state}, step {s.step} of {s.run.budget.steps}{loss}"

@@ -1,0 +1,56 @@
+"""Train one model, score it on held-out text, and leave a folder with weights and a record.
+
+  redraft train --into runs/first --family mdlm --size 1M --flops 1e13
+  redraft train recipe.toml --into runs/second --train.lr 3e-4
+
+Any key of a run can be set by a dotted flag (redraft list keys). The same command continues an interrupted run.
+"""
+
+from __future__ import annotations
+
+import time
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any
+
+from redraft.config import RunConfig
+from redraft.display import Line, duration, emit, quantity, tokenising
+from redraft.verbs.plan import recipe_table, run_sentences
+
+OVERRIDES = True
+
+
+def arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("recipe", nargs="?", help="a TOML file or the name of a shipped recipe")
+    parser.add_argument("--into", required=True, type=Path, help="folder of the run: new, empty, or this run's own")
+    parser.add_argument("--json", action="store_true", help="print the record as JSON")
+
+
+def run(options: Namespace, overrides: dict[str, Any]) -> None:
+    from redraft.config import validated
+    from redraft.evaluation.run import carry_out, open_run, read_record
+
+    config = validated(RunConfig, recipe_table(options.recipe, overrides))
+    setup = open_run(config, options.into, tokenising(options.json))
+    if not options.json:
+        print("\n".join(run_sentences(setup.config, setup.budget)), flush=True)
+    line, began, start = Line(quiet=options.json), time.monotonic(), None
+    for at in carry_out(setup, options.into):
+        start = at.step if start is None else start
+        left = (setup.budget.steps - at.step) * (time.monotonic() - began) / max(1, at.step - start + 1)
+        rate = setup.budget.tokens_per_step * (at.step - start + 1) / (time.monotonic() - began)
+        line.show(
+            f"step {at.step} of {setup.budget.steps}   loss {at.loss:.4f} nats/token   lr {at.lr:.2e}   "
+            f"{quantity(rate)} tokens/s   {duration(left)} left",
+            force=at.step == setup.budget.steps,
+        )
+    line.close()
+    record = read_record(options.into)
+    emit(record) if options.json else print(result_sentence(record))
+
+
+def result_sentence(record: dict[str, Any]) -> str:
+    """One line: the loss, what kind it is, and its error."""
+    bits = f", {record['bits_per_byte']:.4f} bits/byte" if record["bits_per_byte"] else ""
+    kind = "exact" if record["loss_kind"] == "exact" else f"a bound, Monte Carlo s.e. {record['loss_se']:.4f}"
+    return f"{record['name']}: {record['loss']:.4f} nats/token ({kind}){bits}, perplexity {record['ppl']:.3f}"

@@ -1,0 +1,49 @@
+"""What the laws are held against: every registered family on the enumerable world, and one that is not registered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from redraft.families.base import DiffusionFamily, Family, build
+from redraft.registry import FAMILIES
+from tests.hybrid import MASK_HEAVY, HybridFamily
+from tests.world import Exact, Hybrid, LeaveOneOut, Oracle, V
+
+
+@dataclass(frozen=True)
+class Case:
+    """A family and the oracle that knows what its network should predict."""
+
+    name: str
+    family: Family
+    oracle: Oracle
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+# Options beyond the defaults under which a family must obey the laws too.
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "mdlm": [{}, {"objective": "nelbo"}, {"schedule": "cosine"}],
+    "duo": [{}, {"schedule": "linear"}],
+    "esolm": [{"alpha_0": a} for a in (0.0, 0.3, 1.0)],
+}
+ORACLES = {"ar": Exact(shift=1), "mdlm": Exact(), "duo": LeaveOneOut(), "esolm": Exact()}
+
+
+def registered() -> list[Case]:
+    """Every family in the registry: a newcomer without an oracle fails here, by name."""
+    cases = []
+    for name in FAMILIES:
+        for options in VARIANTS.get(name, [{}]):
+            label = "-".join([name, *(f"{k}={v}" for k, v in options.items())])
+            cases.append(Case(label, build(name, options, V), ORACLES[name]))
+    return cases
+
+
+CASES = registered()
+HYBRID = Case("hybrid", HybridFamily(V, MASK_HEAVY), Hybrid(torch.tensor(MASK_HEAVY, dtype=torch.float64)))
+WITH_CLOCK = [case for case in [*CASES, HYBRID] if isinstance(case.family, DiffusionFamily)]

@@ -1,0 +1,151 @@
+"""Law 1: with the exact denoiser the expected bound is the entropy of the data; with any other it is above the NLL."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from redraft.families.ar import AR
+from redraft.families.base import DiffusionFamily
+from redraft.families.esolm import EsoLM
+from redraft.noise.draws import Key
+from redraft.types import Network
+from tests.laws.cases import CASES, HYBRID, WITH_CLOCK, Case
+from tests.world import ENTROPY, TEXTS, Exact, L, P, Oracle, V, batch_of, quadrature, states
+
+KEY = Key.of(0)
+pytestmark = pytest.mark.filterwarnings("error")
+
+
+def expected_diffusion_nelbo(family: DiffusionFamily, network: Network, nodes: int) -> float:
+    """Sum over texts and corrupted states, quadrature over time, of the family's own token_nelbo, plus the prior term."""
+    ids = family.marginal(TEXTS[:1], torch.tensor([[0.5]], dtype=torch.float64)).shape[-1]
+    seen, total = states(ids), L * family.prior_nats()
+    for t, weight in quadrature(nodes):
+        at = torch.full((len(seen), 1), t, dtype=torch.float64)
+        hidden = network.trunk(family.view(seen, at))
+        for text, p in zip(TEXTS, P.tolist(), strict=True):
+            x0 = text.expand_as(seen)
+            reached = family.marginal(x0, at).gather(-1, seen[..., None])[..., 0].prod(-1)
+            nats = family.token_nelbo(network, hidden, seen, x0, at).sum(-1)
+            total += weight * p * float((reached * nats.where(reached > 0, 0.0)).sum())
+    return total
+
+
+def expected_esolm_nelbo(family: EsoLM, network: Network, nodes: int = 8) -> float:
+    total, seen = 0.0, states(V + 1)
+
+    def masked_first(z: Tensor) -> Tensor:
+        return ((z == V).long() * L + torch.arange(L)).argsort(1)
+
+    for text, p in zip(TEXTS, P.tolist(), strict=True):
+        x0 = text.expand_as(seen)
+        visible = seen == x0
+
+        def chance(alpha: float, visible: Tensor = visible) -> Tensor:
+            q = torch.where(visible, alpha, torch.where(seen == V, 1 - alpha, 0.0)).double()
+            return q.prod(-1)
+
+        if family.alpha_0 < 1:
+            q = chance(family.alpha_0)
+            keep = q > 0
+            nats = family.sequential_nats(network, seen[keep], x0[keep], masked_first(seen[keep])).sum(-1)
+            total += p * float((q[keep] * nats).sum())
+        for t, weight in quadrature(nodes) if family.alpha_0 > 0 else ():
+            alpha = family.alpha_0 * (1 - t)
+            q = chance(alpha)
+            keep = q > 0
+            nats = family.diffusion_nats(network, seen[keep], x0[keep], masked_first(seen[keep])).sum(-1)
+            total += weight * p * family.alpha_0 / (1 - alpha) * float((q[keep] * nats).sum())
+    return total
+
+
+def expected_nelbo(case: Case, network: Network, nodes: int) -> float:
+    if isinstance(case.family, AR):
+        return float((P * case.family.nelbo(network, batch_of(TEXTS), key=KEY).nats.sum(1)).sum())
+    if isinstance(case.family, EsoLM):
+        return expected_esolm_nelbo(case.family, network)
+    assert isinstance(case.family, DiffusionFamily)
+    return expected_diffusion_nelbo(case.family, network, nodes)
+
+
+POLYNOMIAL = [c for c in CASES if c.family.name != "duo" and "cosine" not in c.name]
+
+
+@pytest.mark.parametrize("case", POLYNOMIAL, ids=repr)
+def test_bound_is_tight_with_the_exact_denoiser(case: Case) -> None:
+    """AR, MDLM, Eso-LM: the integrand is a polynomial in t, so the quadrature is exact."""
+    assert expected_nelbo(case, case.oracle, 8) == pytest.approx(ENTROPY, abs=1e-6)
+
+
+@pytest.mark.parametrize("case", [c for c in [*CASES, HYBRID] if c not in POLYNOMIAL], ids=repr)
+def test_bound_is_tight_to_quadrature_error(case: Case) -> None:
+    """Uniform noise, and schedules that bend: the integrand has a log t at t = 0, and Gauss-Legendre errs as 1/nodes^2.
+
+    The excess of `log_linear` over the entropy is KL(q(x_1) | prior), at most eps^2 V per token here: below 1e-5.
+    """
+    coarse, fine = (abs(expected_nelbo(case, case.oracle, n) - ENTROPY) for n in (50, 200))
+    assert fine < 1e-4
+    assert fine < coarse / 4 or fine < 1e-5
+
+
+class Wrong(Oracle):
+    """A denoiser that is wrong in a fixed way: the exact logits, bent and shifted."""
+
+    def __init__(self, oracle: Oracle):
+        self.oracle = oracle
+
+    def trunk(self, view):  # type: ignore[no-untyped-def]
+        bend = torch.tensor([0.4, -0.3, 0.1], dtype=torch.float64)
+        return (0.7 * self.oracle.trunk(view).clamp(min=-20) + bend).log_softmax(-1)
+
+
+@pytest.mark.parametrize("case", [*CASES, HYBRID], ids=repr)
+def test_bound_of_a_wrong_denoiser_is_above_the_entropy(case: Case) -> None:
+    assert expected_nelbo(case, Wrong(case.oracle), 50) > ENTROPY + 0.01
+
+
+def test_any_order_likelihood_is_below_the_mdlm_bound() -> None:
+    """The bound averages -log p over orders (Jensen): above the NLL of the order-averaged model, text by text."""
+    network, total = Wrong(Exact()), torch.zeros(len(TEXTS), dtype=torch.float64)
+    from itertools import permutations
+
+    from redraft.families.base import build
+
+    family = build("mdlm", {}, V)
+    for order in permutations(range(L)):
+        log_p, seen = torch.zeros(len(TEXTS), dtype=torch.float64), torch.full_like(TEXTS, V)
+        for place in order:
+            rows = family.log_p(network, seen, None, None)[:, place]
+            log_p += rows.gather(1, TEXTS[:, place, None])[:, 0]
+            seen = seen.clone()
+            seen[:, place] = TEXTS[:, place]
+        total += log_p.exp() / math.factorial(L)
+    nll = -(P * total.log()).sum()
+    case = next(c for c in CASES if c.family.name == "mdlm")
+    assert float(nll) < expected_nelbo(case, network, 8)
+
+
+@pytest.mark.parametrize("case", [*CASES, HYBRID], ids=repr)
+def test_nelbo_draws_average_to_the_expected_bound(case: Case) -> None:
+    """The method that users call, with its counters: 2^14 draws, within 5 standard errors of the enumerated value."""
+    draws = 1 if case.family.exact else 2**14
+    text = torch.multinomial(P, draws, replacement=True, generator=torch.Generator().manual_seed(1))
+    tokens = TEXTS if case.family.exact else TEXTS[text]
+    nats = case.family.nelbo(case.oracle, batch_of(tokens), key=KEY).nats.sum(1)
+    if case.family.exact:
+        assert float((P * nats).sum()) == pytest.approx(ENTROPY, abs=1e-9)
+    else:
+        assert abs(float(nats.mean()) - ENTROPY) < 5 * float(nats.std()) / math.sqrt(draws) + 1e-4
+
+
+@pytest.mark.parametrize("case", [c for c in WITH_CLOCK if c.family.name in ("mdlm", "duo")], ids=repr)
+def test_unscored_tokens_are_neither_corrupted_nor_paid_for(case: Case) -> None:
+    tokens = TEXTS.repeat(8, 1)
+    batch = batch_of(tokens)
+    scored = torch.arange(L).expand_as(tokens) > 0
+    loss = case.family.nelbo(case.oracle, type(batch)(tokens, scored, batch.index), key=KEY)
+    assert (loss.nats[:, 0] == 0).all() and (loss.nats[:, 1:] != 0).any()

@@ -1,0 +1,142 @@
+"""An enumerable truth: every text of L = 3 tokens over V = 3 ids, with known probabilities, and networks that know them.
+
+An oracle plays the network: it honours the view it is given (tokens, positions, attention, noise level, cache) and
+answers with the exact conditional probability. So laws about families and samplers are checked without Monte Carlo.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from redraft.types import Attention, Batch, View
+
+V, L = 3, 3
+SPARE = V
+TEXTS = torch.tensor(list(itertools.product(range(V), repeat=L)))  # [27, L]
+_weights = torch.rand(len(TEXTS), generator=torch.Generator().manual_seed(7), dtype=torch.float64) ** 3
+P = _weights / _weights.sum()  # [27]
+ENTROPY = float(-(P * P.log()).sum())
+
+
+def states(ids: int) -> Tensor:
+    """All rows of L ids below `ids`."""
+    return torch.tensor(list(itertools.product(range(ids), repeat=L)))
+
+
+def batch_of(tokens: Tensor) -> Batch:
+    return Batch(tokens, torch.ones_like(tokens, dtype=torch.bool), torch.arange(len(tokens)))
+
+
+def quadrature(nodes: int) -> Iterator[tuple[float, float]]:
+    """Gauss-Legendre on [0, 1]: exact for polynomials of degree 2 nodes - 1."""
+    x, w = np.polynomial.legendre.leggauss(nodes)
+    return zip((x + 1) / 2, w / 2, strict=True)
+
+
+@dataclass(frozen=True)
+class TokenCache:
+    """An oracle's memory: the tokens and places it has been shown, by slot."""
+
+    tokens: Tensor  # [B, S]
+    places: Tensor  # [B, S]
+    slots: Tensor
+
+    def at(self, slots: Tensor) -> TokenCache:
+        return replace(self, slots=slots)
+
+    def causal(self) -> Tensor:
+        return torch.arange(self.tokens.shape[1]) <= self.slots[:, :, None]
+
+
+class Oracle:
+    """Hidden states are log-probabilities already; the head is the identity."""
+
+    def trunk(self, view: View) -> Tensor:
+        raise NotImplementedError
+
+    def head(self, rows: Tensor) -> Tensor:
+        return rows
+
+    def nats(self, rows: Tensor, targets: Tensor) -> Tensor:
+        return -rows.log_softmax(-1).gather(-1, targets[:, None])[:, 0]
+
+    def cache(self, rows: int, size: int) -> TokenCache:
+        empty = torch.full((rows, size), SPARE)
+        return TokenCache(empty, torch.zeros_like(empty), empty)
+
+
+class Exact(Oracle):
+    """log p(x at the query's place | every text token the query may look at). `shift` 1: token j stands at place j + 1."""
+
+    def __init__(self, shift: int = 0):
+        self.shift = shift
+
+    def trunk(self, view: View) -> Tensor:
+        tokens, places, allowed = _seen(view)
+        same = (tokens[:, :, None] == SPARE) | (_at(places - self.shift) == tokens[:, :, None])  # [B, K, 27]
+        fits = (~allowed[..., None] | same[:, None]).all(2)  # [B, Q, 27]
+        return _conditional(P * fits, view.positions.expand(view.tokens.shape))
+
+
+class LeaveOneOut(Oracle):
+    """log p(x at l | every corrupted token but the one at l), through the uniform channel at the view's noise level."""
+
+    def trunk(self, view: View) -> Tensor:
+        assert view.sigma is not None
+        return _channel(view, torch.full((V,), 1 / V))
+
+
+def _channel(view: View, pi: Tensor) -> Tensor:
+    alpha = (-view.sigma).exp()[..., None]
+    pi = pi.to(alpha.dtype)
+    likelihood = alpha * (view.tokens[:, None] == TEXTS) + ((1 - alpha[..., 0]) * pi[view.tokens])[:, None]
+    others = torch.stack([likelihood[..., [j for j in range(L) if j != l]].prod(-1) for l in range(L)], 1)
+    return _conditional(P * others, torch.arange(L).expand_as(view.tokens))
+
+
+class Hybrid(Oracle):
+    """Leave-one-out through a channel towards any law `pi` over K >= V states."""
+
+    def __init__(self, pi: Tensor):
+        self.pi = pi
+
+    def trunk(self, view: View) -> Tensor:
+        return _channel(view, self.pi)
+
+
+def _seen(view: View) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens [B, K] and places [B, K] a view can look at, and which of them each query may: [B, Q, K]."""
+    tokens, places = view.tokens, view.positions.expand(view.tokens.shape)
+    count, pattern = tokens.shape[1], view.attention
+    if view.cache is not None:
+        assert isinstance(view.cache, TokenCache)
+        view.cache.tokens.scatter_(1, view.cache.slots, tokens)
+        view.cache.places.scatter_(1, view.cache.slots, places)
+        tokens, places = view.cache.tokens, view.cache.places
+        pattern = view.cache.causal() if pattern is Attention.CAUSAL else pattern
+    if pattern is Attention.FULL:
+        pattern = torch.ones(1, count, count, dtype=torch.bool)
+    elif pattern is Attention.CAUSAL:
+        pattern = torch.ones(1, count, count, dtype=torch.bool).tril()
+    return tokens, places, pattern.expand(len(tokens), -1, -1)
+
+
+def _at(places: Tensor) -> Tensor:
+    """[B, K] places -> [B, K, 27]: what each text holds there; -1 outside the text."""
+    inside = (places >= 0) & (places < L)
+    return torch.where(inside[..., None], TEXTS.T[places.clamp(0, L - 1)], -1)
+
+
+def _conditional(weight: Tensor, places: Tensor) -> Tensor:
+    """[B, Q, 27] weights of texts -> log-probabilities [B, Q, V] of the token at each query's place."""
+    held = torch.nn.functional.one_hot(TEXTS.T, V).to(weight.dtype)[places.clamp(max=L - 1)]  # [B, Q, 27, V]
+    total = torch.einsum("bqx,bqxv->bqv", weight, held)
+    # A view that no text explains may be answered with anything.
+    total = torch.where(total.sum(-1, keepdim=True) > 0, total, 1.0)
+    return (total / total.sum(-1, keepdim=True)).log()
