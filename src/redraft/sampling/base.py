@@ -20,7 +20,7 @@ class Denoiser:
     """A network and its family, seen from a sampler: tokens and time in, rows of log p(x0 | .) out.
 
     `temperature` divides the log-probabilities of the clean token, then `top_p` keeps the smallest set of tokens whose
-    mass exceeds it (the token that crosses is kept): one meaning for every family and sampler. `calls` counts trunk
+    mass reaches it (the token that crosses is kept): one meaning for every family and sampler. `calls` counts trunk
     passes (NFE); `rows` the rows that were headed.
     """
 
@@ -65,7 +65,7 @@ def sharpen(log_p: Tensor, temperature: float, top_p: float) -> Tensor:
     if temperature != 1:
         log_p = (log_p / temperature).log_softmax(-1)
     if top_p < 1:
-        ordered, places = log_p.sort(-1, descending=True, stable=True)
+        ordered, places = log_p.sort(dim=-1, descending=True, stable=True)
         before = ordered.exp().cumsum(-1) - ordered.exp()
         log_p = log_p.masked_fill((before >= top_p).gather(-1, places.argsort(-1)), -torch.inf).log_softmax(-1)
     return log_p

@@ -19,6 +19,7 @@ from redraft.studies.isoflop import (
     TOO_FEW,
     Curve,
     IsoFlop,
+    Minimum,
     curves,
     estimate_noise,
     fit_isoflop,
@@ -85,7 +86,7 @@ def fit(points: Sequence[Point], *, reference: str = REFERENCE, seed: int = 0, r
         raise UserError(f"{resamples} resamples are too few for a 95 % interval: use 40 or more, 400 is usual.")
     require_comparable(points)
     points = sorted(with_budgets(points), key=lambda p: (p.family, p.budget, p.params, p.loss, p.tokens))
-    known = names(points)
+    known = ordered(names(points), reference)
     if reference not in known and reference != REFERENCE:
         raise unknown("reference family", reference, known)
     every = curves(points)
@@ -141,6 +142,12 @@ def _pair(
     return Pair(arm, base, budget, params, seeds, losses, against, difference)
 
 
+def ordered(families: Sequence[str], reference: str = REFERENCE) -> list[str]:
+    """The reference first, then the families of this package, then the others by name."""
+    rank = {reference: -1} | {name: i for i, name in enumerate(LABELS) if name != reference}
+    return sorted(families, key=lambda name: (rank.get(name, len(rank)), name))
+
+
 def label(family: str) -> str:
     """How a family is written: 'Eso-LM' for esolm, 'MDLM-nelbo' for its arm mdlm-nelbo, else as it is."""
     stem, dash, rest = family.partition("-")
@@ -149,21 +156,22 @@ def label(family: str) -> str:
 
 def span(estimate: Estimate, digits: int = 3) -> str:
     """A value with its 95 % interval: '0.541 (0.5 to 0.58)'."""
-    value = f"{estimate.value:.{digits}g}"
-    if estimate.low is None or estimate.high is None:
-        return value
-    return f"{value} ({estimate.low:.{digits}g} to {estimate.high:.{digits}g})"
+    value, low, high = (
+        None if number is None else f"{number:#.{digits}g}".rstrip(".")
+        for number in (estimate.value, estimate.low, estimate.high)
+    )
+    return f"{value}" if low is None or high is None else f"{value} ({low} to {high})"
 
 
 def summary(fits: Fits) -> list[str]:
     """The fits in plain sentences for a terminal: one or two a family, then pairs and warnings."""
     lines = [_opening(fits)]
     lines += [_family_sentence(name, family) for name, family in fits.families.items() if family.isoflop.loss]
-    lines += [multiplier_sentence(name, f.multiplier) for name, f in fits.families.items() if f.multiplier]
+    lines += filter(None, [multiplier_sentence(fits)])
     allocations = [
         f"{label(name)} {span(family.parametric.allocation, 2)}"
         for name, family in fits.families.items()
-        if family.parametric.allocation
+        if family.parametric.allocation and not family.parametric.flags
     ]
     if allocations:
         lines.append(f"L(N, D) fitted to all runs puts the exponent of N* at {', '.join(allocations)}.")
@@ -190,15 +198,24 @@ def _family_sentence(name: str, family: FamilyFit) -> str:
     )
 
 
-def multiplier_sentence(name: str, k: Multiplier) -> str:
-    """What the family pays in compute for the reference's loss, and whether that changes with compute."""
-    text = f"{label(name)} needs {span(k.mean)} times the compute of {label(k.reference)} for the same loss"
-    if k.trend and k.trend.low is not None and k.trend.high is not None and k.trend.low * k.trend.high > 0:
-        text += f", {'rising' if k.trend.value > 0 else 'falling'} with compute as C^{span(k.trend, 2)}"
-    outside = sum(ratio.extrapolated for ratio in k.ratios)
-    if outside:
-        text += f" (extrapolated at {outside} of {len(k.ratios)} budgets)"
-    return text + "."
+def multiplier_sentence(fits: Fits) -> str:
+    """What each family pays in compute for the reference's loss, and whether that changes with compute; or nothing."""
+    ratios = {name: family.multiplier for name, family in fits.families.items() if family.multiplier}
+    if not ratios:
+        return ""
+    told = [f"{label(name)} needs {span(k.mean)} times{_trend(k)}" for name, k in ratios.items()]
+    text = f"For the same loss as {label(fits.reference)}, {', '.join(told)} its compute."
+    outside = [ratio.extrapolated for k in ratios.values() for ratio in k.ratios]
+    if any(outside):
+        text += f" {'All' if all(outside) else 'Part'} of this rests on its law beyond the losses that it reached."
+    return text
+
+
+def _trend(k: Multiplier) -> str:
+    """', rising as C^0.03 (0.01 to 0.05),' where the interval says which way."""
+    if k.trend is None or k.trend.low is None or k.trend.high is None or k.trend.low * k.trend.high <= 0:
+        return ""
+    return f", {'rising' if k.trend.value > 0 else 'falling'} as C^{span(k.trend, 2)},"
 
 
 def pair_sentence(pair: Pair) -> str:
@@ -213,48 +230,56 @@ def pair_sentence(pair: Pair) -> str:
 
 
 def _warnings(families: Mapping[str, FamilyFit], pairs: Sequence[Pair], reference: str) -> Iterator[str]:
-    paired = {pair.arm for pair in pairs}
     if reference not in families:
         yield f"no runs of '{reference}', so no compute multipliers; reference can be {', '.join(families)}."
+    paired = {pair.arm for pair in pairs}
+    own = {name: family.isoflop for name, family in families.items() if family.isoflop.loss or name not in paired}
+    for flag, meaning in _MEANINGS.items():
+        where = [text for name, isoflop in own.items() if (text := _flagged(name, isoflop, flag))]
+        if where:
+            yield f"{meaning}: {'; '.join(where)}."
     for name, family in families.items():
-        if family.isoflop.loss or name not in paired:
-            yield from _minimum_warnings(name, family.isoflop)
         yield from _law_warnings(name, family, families, reference)
+    for flag in sorted({flag for family in families.values() for flag in family.parametric.flags} - {TOO_FEW_RUNS}):
+        whose = [label(name) for name, family in families.items() if flag in family.parametric.flags]
+        yield f"L(N, D) of {', '.join(whose)}: {flag}, so its parameters are not to be read one by one."
 
 
 _MEANINGS = {
-    TOO_FEW: "has fewer than three sizes, so no minimum",
-    NOT_CONVEX: "does not curve upwards over size; its lowest run stands in for the minimum",
-    OFF_CENTRE: "has its minimum off the centre of the sizes, which biases N*",
+    TOO_FEW: "fewer than three sizes, so no minimum",
+    NOT_CONVEX: "loss does not curve upwards over size, so the lowest run stands in for the minimum",
+    NOT_BRACKETED: "the best size is at the edge of the sizes or beyond, so the lowest run stands in for it",
+    OFF_CENTRE: "the minimum is off the centre of the sizes, which biases N*",
 }
 
 
-def _minimum_warnings(name: str, isoflop: IsoFlop) -> Iterator[str]:
-    for flag, meaning in _MEANINGS.items():
-        budgets = [quantity(m.budget, "FLOPs") for m in isoflop.minima if flag in m.flags]
-        if budgets:
-            where = ", ".join(budgets) if len(budgets) <= 3 else f"{len(budgets)} of {len(isoflop.minima)} budgets"
-            yield f"{label(name)} at {where} {meaning}."
-    for m in isoflop.minima:
-        if NOT_BRACKETED in m.flags and m.parabola:
-            side = "larger" if -m.parabola[1] / (2 * m.parabola[2]) > math.log(m.params.value) else "smaller"
-            where = quantity(m.budget, "FLOPs")
-            yield f"{label(name)} at {where} is best at the edge of the sizes or beyond it: add {side} ones."
+def _flagged(name: str, isoflop: IsoFlop, flag: str) -> str:
+    """'AR at 30 GFLOPs (add larger sizes)'; empty where no budget has the flag."""
+    minima = [m for m in isoflop.minima if flag in m.flags]
+    if len(minima) > 3:
+        return f"{label(name)} at {len(minima)} of {len(isoflop.minima)} budgets"
+    hints = {m.budget: f" (add {_side(m)} sizes)" if flag == NOT_BRACKETED else "" for m in minima}
+    places = ", ".join(f"{quantity(budget, 'FLOPs')}{hint}" for budget, hint in hints.items())
+    return f"{label(name)} at {places}" if places else ""
+
+
+def _side(m: Minimum) -> str:
+    """Where the parabola of a minimum that is not bracketed goes on falling."""
+    assert m.parabola
+    _, b, c = m.parabola
+    return "larger" if -b / (2 * c) > math.log(m.params.value) else "smaller"
 
 
 def _law_warnings(name: str, family: FamilyFit, families: Mapping[str, FamilyFit], reference: str) -> Iterator[str]:
     laws = {"N*": family.isoflop.params, "loss": family.isoflop.loss}
     strays = [what for what, law in laws.items() if law and law.strays]
     if strays:
-        yield f"{label(name)}: {' and '.join(strays)} leaves its power law by more than the noise; intervals are widened."
+        yield f"{label(name)}: {' and '.join(strays)} off the power law by more than the noise; intervals widened."
     if family.isoflop.loss and family.isoflop.noise.sd is None:
         yield f"{label(name)}: noise is unknown, so there are no bootstrap intervals: add seeds, sizes or loss_se."
     compared = name != reference and family.isoflop.loss and reference in families
     if compared and family.multiplier is None:
         yield f"{label(reference)} has no loss law that falls with compute, so {label(name)} has no multiplier."
-    flags = [flag for flag in family.parametric.flags if flag != TOO_FEW_RUNS]
-    if flags:
-        yield f"{label(name)}: L(N, D) has {', '.join(flags)}; do not read its parameters alone."
 
 
 def _json(value: Any) -> Any:

@@ -118,9 +118,9 @@ def estimate_noise(family: Sequence[Curve], study: Sequence[Curve]) -> Noise:
     loss* about its power laws. Failing all, from Monte Carlo standard errors alone.
     """
     own, all_families = _pooled(family), _pooled(study)
-    sources = (
-        [own] if own[1] >= ENOUGH else [all_families] if all_families[1] >= ENOUGH else [all_families, _scatter(study)]
-    )
+    sources = [own] if own[1] >= ENOUGH else [all_families]
+    if sources[0][1] < ENOUGH:
+        sources.append(_scatter(study))
     total, dof = sum(s[0] for s in sources), sum(s[1] for s in sources)
     if dof:
         whose = "" if sources == [own] else ", all families together"
@@ -224,19 +224,20 @@ def _flags(curve: Curve, coefficients: Array) -> tuple[str, ...]:
 def _solver(curve: Curve, weights: Array) -> Array:
     """The matrix [3, m] that takes losses to the coefficients of the weighted least-squares parabola."""
     root = np.sqrt(weights)
-    return np.linalg.pinv(curve.design() * root[:, None]) * root
+    return np.asarray(np.linalg.pinv(curve.design() * root[:, None]) * root, np.float64)
 
 
 def _vertex(curve: Curve, losses: Array, weights: Array) -> tuple[Array, Array]:
     """ln N* and loss* [R] for losses [R, m]: the vertex, or the lowest size where the sizes do not bracket one."""
     a, b, c = _solver(curve, weights) @ losses.T
     with np.errstate(divide="ignore", invalid="ignore"):
-        log_params = curve.log_params.mean() - b / (2 * c)
+        log_params: Array = curve.log_params.mean() - b / (2 * c)
         loss: Array = a - b * b / (4 * c)
     first, last = curve.log_params[[0, -1]]
     bracketed = (c > 0) & (log_params >= first) & (log_params <= last) & (loss > 0)
-    lowest: Array = curve.log_params[losses.argmin(1)]
-    return np.where(bracketed, log_params, lowest), np.where(bracketed, loss, losses.min(1))
+    log_params[~bracketed] = curve.log_params[losses.argmin(1)][~bracketed]
+    loss[~bracketed] = losses.min(1)[~bracketed]
+    return log_params, loss
 
 
 def _logs(curve: Curve, losses: Array, weights: Array) -> Array:

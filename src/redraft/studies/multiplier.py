@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 LEVEL = 0.95
+_ROUNDING = 1e-18  # squared deviations in log that are arithmetic, not data
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def law_draws(flops: Array, values: Array, draws: Array) -> tuple[Array, bool]:
     offsets = np.stack(line(x, noise))
     expected = ((noise - offsets[0][:, None] - offsets[1][:, None] * x) ** 2).sum(-1)
     scatter = ((np.log(values) - intercept - slope * x) ** 2).sum()
-    strays = len(x) > 2 and bool(np.mean(expected >= scatter) < 1 - LEVEL)
+    strays = scatter > _ROUNDING and len(x) > 2 and bool(np.mean(expected >= scatter) < 1 - LEVEL)
     widen = np.sqrt(scatter / expected.mean()) if strays and expected.mean() > 0 else 1.0
     return np.stack([intercept, slope])[:, None] + max(1.0, widen) * offsets, strays
 

@@ -78,9 +78,9 @@ def fit_parametric(points: Sequence[Point], seed: Sequence[int], resamples: int)
     rms = _rms(np.log(loss) - np.log(law.at(n, d)))
     draws = _draws(n, d, law, rms, np.random.default_rng(seed), resamples)
     values = [law.E, law.A, law.B, law.alpha, law.beta, law.allocation]
-    estimates = tuple(interval(value, draw) for value, draw in zip(values, draws))
-    flags = _flags(law, estimates[0])
-    return Parametric(len(points), *estimates, rms=rms, law=law, projected=projected, flags=flags)
+    floor, a, b, alpha, beta, allocation = (interval(value, draw) for value, draw in zip(values, draws))
+    flags = _flags(law, floor)
+    return Parametric(len(points), floor, a, b, alpha, beta, allocation, rms, law, projected, flags)
 
 
 def _rms(residual: Array) -> float:

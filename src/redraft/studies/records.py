@@ -82,7 +82,7 @@ def load_points(path: str | Path) -> list[Point]:
 
 
 def require_comparable(points: Sequence[Point]) -> None:
-    """Raises `UserError` where runs differ in convention, tokenizer or data, a family mixes exact and bound, or repeats."""
+    """Raises `UserError` where runs differ in `COMPARABLE`, or a family repeats a run or mixes exact and bound."""
     for field in COMPARABLE:
         values = sorted({value for p in points if (value := getattr(p, field)) is not None})
         if len(values) > 1:
