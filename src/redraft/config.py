@@ -1,10 +1,10 @@
 """A run as a frozen value: recipe file < flags, unknown keys refused with the nearest name. No torch.
 
-    seed = 0
-    family = "mdlm"                              # or { name = "mdlm", objective = "nelbo" }
-    network = { size = "3M", block = "dit" }
-    data = { source = "stdlib", tokenizer = "bytes", length = 256 }
-    budget = { flops = 1e15 }                    # or tokens, or steps
+seed = 0
+family = "mdlm"                              # or { name = "mdlm", objective = "nelbo" }
+network = { size = "3M", block = "dit" }
+data = { source = "stdlib", tokenizer = "bytes", length = 256 }
+budget = { flops = 1e15 }                    # or tokens, or steps
 """
 
 from __future__ import annotations
@@ -15,15 +15,13 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from redraft.errors import UserError, unknown
-from redraft.network.ledger import CONVENTIONS
-from redraft.network.sizes import Shape, from_size
 from redraft.registry import FAMILIES, checked_options
 
-
 T = TypeVar("T", bound=BaseModel)
+Convention = Literal["6ND", "blocks+head", "full"]
 
 
 class Part(BaseModel):
@@ -58,15 +56,6 @@ class NetworkConfig(Part):
     hidden: int | None = Field(None, gt=0, description="inner width of the MLP; 4 x width if left out")
     cond: int = Field(128, ge=0, description="width of the time conditioning of dit; 0 leaves adaLN out")
 
-    def shape(self, vocab: int) -> Shape:
-        """The shape over `vocab` text ids."""
-        cond = self.cond if self.block == "dit" else 0
-        if self.depth and self.heads and self.width:
-            return Shape(self.block, self.depth, self.heads, self.width, self.hidden or 4 * self.width, vocab, cond)
-        if self.depth or self.heads or self.width or self.hidden:
-            raise UserError("network: give either size, or all of depth, heads and width")
-        return from_size(self.size or "3M", self.block, vocab, cond)
-
 
 class DataConfig(Part):
     """Which text, cut how."""
@@ -83,14 +72,7 @@ class BudgetConfig(Part):
     flops: float | None = Field(None, gt=0)
     tokens: float | None = Field(None, gt=0)
     steps: int | None = Field(None, gt=0)
-    convention: str = "blocks+head"
-
-    @field_validator("convention")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        if value not in CONVENTIONS:
-            raise unknown("FLOPs convention", value, CONVENTIONS)
-        return value
+    convention: Convention = "blocks+head"
 
     @model_validator(mode="after")
     def _one(self) -> BudgetConfig:

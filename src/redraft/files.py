@@ -1,4 +1,4 @@
-"""Files appear whole: written aside, then renamed. Running out of space is a sentence, not a traceback."""
+"""Files appear whole: written aside, then renamed. What a disk refuses is a sentence, not a traceback."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from redraft.errors import UserError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_REFUSED = (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.EPERM)
 
 
 @contextmanager
@@ -19,18 +22,23 @@ def disk(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"no space left to write in {folder}") from None
-        if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+        if error.errno in _FULL:
+            raise UserError(f"no space is left in {folder}: free some, or choose another folder") from None
+        if error.errno in _REFUSED:
             raise UserError(f"cannot write in {folder}: {os.strerror(error.errno)}") from None
         raise
 
 
+def make_folder(folder: Path) -> None:
+    """The folder with its parents."""
+    with disk(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """`write` fills a file beside `path`, which then takes its name."""
+    """`write` fills a file beside `path`, `name.tmp-<pid>`, which takes the name when all of it is on disk."""
     aside = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     with disk(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             write(aside)
             with aside.open("rb") as file:
@@ -40,8 +48,25 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
             aside.unlink(missing_ok=True)
 
 
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A binary file to write, whole or not at all."""
+    aside = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    with disk(path.parent):
+        try:
+            with aside.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
-    write_whole(path, lambda aside: aside.write_text(text, encoding="utf-8"))
+    """`text` as UTF-8."""
+    with whole_file(path) as file:
+        file.write(text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -50,9 +75,28 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
+    """The value of a JSON file, or a `UserError` that names it."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"no such file: {path}") from None
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path} as JSON: {error}") from None
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Holds the folder for this process; another one waits here. A killed process lets go of it by itself.
+
+    What an earlier, killed holder had left aside is removed: nobody else can be writing it.
+    """
+    with disk(folder), (folder / ".lock").open("wb") as lock:
+        try:
+            import fcntl
+        except ImportError:  # not a POSIX system: two processes then do the same work twice, to the same bytes
+            yield
+            return
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for left in folder.glob("*.tmp-*"):
+            left.unlink()
+        yield

@@ -42,9 +42,7 @@ FAMILIES: dict[str, Entry] = {
         "masked diffusion (Sahoo et al. 2024, Shi et al. 2024; SMDM)",
         {"objective": "low_variance", "schedule": "linear"},
     ),
-    "duo": Entry(
-        "redraft.families.duo:Duo", "uniform-state diffusion (Sahoo et al. 2025)", {"schedule": "log_linear"}
-    ),
+    "duo": Entry("redraft.families.duo:Duo", "uniform-state diffusion (Sahoo et al. 2025)", {"schedule": "log_linear"}),
     "esolm": Entry(
         "redraft.families.esolm:EsoLM",
         "between masked diffusion and left to right, with a KV cache (Sahoo et al. 2025)",

@@ -8,7 +8,7 @@ left-to-right one, unused by the uniform one. A family never needs both.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
@@ -65,6 +65,14 @@ class Canvas:
     def write(self, new: Tensor) -> Canvas:
         """The canvas with `new` tokens everywhere but where it is fixed."""
         return Canvas(self.tokens.where(self.fixed, new), self.fixed)
+
+
+def last(frames: Iterator[Canvas]) -> Canvas:
+    """The finished canvas of a sampler's frames."""
+    canvas = next(frames)
+    for later in frames:
+        canvas = later
+    return canvas
 
 
 class Cache(Protocol):

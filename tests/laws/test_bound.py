@@ -14,7 +14,7 @@ from redraft.families.esolm import EsoLM
 from redraft.noise.draws import Key
 from redraft.types import Network
 from tests.laws.cases import CASES, HYBRID, WITH_CLOCK, Case
-from tests.world import ENTROPY, TEXTS, Exact, L, P, Oracle, V, batch_of, quadrature, states
+from tests.world import ENTROPY, TEXTS, Exact, L, Oracle, P, V, batch_of, quadrature, states
 
 KEY = Key.of(0)
 pytestmark = pytest.mark.filterwarnings("error")

@@ -118,7 +118,9 @@ def test_guidance_of_weight_zero_is_the_identity_and_free(case: Case) -> None:
     canvas = Canvas(torch.ones(64, L, dtype=torch.int64), (torch.arange(L) == 0).expand(64, -1))
     plain, inner = Denoiser(case.oracle, case.family), Denoiser(case.oracle, case.family)
     guided = Guided(inner, 0.0, canvas.fixed, V - 1)
-    assert torch.equal(finish(case, case.family.sampler, canvas, 8, plain), finish(case, case.family.sampler, canvas, 8, guided))
+    assert torch.equal(
+        finish(case, case.family.sampler, canvas, 8, plain), finish(case, case.family.sampler, canvas, 8, guided)
+    )
     assert plain.calls == inner.calls
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from redraft.errors import UserError
 from redraft.hub.model import Model
 from redraft.noise.draws import Key
-from redraft.types import Batch
+from redraft.types import Batch, last
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,11 @@ class Generated:
 
 def generate(model: Model, n: int, length: int, steps: int, temperature: float = 1.0, seed: int = 0) -> Generated:
     """`n` unconditional rows in one batch, timed from the empty canvas to the finished one, after a short warm-up."""
-    for canvas in model.frames(model.canvas("", n, min(length, 8)), model.denoiser(), "", 2, seed):
-        pass
+    last(model.frames(model.canvas("", n, min(length, 8)), model.denoiser(), "", 2, seed))
     denoiser, began = model.denoiser(temperature), time.perf_counter()
-    for canvas in model.frames(model.canvas("", n, length), denoiser, "", steps, seed):
-        pass
+    made = last(model.frames(model.canvas("", n, length), denoiser, "", steps, seed))
     _wait(model.device)
-    return Generated(canvas.tokens.cpu(), time.perf_counter() - began, denoiser.calls, denoiser.rows)
+    return Generated(made.tokens.cpu(), time.perf_counter() - began, denoiser.calls, denoiser.rows)
 
 
 @torch.no_grad()

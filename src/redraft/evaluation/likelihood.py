@@ -50,7 +50,9 @@ def bound(
     draws = 1 if family.exact else draws
     key = Key.of(seed).fold("evaluation")
     tokens = torch.from_numpy(windows).repeat_interleave(draws, 0)
-    parts = [family.nelbo(network, part, key=key).nats.double().sum(1).cpu() for part in _batches(tokens, batch, network)]
+    parts = [
+        family.nelbo(network, part, key=key).nats.double().sum(1).cpu() for part in _batches(tokens, batch, network)
+    ]
     per_token = (torch.cat(parts) / windows.shape[1]).view(len(windows), draws)
     return Bound(
         nats=float(per_token.mean()),

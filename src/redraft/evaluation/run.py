@@ -1,10 +1,10 @@
 """One run, from a configuration to a folder with weights and a record. Killed anywhere, it continues.
 
-    config.toml          the resolved configuration
-    journal.jsonl        one typed record a line
-    state.safetensors    resumable state, while it trains
-    config.json, model.safetensors, tokenizer    the model, when training ended
-    record.json          the result; a folder that has one is done
+config.toml          the resolved configuration
+journal.jsonl        one typed record a line
+state.safetensors    resumable state, while it trains
+config.json, model.safetensors, tokenizer    the model, when training ended
+record.json          the result; a folder that has one is done
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from redraft.config import RunConfig, dump_toml, read_toml, validated
 from redraft.errors import UserError
 from redraft.evaluation.likelihood import bound
 from redraft.evaluation.record import RECORD, run_record
-from redraft.files import disk, read_json, write_json, write_text
+from redraft.files import make_folder, read_json, write_json, write_text
 from redraft.hub.folder import ModelConfig, save_model
 from redraft.text.packing import ordered_windows
 from redraft.text.prepare import Progress
@@ -35,8 +35,7 @@ def open_run(config: RunConfig, folder: Path, progress: Progress | None = None) 
     stored = _stored(config, folder)
     setup = set_up(stored or config, progress)
     if stored is None:
-        with disk(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         write_text(folder / CONFIG, dump_toml(setup.config))
     return setup
 

@@ -48,12 +48,18 @@ class EsoLM(Family):
         """With both phases, even samples take the diffusion phase and odd ones the sequential phase, each counted twice:
         the mean is the sum of the two phases' means, at the cost of one pass a sample."""
         if self.alpha_0 in (0, 1):
-            nats = self._sequential(network, batch, key) if self.alpha_0 == 0 else self._diffusion(network, batch, key, self.objective)
+            nats = (
+                self._sequential(network, batch, key)
+                if self.alpha_0 == 0
+                else self._diffusion(network, batch, key, self.objective)
+            )
             return TokenLoss(nats, batch.scored)
         even = batch.index % 2 == 0
         nats = torch.zeros_like(batch.tokens, dtype=torch.float32)
         if even.any():
-            nats = nats.index_put((even,), 2 * self._diffusion(network, _rows(batch, even), key, self.objective).float())
+            nats = nats.index_put(
+                (even,), 2 * self._diffusion(network, _rows(batch, even), key, self.objective).float()
+            )
         if not even.all():
             nats = nats.index_put((~even,), 2 * self._sequential(network, _rows(batch, ~even), key).float())
         return TokenLoss(nats, batch.scored)

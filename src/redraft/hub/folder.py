@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from redraft.errors import UserError
-from redraft.files import read_json, write_json, write_whole
+from redraft.files import make_folder, read_json, write_json, write_whole
 from redraft.network.sizes import Shape
 from redraft.network.transformer import Transformer
 from redraft.text.tokenizer import Tokenizer, load_tokenizer
@@ -38,7 +38,7 @@ class ModelConfig:
 
 def save_model(folder: Path, config: ModelConfig, network: nn.Module, tokenizer: Tokenizer) -> None:
     """Write the folder; config.json last, so that a folder that has one is complete."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     tokenizer.save(folder)
     tensors = {name: p.detach().cpu().contiguous() for name, p in network.named_parameters()}
     write_whole(folder / WEIGHTS, lambda aside: save_file(tensors, aside, {"format": "pt"}))
@@ -69,11 +69,13 @@ def read_config(folder: Path) -> ModelConfig:
     if not folder.is_dir():
         raise UserError(f"no such model folder: {folder}")
     if not (folder / CONFIG).exists():
-        raise UserError(f"{folder} holds no finished model ({CONFIG} is missing): give a run folder whose training ended")
+        raise UserError(
+            f"{folder} holds no finished model ({CONFIG} is missing): give a run folder whose training ended"
+        )
     table = read_json(folder / CONFIG)
     if not isinstance(table, dict) or table.get("model_type") != "redraft":
         kind = table.get("model_type") if isinstance(table, dict) else type(table).__name__
-        raise UserError(f"{folder / CONFIG} is not a redraft model (model_type {json.dumps(kind)}, expected \"redraft\")")
+        raise UserError(f'{folder / CONFIG} is not a redraft model (model_type {json.dumps(kind)}, expected "redraft")')
     fields = {k: v for k, v in table.items() if k not in ("model_type", "version")}
     try:
         return ModelConfig(**{**fields, "shape": Shape(**fields["shape"])})

@@ -21,7 +21,7 @@ from redraft.registry import SAMPLERS, find
 from redraft.sampling.base import Denoiser
 from redraft.sampling.base import build as build_sampler
 from redraft.text.tokenizer import Tokenizer
-from redraft.types import Batch, Canvas
+from redraft.types import Batch, Canvas, last
 
 
 @dataclass(frozen=True)
@@ -118,9 +118,7 @@ class Model:
         frames = self.frames(canvas, self.denoiser(temperature, top_p), sampler, steps, seed)
         if stream:
             return frames
-        for canvas in frames:
-            pass
-        return [self.text(row, len(self.tokenizer.encode(prompt))) for row in canvas.tokens]
+        return [self.text(row, len(self.tokenizer.encode(prompt))) for row in last(frames).tokens]
 
     def canvas(self, prompt: str = "", n: int = 1, length: int = 256, suffix: str = "") -> Canvas:
         """An unwritten canvas with the prompt fixed at its beginning and the suffix at its end."""

@@ -1,58 +1,93 @@
-"""Cross-entropy straight from hidden states: the logits exist a chunk of rows at a time, forward and backward."""
+"""Cross-entropy straight from hidden states: the logits exist a chunk of rows at a time, and are made once."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CHUNK_LOGITS = 1 << 21  # logits alive at once; a few MB of float32 stay near the cores' caches
+# Logits alive at once. On a CPU they stay near the caches; elsewhere few large products beat many small ones.
+CHUNK_LOGITS = {"cpu": 1 << 22}
+CHUNK_LOGITS_ELSEWHERE = 1 << 28
 
 
+@torch.compiler.disable
 def cross_entropy(rows: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
     """-log softmax(weight rows + bias)[target]: [R, d], [V, d], [V] or None, [R] ids -> float32 nats [R].
 
-    The matrices multiply in the dtype of `rows`; logs are summed in float32. The backward pass makes each chunk's
-    logits again: one more multiplication instead of R x V numbers kept.
+    The matrices multiply in the dtype of `rows`; logs are summed in float32.
+
+    When it will be differentiated, the forward pass also makes the gradients of the *sum* of the nats while a chunk's
+    logits are there: three products with the weight matrix in all, as if the logits had been kept. The backward pass
+    scales them, for a mean weighs every row alike. Rows weighed differently (importance weights, rows that are not
+    scored) cost a second sweep for the gradient of the weights, and are as exact.
     """
-    return _Chunked.apply(rows, weight, bias, targets)
+    learning = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (rows, weight, bias))
+    return _Chunked.apply(rows, weight, bias, targets, learning)
 
 
-def _chunks(rows: Tensor, vocab: int) -> range:
-    return range(0, len(rows), max(1, CHUNK_LOGITS // vocab))
+def _log_p(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
+    """Chunks of rows, and their float32 log-probabilities."""
+    step = max(1, CHUNK_LOGITS.get(rows.device.type, CHUNK_LOGITS_ELSEWHERE) // len(weight))
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        yield part, F.linear(rows[part], weight, bias).log_softmax(-1, dtype=torch.float32)
+
+
+def _error(log_p: Tensor, targets: Tensor) -> Tensor:
+    """d nats / d logits = p - onehot(target), in the place of log p."""
+    return log_p.exp_().scatter_add_(1, targets[:, None], log_p.new_full((len(log_p), 1), -1.0))
+
+
+class _WeightGradient:
+    """Sums error^T rows (and the errors, for the bias) over chunks, in float32 or the weight's own format."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None):
+        self.weight, self.bias = torch.zeros_like(weight), None if bias is None else torch.zeros_like(bias)
+
+    def add(self, error: Tensor, rows: Tensor) -> None:
+        if self.bias is not None:
+            self.bias += error.sum(0)
+        low = error.to(rows.dtype)
+        if rows.dtype == self.weight.dtype:
+            self.weight.addmm_(low.T, rows)
+        else:
+            self.weight += low.T @ rows
 
 
 class _Chunked(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
-        cast, cast_bias = weight.to(rows.dtype), None if bias is None else bias.to(rows.dtype)
-        lse, nats = rows.new_empty(len(rows), dtype=torch.float32), rows.new_empty(len(rows), dtype=torch.float32)
-        step = _chunks(rows, len(weight))
-        for start in step:
-            part = slice(start, start + step.step)
-            logits = F.linear(rows[part], cast, cast_bias).float()
-            lse[part] = logits.logsumexp(-1)
-            nats[part] = lse[part] - logits.gather(-1, targets[part, None])[:, 0]
-        ctx.save_for_backward(rows, weight, bias, targets, lse)
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, learning: bool) -> Tensor:
+        low, low_bias = _cast(rows.dtype, weight, bias)
+        nats = rows.new_empty(len(rows), dtype=torch.float32)
+        if not learning:
+            for part, log_p in _log_p(rows, low, low_bias):
+                nats[part] = -log_p.gather(-1, targets[part, None])[:, 0]
+            return nats
+        grad_rows, total = torch.empty_like(rows), _WeightGradient(weight, bias)
+        for part, log_p in _log_p(rows, low, low_bias):
+            nats[part] = -log_p.gather(-1, targets[part, None])[:, 0]
+            error = _error(log_p, targets[part])
+            torch.mm(error.to(rows.dtype), low, out=grad_rows[part])
+            total.add(error, rows[part])
+        ctx.save_for_backward(rows, weight, bias, targets, grad_rows, total.weight, total.bias)
         return nats
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        rows, weight, bias, targets, lse = ctx.saved_tensors
-        cast, cast_bias = weight.to(rows.dtype), None if bias is None else bias.to(rows.dtype)
-        grad_rows, grad_weight = torch.empty_like(rows), torch.zeros_like(weight)
-        grad_bias = None if bias is None else torch.zeros_like(bias)
-        step = _chunks(rows, len(weight))
-        for start in step:
-            part = slice(start, start + step.step)
-            grad = F.linear(rows[part], cast, cast_bias).float().sub_(lse[part, None]).exp_()
-            grad.scatter_add_(1, targets[part, None], grad.new_full((len(grad), 1), -1.0))
-            grad.mul_(upstream[0][part, None])
-            if grad_bias is not None:
-                grad_bias += grad.sum(0)
-            low = grad.to(rows.dtype)
-            grad_rows[part] = low @ cast
-            grad_weight += low.T @ rows[part]
-        return grad_rows, grad_weight, grad_bias, None
+        rows, weight, bias, targets, grad_rows, grad_weight, grad_bias = ctx.saved_tensors
+        charge = upstream[0]
+        grad_rows = (grad_rows * charge[:, None]).to(rows.dtype)
+        if len(charge) and bool((charge == charge[0]).all()):
+            return grad_rows, grad_weight * charge[0], None if bias is None else grad_bias * charge[0], None, None
+        total = _WeightGradient(weight, bias)
+        for part, log_p in _log_p(rows, *_cast(rows.dtype, weight, bias)):
+            total.add(_error(log_p, targets[part]).mul_(charge[part, None]), rows[part])
+        return grad_rows, total.weight, total.bias, None, None
+
+
+def _cast(dtype: torch.dtype, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    return weight.to(dtype), None if bias is None else bias.to(dtype)

@@ -11,10 +11,13 @@ every token, whether or not a family heads only some rows, so that equal budgets
 
 from __future__ import annotations
 
+from typing import get_args
+
+from redraft.config import Convention
 from redraft.errors import unknown
 from redraft.network.sizes import Shape
 
-CONVENTIONS = ("6ND", "blocks+head", "full")
+CONVENTIONS: tuple[str, ...] = get_args(Convention)
 
 
 def parameters(shape: Shape) -> dict[str, int]:

@@ -10,6 +10,7 @@ import math
 import re
 from dataclasses import dataclass
 
+from redraft.config import NetworkConfig
 from redraft.errors import UserError, unknown
 
 # name: (depth N, heads h, width d). Both papers; 717M and 1028M are SMDM's alone.
@@ -62,6 +63,17 @@ class Shape:
         return self.depth * (4 * self.width**2 + mlp * self.width * self.hidden)
 
 
+def from_config(config: NetworkConfig, vocab: int) -> Shape:
+    """The shape that a configuration asks for, over `vocab` text ids."""
+    cond = config.cond if config.block == "dit" else 0
+    if config.depth and config.heads and config.width:
+        hidden = config.hidden or 4 * config.width
+        return Shape(config.block, config.depth, config.heads, config.width, hidden, vocab, cond)
+    if config.depth or config.heads or config.width or config.hidden:
+        raise UserError("network: give either size, or all of depth, heads and width")
+    return from_size(config.size or "3M", config.block, vocab, cond)
+
+
 def from_size(size: str, block: str, vocab: int, cond: int = 128) -> Shape:
     """The network of a ladder name, or one whose block matrices hold nearly `size` weights ("150k", "3M", "1.5B")."""
     if size in LADDER:
@@ -75,7 +87,7 @@ def from_size(size: str, block: str, vocab: int, cond: int = 128) -> Shape:
 
 
 def _solve(weights: float, block: str, vocab: int, cond: int) -> Shape:
-    """Of the widths in steps of 16 (64 from 256), the depth that fits, nearest the ladder's proportions and `weights`.
+    """Of the widths in steps of 8 (16 from 64, 64 from 256), the depth that fits, nearest the ladder's proportions and `weights`.
 
     The ladder's width / depth grows from about 43 at 6M to 78 at 2121M; below it we keep falling by the same law,
     width / depth ~ weights^0.1 (a rule read off the ladder, not a result).
@@ -85,7 +97,7 @@ def _solve(weights: float, block: str, vocab: int, cond: int) -> Shape:
         raise UserError(f"a size of {weights:g} weights is too small: the smallest network has {per_layer * 16**2}")
     aspect = 43 * (weights / 5e6) ** 0.1
     best: tuple[float, Shape] | None = None
-    for width in [*range(16, 256, 16), *range(256, 16385, 64)]:
+    for width in [*range(16, 64, 8), *range(64, 256, 16), *range(256, 16385, 64)]:
         depth = max(1, round(weights / (per_layer * width**2)))
         off = abs(math.log(per_layer * width**2 * depth / weights))
         score = 4 * off + 0.5 * abs(math.log(width / depth / aspect))
@@ -96,6 +108,6 @@ def _solve(weights: float, block: str, vocab: int, cond: int) -> Shape:
 
 
 def _heads(width: int) -> int:
-    """Heads of 64 from width 256 (128 from 1280), as in the ladder; at least two heads below, as near 32 as divides."""
-    head = 128 if width >= 1280 else 64 if width >= 256 else 32
+    """Heads of 64 from width 256 and 128 from 1280, as in the ladder; near 32 from 128 and 16 below it."""
+    head = next(size for least, size in ((1280, 128), (256, 64), (128, 32), (0, 16)) if width >= least)
     return min((h for h in range(1, width + 1) if width % (2 * h) == 0), key=lambda h: abs(math.log(width / h / head)))

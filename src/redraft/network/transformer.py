@@ -104,7 +104,9 @@ class Block(nn.Module):
         self.mlp = mlp(shape)
         self.modulation = nn.Linear(shape.cond, 6 * shape.width) if shape.adaln else None
 
-    def forward(self, h: Tensor, cond: Tensor | None, turn: tuple[Tensor, Tensor], view: View, dtype: torch.dtype) -> Tensor:
+    def forward(
+        self, h: Tensor, cond: Tensor | None, turn: tuple[Tensor, Tensor], view: View, dtype: torch.dtype
+    ) -> Tensor:
         if self.modulation is None:
             h = h + self.attention(self.norm1(h).to(dtype), turn, view)
             return h + self.mlp(self.norm2(h).to(dtype))

@@ -45,7 +45,8 @@ class Denoiser:
     def __call__(self, tokens: Tensor, t: Tensor) -> Predict:
         """The prediction of a family with a clock. The network runs at the first request for rows, or not at all."""
         assert isinstance(self.family, DiffusionFamily)
-        family, hidden = self.family, []
+        family = self.family
+        hidden: list[Tensor] = []
 
         def predict(where: Tensor) -> Tensor:
             if not hidden:
@@ -97,4 +98,3 @@ def build(name: str, options: dict[str, Any], family: Family) -> Sampler:
 def sample_index(canvas: Canvas) -> Tensor:
     """Row i of a canvas is sample i, whatever the batch: its randomness is its own."""
     return torch.arange(len(canvas.tokens), device=canvas.tokens.device)
-

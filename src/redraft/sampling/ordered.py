@@ -65,7 +65,9 @@ class Ordered(Sampler):
         uniformly; steps that write nothing are no calls.
         """
         length, u = fixed.shape[1], noise("when")
-        step = torch.where(u < alpha_0, (u / max(alpha_0, 1e-300) * self.steps).long().clamp(max=self.steps - 1), self.steps)
+        step = torch.where(
+            u < alpha_0, (u / max(alpha_0, 1e-300) * self.steps).long().clamp(max=self.steps - 1), self.steps
+        )
         left_to_right = step + torch.arange(length, device=fixed.device)
         step = torch.where(step == self.steps, left_to_right, step).masked_fill(fixed, -1)
         order = (step + noise("order")).argsort(1)

@@ -21,7 +21,7 @@ import tomli_w
 
 from redraft.config import read_toml
 from redraft.errors import UserError
-from redraft.files import disk, read_json, write_json, write_text
+from redraft.files import make_folder, read_json, write_json, write_text
 from redraft.studies.plan import PlannedRun, Study, plan_study
 
 STUDY, RUNS, ERROR = "study.toml", "runs", "error.json"
@@ -49,8 +49,7 @@ def open_study(table: dict[str, Any], folder: Path) -> Study:
     if not path.exists():
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(f"{folder} is not empty and holds no study: give a new or empty folder")
-        with disk(folder):
-            (folder / RUNS).mkdir(parents=True, exist_ok=True)
+        make_folder(folder / RUNS)
         write_text(path, text)
     return study
 

@@ -105,7 +105,7 @@ def _isoflop_panel(name: str, points: Sequence[Point], fits: Fits) -> Any:
         _chart(best).mark_point(color=INK, shape="cross", angle=45, filled=True, size=90, opacity=1).encode(x, y),
         _chart(ends).mark_text(align="right", dx=6, dy=-12, color=INK).encode(x, y, text="text:N"),
         title=alt.Title(label(name), anchor="start", color=colour, fontWeight="bold"),
-    ).properties(width=320, height=220)
+    ).properties(width=370, height=230)
 
 
 def _parabola(minimum: Minimum, points: Sequence[Point]) -> list[Row]:
@@ -215,7 +215,7 @@ def frontier_figure(speeds: Frontier) -> Figure:
     steps = _chart(rows).mark_text(dx=9, dy=-7, color=INK).encode(x, alt.Y("quality:Q"), text="text:N")
     left = alt.layer(*quality, steps)
     right = alt.layer(*entropy, *_speed_layers(rows, names, x, "entropy", "entropy of a sample, nats"))
-    size = {"width": 340, "height": 300}
+    size = {"width": 365, "height": 310}
     return Figure(
         "frontier",
         "Speed and quality of samples",

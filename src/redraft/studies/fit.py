@@ -207,7 +207,8 @@ def multiplier_sentence(fits: Fits) -> str:
     text = f"For the same loss as {label(fits.reference)}, {', '.join(told)} its compute."
     outside = [ratio.extrapolated for k in ratios.values() for ratio in k.ratios]
     if any(outside):
-        text += f" {'All' if all(outside) else 'Part'} of this rests on its law beyond the losses that it reached."
+        part, whom = "All" if all(outside) else "Part", label(fits.reference)
+        text += f" {part} of this rests on the law of {whom}, beyond the losses that {whom} reached."
     return text
 
 

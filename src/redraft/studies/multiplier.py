@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 LEVEL = 0.95
+_LEVEL_SLOPE = 1e-9  # d ln loss / d ln C that is arithmetic: a loss that stays
 _ROUNDING = 1e-18  # squared deviations in log that are arithmetic, not data
 
 
@@ -32,7 +33,10 @@ class Estimate:
 
     def exp(self) -> Estimate:
         """The estimate of the exponential."""
-        return Estimate(*(None if v is None else float(np.exp(v)) for v in (self.value, self.low, self.high)))  # type: ignore[arg-type]
+        with np.errstate(over="ignore"):  # an end beyond all numbers is infinite
+            value, low, high = (None if v is None else float(np.exp(v)) for v in (self.value, self.low, self.high))
+        assert value is not None
+        return Estimate(value, low, high)
 
 
 @dataclass(frozen=True)
@@ -144,7 +148,7 @@ def multiplier(best: Best, reference: Best, name: str) -> Multiplier | None:
     Intervals where both have resamples. None where the reference's loss does not fall with compute.
     """
     intercept, slope = line(np.log(reference.flops), np.log(reference.loss))
-    if slope >= 0:
+    if slope > -_LEVEL_SLOPE:
         return None
     log_k = np.log(best.flops) - (np.log(best.loss) - intercept) / slope
     draws = _log_k_draws(best, reference)

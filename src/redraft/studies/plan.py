@@ -31,7 +31,7 @@ class ArmConfig(Part):
     families: list[FamilyConfig]
     sizes: list[str]
     flops: list[float]
-    seeds: list[int] = [0]
+    seeds: list[int] = Field([0])
     name: str = ""
     set: dict[str, Any] = Field(default_factory=dict)
 
@@ -42,8 +42,8 @@ class FrontierConfig(Part):
     judge: ArmConfig
     samples: int = Field(32, gt=1)
     length: int = Field(128, gt=1)
-    steps: list[int] = [4, 16, 64]
-    temperatures: list[float] = [1.0]
+    steps: list[int] = Field([4, 16, 64])
+    temperatures: list[float] = Field([1.0])
 
 
 class StudyConfig(Part):

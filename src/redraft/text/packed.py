@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from redraft.errors import UserError
-from redraft.text.files import whole_file
+from redraft.files import whole_file
 from redraft.text.tokens import Shard, Tokens
 
 _HEADER = struct.Struct("<7sQBQ")

@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from redraft.errors import UserError
+from redraft.files import alone, make_folder, write_text
 from redraft.text.corpus import TRAIN, VALIDATION, Assigned, Source, assigned, open_source
-from redraft.text.files import alone, make_folder, write_text
 from redraft.text.shards import (
     MANIFEST,
     SCHEMA,

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from redraft.errors import UserError
+from redraft.files import whole_file, write_text
 from redraft.text.corpus import TRAIN, VALIDATION, find_files
-from redraft.text.files import whole_file, write_text
 from redraft.text.packed import MAGIC, packed_tokens
 from redraft.text.tokenizer import Tokenizer
 from redraft.text.tokens import Shard, Tokens

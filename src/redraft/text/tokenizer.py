@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from redraft.errors import UserError
-from redraft.text.files import make_folder, whole_file
+from redraft.files import make_folder, whole_file
 
 Ids = NDArray[np.int64]
 

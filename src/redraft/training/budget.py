@@ -11,7 +11,7 @@ import numpy as np
 from redraft.config import RunConfig
 from redraft.errors import UserError
 from redraft.network.ledger import CONVENTIONS, non_embedding, parameters, training_flops_per_token
-from redraft.network.sizes import Shape
+from redraft.network.sizes import Shape, from_config
 from redraft.registry import FAMILIES
 
 # Share of the matmul rate that a training step reaches on a CPU; measured with benchmarks/train_step.py.
@@ -38,7 +38,7 @@ class Budget:
 
 def plan_run(config: RunConfig, vocab: int) -> Budget:
     """The budget of a run over `vocab` text ids; `UserError` where it does not buy one step."""
-    shape, length = config.network.shape(vocab), config.data.length
+    shape, length = from_config(config.network, vocab), config.data.length
     per_step = config.train.batch * length
     passes = FAMILIES[config.family.name].passes(config.family.options)
     per_token = {c: training_flops_per_token(shape, length, c, passes) for c in CONVENTIONS}
@@ -63,7 +63,7 @@ def _steps(config: RunConfig, per_step: int, flops_per_token: float) -> int:
     if budget.steps is not None:
         return budget.steps
     if budget.tokens is not None:
-        given, cost, unit = budget.tokens, per_step, "tokens"
+        given, cost, unit = budget.tokens, float(per_step), "tokens"
     elif budget.flops is not None:
         given, cost, unit = budget.flops, per_step * flops_per_token, f"FLOPs ({budget.convention})"
     else:
@@ -79,7 +79,7 @@ def _memory(config: RunConfig, shape: Shape, passes: float) -> float:
 
     A dit block keeps about 21 d numbers a token (llama 24 d), its residual stream in float32; the head's chunk is small.
     """
-    state = 16 * sum(parameters(shape).values()) + (4 * sum(parameters(shape).values()) if config.train.ema else 0)
+    state = 16.0 * sum(parameters(shape).values()) + (4 * sum(parameters(shape).values()) if config.train.ema else 0)
     tokens = config.train.batch // config.train.accumulate * config.data.length * passes
     width = 4 if config.train.precision == "float32" else 2.6
     return state + tokens * shape.depth * (21 if shape.block == "dit" else 24) * shape.width * width

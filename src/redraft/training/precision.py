@@ -14,7 +14,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def pick_device(name: str) -> torch.device:
-    """"auto": an accelerator if torch sees one, else the CPU."""
+    """ "auto": an accelerator if torch sees one, else the CPU."""
     if name == "auto":
         accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         return accelerator or torch.device("cpu")
@@ -27,7 +27,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_precision(name: str, shape: Shape, device: torch.device) -> str:
-    """"auto": bfloat16 on accelerators, and on CPUs where a product of this network's shape is twice as fast in it.
+    """ "auto": bfloat16 on accelerators, and on CPUs where a product of this network's shape is twice as fast in it.
 
     Below width 256 the casts cost more than the products gain (measured on a CPU with bfloat16 units).
     """

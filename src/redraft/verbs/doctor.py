@@ -32,7 +32,8 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
     rate = facts["float32_flops_per_second"], facts["bfloat16_flops_per_second"]
     print(
         f"python {facts['python']}, torch {facts['torch']}, {facts['cores']} cores, "
-        f"{quantity(facts['memory_bytes'], 'B')} memory, {quantity(facts['disk_free_bytes'], 'B')} free in {facts['cache']}\n"
+        f"{quantity(facts['memory_bytes'], 'B')} memory, {quantity(facts['disk_free_bytes'], 'B')} free "
+        f"in {facts['cache']}\n"
         f"device: {facts['device']}; matrix products at {quantity(rate[0], 'FLOP/s')} in float32, "
         f"{quantity(rate[1], 'FLOP/s')} in bfloat16\n"
         f"fused cross-entropy in torch: {'yes' if facts['linear_cross_entropy'] else 'no'}; "

@@ -1,7 +1,7 @@
 """The likelihood of held-out text under a trained model (exact for ar, else its bound), with its errors.
 
-  redraft eval runs/first
-  redraft eval runs/first --data "corpus/*.txt" --rows 1000 --draws 8
+redraft eval runs/first
+redraft eval runs/first --data "corpus/*.txt" --rows 1000 --draws 8
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
     per_token = split.bytes_per_token
     bits = result.bits_per_byte(per_token) if per_token else None
     if options.json:
-        return emit({**asdict(result), "ppl": result.perplexity, "bits_per_byte": bits, "data": source, "sha256": corpus.sha256})
+        return emit(
+            {**asdict(result), "ppl": result.perplexity, "bits_per_byte": bits, "data": source, "sha256": corpus.sha256}
+        )
     kind = "exact" if result.exact else f"a bound; Monte Carlo s.e. {result.monte_carlo_error:.4f}"
     print(
         f"{result.nats:.4f} nats/token ({kind}; s.e. over windows {result.sampling_error:.4f}), "

@@ -1,6 +1,6 @@
 """Families, samplers, sizes, recipes, and every key of a run. Loads no torch.
 
-  redraft list [families|samplers|sizes|recipes|keys]
+redraft list [families|samplers|sizes|recipes|keys]
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a run or a study will be and cost, before anything is spent. Loads no torch.
 
-  redraft plan --family duo --size 170M --data books.jsonl --tokenizer tokenizer.json --length 2048 --batch 256 --flops 1e19
-  redraft plan demo
+redraft plan --family duo --size 170M --data books.jsonl --tokenizer tokenizer.json --length 2048 --batch 256 --flops 1e19
+redraft plan demo
 """
 
 from __future__ import annotations

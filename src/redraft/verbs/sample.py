@@ -1,7 +1,7 @@
 """Write text with a trained model.
 
-  redraft sample runs/first --prompt "def " -n 4 --length 256 --steps 64
-  redraft sample runs/first --prompt "def f(x):" --suffix "return x"      (fill in between; not for ar)
+redraft sample runs/first --prompt "def " -n 4 --length 256 --steps 64
+redraft sample runs/first --prompt "def f(x):" --suffix "return x"      (fill in between; not for ar)
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
     canvas = model.canvas(options.prompt, options.n, options.length or model.length, options.suffix)
     denoiser = model.denoiser(options.temperature, options.top_p)
     began = time.perf_counter()
-    for canvas in model.frames(canvas, denoiser, options.sampler, options.steps, options.seed):
+    for frame in model.frames(canvas, denoiser, options.sampler, options.steps, options.seed):
+        canvas = frame
         _show(model, canvas, options)
     seconds = time.perf_counter() - began
     if sys.stderr.isatty():

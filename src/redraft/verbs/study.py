@@ -1,11 +1,11 @@
 """Many runs: carry them out, see where they stand, fit scaling laws, draw the frontier, write the report.
 
-  redraft study run RECIPE --into studies/first      train and score every run (continues; skips what is recorded)
-  redraft study status studies/first                 where it stands, from any terminal
-  redraft study fit FILE                             fits of a study folder, or of any CSV, JSONL or parquet with the
-                                                     columns family, params, tokens, flops, loss
-  redraft study frontier studies/first               speed and quality of each family's best run
-  redraft study report studies/first                 report.html, one page that works offline
+redraft study run RECIPE --into studies/first      train and score every run (continues; skips what is recorded)
+redraft study status studies/first                 where it stands, from any terminal
+redraft study fit FILE                             fits of a study folder, or of any CSV, JSONL or parquet with the
+                                                   columns family, params, tokens, flops, loss
+redraft study frontier studies/first               speed and quality of each family's best run
+redraft study report studies/first                 report.html, one page that works offline
 """
 
 from __future__ import annotations
@@ -203,7 +203,14 @@ def _work(options: Namespace, overrides: dict[str, Any]) -> None:
 
 
 def _row(s: Status) -> dict[str, Any]:
-    return {"name": s.run.name, "state": s.state, "step": s.step, "steps": s.run.budget.steps, "loss": s.loss, "why": s.why}
+    return {
+        "name": s.run.name,
+        "state": s.state,
+        "step": s.step,
+        "steps": s.run.budget.steps,
+        "loss": s.loss,
+        "why": s.why,
+    }
 
 
 def _sentence(s: Status) -> str:

@@ -1,0 +1,32 @@
+"""Tiny real runs for tests: seconds on one thread, every part the real one."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+from redraft.config import RunConfig, merge, validated
+
+
+def corpus(folder: Path) -> Path:
+    """A few hundred kilobytes of made-up prose, in documents: two files of JSON lines would do, one text each is plainer."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = random.Random(0)
+    words = "the of and a to in is you that it he was for on are as with his they".split()
+    for number in range(12):
+        text = " ".join(rng.choice(words) + rng.choice(["", "", "", ".", ","]) for _ in range(3000))
+        (folder / f"{number:02}.txt").write_text(text)
+    return folder
+
+
+def tiny(source: Path, **over: Any) -> RunConfig:
+    base: dict[str, Any] = {
+        "family": "mdlm",
+        "network": {"depth": 2, "heads": 2, "width": 16, "cond": 8},
+        "data": {"source": str(source), "length": 16},
+        "budget": {"steps": 30},
+        "train": {"batch": 4, "lr": 3e-3, "threads": 1, "precision": "float32", "device": "cpu", "save_every": 4},
+        "evaluate": {"rows": 8, "draws": 2, "batch": 8},
+    }
+    return validated(RunConfig, merge(base, over))

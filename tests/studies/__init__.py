@@ -1,0 +1,1 @@
+"""Studies: planted worlds, and what the fits make of them."""
