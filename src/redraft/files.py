@@ -5,12 +5,16 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from redraft.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _REFUSED = (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.EPERM)
@@ -46,6 +50,26 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
             aside.replace(path)
         finally:
             aside.unlink(missing_ok=True)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """A safetensors file. Its writer hides the disk's own error, so a full disk is told by what is free."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+    def write(aside: Path) -> None:
+        try:
+            save_file(whole, aside, metadata)
+        except SafetensorError:
+            needed = sum(tensor.nbytes for tensor in whole.values())
+            aside.unlink(missing_ok=True)
+            if shutil.disk_usage(path.parent).free < needed:
+                raise OSError(errno.ENOSPC, "disk full") from None
+            raise
+
+    write_whole(path, write)
 
 
 @contextmanager

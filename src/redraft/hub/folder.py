@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from redraft.errors import UserError
-from redraft.files import make_folder, read_json, write_json, write_whole
+from redraft.files import make_folder, read_json, write_json, write_tensors
 from redraft.network.sizes import Shape
 from redraft.network.transformer import Transformer
 from redraft.text.tokenizer import Tokenizer, load_tokenizer
@@ -40,8 +40,7 @@ def save_model(folder: Path, config: ModelConfig, network: nn.Module, tokenizer:
     """Write the folder; config.json last, so that a folder that has one is complete."""
     make_folder(folder)
     tokenizer.save(folder)
-    tensors = {name: p.detach().cpu().contiguous() for name, p in network.named_parameters()}
-    write_whole(folder / WEIGHTS, lambda aside: save_file(tensors, aside, {"format": "pt"}))
+    write_tensors(folder / WEIGHTS, dict(network.named_parameters()), {"format": "pt"})
     write_json(folder / CONFIG, config.to_json())
 
 

@@ -142,7 +142,7 @@ class Model:
         options = {"steps": steps} if "steps" in find("sampler", SAMPLERS, name).options else {}
         chosen = build_sampler(name, options, self.family)
         # A generator suspends between frames: gradients are switched off inside it, not around it.
-        return torch.no_grad()(chosen)(denoiser, canvas, Key.of(seed).fold("sample"))
+        return torch.no_grad()(chosen.__call__)(denoiser, canvas, Key.of(seed).fold("sample"))
 
     def text(self, row: Tensor, prompt: int = 0) -> str:
         """The text of one row of a canvas, up to its first end-of-document after `prompt` tokens."""

@@ -87,7 +87,7 @@ def from_size(size: str, block: str, vocab: int, cond: int = 128) -> Shape:
 
 
 def _solve(weights: float, block: str, vocab: int, cond: int) -> Shape:
-    """Of the widths in steps of 8 (16 from 64, 64 from 256), the depth that fits, nearest the ladder's proportions and `weights`.
+    """The width and depth nearest to `weights` and to the ladder's proportions; widths in steps of 8, 16, then 64.
 
     The ladder's width / depth grows from about 43 at 6M to 78 at 2121M; below it we keep falling by the same law,
     width / depth ~ weights^0.1 (a rule read off the ladder, not a result).

@@ -119,15 +119,12 @@ def _parabola(minimum: Minimum, points: Sequence[Point]) -> list[Row]:
 def laws_figure(fits: Fits) -> Figure:
     """Best loss against FLOPs with the fitted power laws, log-log."""
     laws = {name: family.isoflop.loss for name, family in fits.families.items() if family.isoflop.loss}
-    best = [
-        {"family": label(name), "x": m.flops, **_ends(m.loss)}
-        for name in laws
-        for m in fits.families[name].isoflop.minima
-        if TOO_FEW not in m.flags
-    ]
-    flops = np.geomspace(min(row["x"] for row in best) / 1.25, 1.25 * max(row["x"] for row in best), 30)
+    shown = [(name, m) for name in laws for m in fits.families[name].isoflop.minima if TOO_FEW not in m.flags]
+    best = [{"family": label(n), "x": m.flops * _aside(n, laws), **_ends(m.loss)} for n, m in shown]
+    budgets = [m.budget for _, m in shown]
+    flops = np.geomspace(min(budgets) / 1.25, 1.25 * max(budgets), 30)
     lines = [{"family": label(name), "x": float(c), "y": float(law.at(c))} for name, law in laws.items() for c in flops]
-    x, (colour, shape) = _flops(row["x"] for row in best), _family(fits.families, laws)
+    x, (colour, shape) = _flops(budgets), _family(fits.families, laws)
     y = _y("best loss, nats/token", type="log")
     chart = alt.layer(
         _chart(lines).mark_line(strokeWidth=1.5).encode(x, y, colour),
@@ -138,7 +135,7 @@ def laws_figure(fits: Fits) -> Figure:
         "laws",
         "The best loss for a budget",
         "Loss at the best size against training FLOPs, with the power law of each family; both axes are logarithmic. "
-        "Bars are 95 % intervals.",
+        "Bars are 95 % intervals, set side by side.",
         _styled(chart.properties(width=520, height=300)),
     )
 
@@ -147,9 +144,8 @@ def multiplier_figure(fits: Fits) -> Figure:
     """Compute multiplier per budget with interval bars; hollow where it rests on the reference's law."""
     shown = {name: family.multiplier for name, family in fits.families.items() if family.multiplier}
     rows = []
-    for place, (name, k) in enumerate(shown.items()):
-        aside = 1.06 ** (place - (len(shown) - 1) / 2)  # bars of one budget stand side by side
-        told = {"family": label(name)}
+    for name, k in shown.items():
+        told, aside = {"family": label(name)}, _aside(name, shown)
         rows += [told | {"x": r.flops * aside, **_ends(r.multiplier), "law": r.extrapolated} for r in k.ratios]
     within, beyond = ([row for row in rows if row["law"] is law] for law in (False, True))
     reference = label(fits.reference)
@@ -264,6 +260,12 @@ def _ends(estimate: Estimate) -> Row:
     """A row's value and its interval, which is a point where it is not known."""
     low, high = (estimate.value if end is None else end for end in (estimate.low, estimate.high))
     return {"y": estimate.value, "low": low, "high": high}
+
+
+def _aside(name: str, shown: Iterable[str]) -> float:
+    """A factor on FLOPs by which the bars of one budget stand side by side."""
+    names = list(shown)
+    return float(1.04 ** (names.index(name) - (len(names) - 1) / 2))
 
 
 def _flops(budgets: Iterable[float]) -> alt.X:

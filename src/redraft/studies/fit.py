@@ -189,7 +189,7 @@ def _opening(fits: Fits) -> str:
 
 
 def _family_sentence(name: str, family: FamilyFit) -> str:
-    laws, top = family.isoflop, family.isoflop.minima[-1]
+    laws, top = family.isoflop, [m for m in family.isoflop.minima if TOO_FEW not in m.flags][-1]
     assert laws.params and laws.loss
     return (
         f"{label(name)}: N* ~ C^{span(laws.params.exponent)}, loss ~ C^{span(laws.loss.exponent)}; "
@@ -203,8 +203,8 @@ def multiplier_sentence(fits: Fits) -> str:
     ratios = {name: family.multiplier for name, family in fits.families.items() if family.multiplier}
     if not ratios:
         return ""
-    told = [f"{label(name)} needs {span(k.mean)} times{_trend(k)}" for name, k in ratios.items()]
-    text = f"For the same loss as {label(fits.reference)}, {', '.join(told)} its compute."
+    told = "; ".join(f"{label(name)} {span(k.mean)}{_trend(k)}" for name, k in ratios.items())
+    text = f"Times the compute of {label(fits.reference)} needed for the same loss: {told}."
     outside = [ratio.extrapolated for k in ratios.values() for ratio in k.ratios]
     if any(outside):
         part, whom = "All" if all(outside) else "Part", label(fits.reference)
@@ -213,10 +213,10 @@ def multiplier_sentence(fits: Fits) -> str:
 
 
 def _trend(k: Multiplier) -> str:
-    """', rising as C^0.03 (0.01 to 0.05),' where the interval says which way."""
+    """', rising as C^0.03 (0.01 to 0.05)' where the interval says which way."""
     if k.trend is None or k.trend.low is None or k.trend.high is None or k.trend.low * k.trend.high <= 0:
         return ""
-    return f", {'rising' if k.trend.value > 0 else 'falling'} as C^{span(k.trend, 2)},"
+    return f", {'rising' if k.trend.value > 0 else 'falling'} as C^{span(k.trend, 2)}"
 
 
 def pair_sentence(pair: Pair) -> str:

@@ -21,6 +21,7 @@ from pydantic import Field
 from redraft.config import FamilyConfig, Part, RunConfig, merge, validated
 from redraft.display import duration, quantity
 from redraft.errors import UserError
+from redraft.studies.records import JUDGE
 from redraft.text.tokenizer import load_tokenizer
 from redraft.training.budget import Budget, plan_run, seconds
 
@@ -70,9 +71,6 @@ class Study:
     def to_json(self) -> dict[str, Any]:
         runs = [{"name": r.name, "arm": r.arm, **r.budget.to_json()} for r in self.runs]
         return {"title": self.config.title, "runs": runs, "flops": sum(r.budget.flops["full"] for r in self.runs)}
-
-
-JUDGE = "judge"
 
 
 def plan_study(table: dict[str, Any]) -> Study:

@@ -14,13 +14,11 @@ from typing import TYPE_CHECKING, Any
 from redraft.files import disk
 from redraft.registry import SAMPLERS
 from redraft.studies.execute import RUNS
+from redraft.studies.frontier import FRONTIER, SAMPLES, TEXT
 from redraft.studies.plan import JUDGE, FrontierConfig, Study
 
 if TYPE_CHECKING:
     from redraft.hub.model import Model
-
-FRONTIER, SAMPLES = "frontier.jsonl", "samples.jsonl"
-TEXT = "text"  # the family name under which held-out text itself is scored
 
 
 def measure(study: Study, folder: Path, records: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:

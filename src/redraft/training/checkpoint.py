@@ -6,11 +6,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from redraft.errors import UserError
-from redraft.files import write_whole
+from redraft.files import write_tensors
 
 STATE = "state.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -18,14 +17,14 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 def save(path: Path, step: int, network: nn.Module, optimizer: torch.optim.Optimizer, average: list[Tensor]) -> None:
     """After `step` steps."""
-    tensors = {f"model.{name}": p.detach() for name, p in network.named_parameters()}
+    tensors = {f"model.{name}": p for name, p in network.named_parameters()}
     for name, parameter in network.named_parameters():
         for moment in _MOMENTS:
             tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment]
     if average:
         tensors |= {f"ema.{name}": mean for (name, _), mean in zip(network.named_parameters(), average, strict=True)}
     metadata = {"format": "pt", "step": str(step)}
-    write_whole(path, lambda aside: save_file({k: v.contiguous() for k, v in tensors.items()}, aside, metadata))
+    write_tensors(path, tensors, metadata)
 
 
 def load(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, average: list[Tensor]) -> int:
