@@ -30,8 +30,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, turn: tuple[Tensor, Tensor], view: V
     pattern = view.attention
     if view.cache is not None:
         assert isinstance(view.cache, KVCache)
-        k, v = (kept.to(q.dtype) for kept in view.cache.write(layer, k, v))
-        pattern = view.cache.causal() if pattern is Attention.CAUSAL else pattern
+        k, v, pattern = view.cache.write(layer, k, v, pattern)
+        k, v = k.to(q.dtype), v.to(q.dtype)
     if isinstance(pattern, Tensor):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=pattern[:, None])
     return F.scaled_dot_product_attention(q, k, v, is_causal=pattern is Attention.CAUSAL)

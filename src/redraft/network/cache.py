@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from redraft.network.sizes import Shape
+from redraft.types import Attention
 
 
 @dataclass(frozen=True)
@@ -19,10 +20,12 @@ class KVCache:
 
     Attention of the coming view is over slots 0..S-1 by the view's [B, Q, S] pattern, or, when it is CAUSAL, over the
     slots up to the query's own. Writing over a slot replaces it: a [MASK] looked at once is overwritten by its token.
+    `run`: the slots, where every row has the same consecutive ones; the slots after them are then not even read.
     """
 
     store: Tensor
     slots: Tensor
+    run: slice | None = None
 
     @staticmethod
     def empty(shape: Shape, rows: int, size: int, device: torch.device, dtype: torch.dtype = torch.float32) -> KVCache:
@@ -35,15 +38,39 @@ class KVCache:
         return self.store.shape[4]
 
     def at(self, slots: Tensor) -> KVCache:
-        return replace(self, slots=slots)
-
-    def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Put [B, h, Q, D] keys and values into their slots; returns all keys and values [B, h, S, D] of the layer."""
-        where = self.slots[:, None, :, None].expand_as(keys)
-        kept_keys, kept_values = self.store[layer]
-        kept_keys.scatter_(2, where, keys.to(kept_keys.dtype))
-        kept_values.scatter_(2, where, values.to(kept_values.dtype))
-        return kept_keys, kept_values
+        return replace(self, slots=slots, run=_run(slots))
 
     def causal(self) -> Tensor:
         return torch.arange(self.size, device=self.slots.device) <= self.slots[:, :, None]
+
+    def write(
+        self, layer: int, keys: Tensor, values: Tensor, pattern: Attention | Tensor
+    ) -> tuple[Tensor, Tensor, Attention | Tensor]:
+        """Put [B, h, Q, D] keys and values into their slots.
+
+        Returns the keys and values [B, h, K, D] that the view looks at, and its pattern over them.
+        """
+        kept = self.store[layer]
+        if pattern is Attention.CAUSAL and self.run is not None:
+            kept[0, :, :, self.run], kept[1, :, :, self.run] = keys, values
+            known = kept[:, :, :, : self.run.stop]
+            return known[0], known[1], self._causal_so_far()
+        where = self.slots[:, None, :, None].expand_as(keys)
+        kept[0].scatter_(2, where, keys.to(kept.dtype))
+        kept[1].scatter_(2, where, values.to(kept.dtype))
+        return kept[0], kept[1], self.causal() if pattern is Attention.CAUSAL else pattern
+
+    def _causal_so_far(self) -> Attention | Tensor:
+        """The causal pattern of a run over the slots up to its end: the last query sees them all."""
+        assert self.run is not None
+        if self.run.stop - self.run.start == 1:
+            return Attention.FULL
+        return Attention.CAUSAL if self.run.start == 0 else self.causal()[:, :, : self.run.stop]
+
+
+def _run(slots: Tensor) -> slice | None:
+    if not slots.numel():
+        return None
+    start = int(slots[0, 0])
+    run = slice(start, start + slots.shape[1])
+    return run if bool((slots == torch.arange(run.start, run.stop, device=slots.device)).all()) else None

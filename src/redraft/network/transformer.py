@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from redraft.network.attention import attend, rotary
 from redraft.network.cache import KVCache
-from redraft.network.head import cross_entropy
+from redraft.network.head import cross_entropy, logits
 from redraft.network.sizes import Shape
 from redraft.types import View
 
@@ -151,7 +151,8 @@ class Transformer(nn.Module):
         return h
 
     def head(self, rows: Tensor) -> Tensor:
-        return self.output(rows.to(self.compute)).float()
+        low = rows.to(self.compute).flatten(0, -2)
+        return logits(low, self.output.weight, self.output.bias).unflatten(0, rows.shape[:-1]).float()
 
     def cache(self, rows: int, size: int) -> KVCache:
         return KVCache.empty(self.shape, rows, size, self.embedding.device, self.compute)

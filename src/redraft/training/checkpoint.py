@@ -17,7 +17,7 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 def save(path: Path, step: int, network: nn.Module, optimizer: torch.optim.Optimizer, average: list[Tensor]) -> None:
     """After `step` steps."""
-    tensors = {f"model.{name}": p for name, p in network.named_parameters()}
+    tensors: dict[str, Tensor] = {f"model.{name}": p for name, p in network.named_parameters()}
     for name, parameter in network.named_parameters():
         for moment in _MOMENTS:
             tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment]
