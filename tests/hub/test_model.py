@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.runs import corpus, tiny
 
 import redraft
 from redraft.errors import UserError
 from redraft.evaluation.run import carry_out, open_run
 from redraft.hub.model import Model
 from redraft.registry import FAMILIES
+from tests.runs import corpus, tiny
 
 BYTES = 257
 

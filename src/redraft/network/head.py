@@ -26,7 +26,7 @@ def logits(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     low, low_bias = _cast(rows.dtype, weight, bias)
     if len(rows) > FEW_ROWS:
         return F.linear(rows, low, low_bias)
-    pair = rows.expand(2, -1) if len(rows) == 1 else rows
+    pair = rows.repeat(2, 1) if len(rows) == 1 else rows
     product = (low @ pair.T).T[: len(rows)]
     return product if low_bias is None else product + low_bias
 

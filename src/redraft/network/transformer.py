@@ -150,6 +150,10 @@ class Transformer(nn.Module):
             h = torch.addcmul(shift, h, 1 + scale)
         return h
 
+    def compile_trunk(self) -> None:
+        """Fuse the trunk with torch.compile; the first call of each shape takes a while."""
+        self.trunk = torch.compile(self.trunk)  # type: ignore[method-assign]
+
     def head(self, rows: Tensor) -> Tensor:
         low = rows.to(self.compute).flatten(0, -2)
         return logits(low, self.output.weight, self.output.bias).unflatten(0, rows.shape[:-1]).float()

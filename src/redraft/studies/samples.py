@@ -23,10 +23,14 @@ if TYPE_CHECKING:
 
 def measure(study: Study, folder: Path, records: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Yields each new measurement. Call it when nothing else runs on the machine: it takes times."""
+    import torch
+
     from redraft.hub.model import load
 
-    settings = study.config.frontier
+    settings, threads = study.config.frontier, study.runs[0].config.train.threads
     assert settings is not None
+    if threads:
+        torch.set_num_threads(threads)  # small networks are timed as they were trained
     judge = load(folder / RUNS / next(r["name"] for r in records if r["arm"] == JUDGE))
     done = {_key(row) for row in _read(folder / FRONTIER)}
     if (TEXT, 0, 1.0) not in done:

@@ -14,8 +14,10 @@ from redraft.network.ledger import CONVENTIONS, non_embedding, parameters, train
 from redraft.network.sizes import Shape, from_config
 from redraft.registry import FAMILIES
 
-# Share of the matmul rate that a training step reaches on a CPU; measured with benchmarks/train_step.py.
+# What a training step on a CPU adds up to: a share of the matmul rate, and a time for its few hundred small operations.
+# Read off benchmarks/train_step.py and the demo's smallest networks, on one machine.
 CPU_EFFICIENCY = 0.5
+STEP_OVERHEAD = 3e-3  # seconds
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,8 @@ def _memory(config: RunConfig, shape: Shape, passes: float) -> float:
 
 
 def seconds(budget: Budget, flops_per_second: float) -> float:
-    """Time at a rate of useful FLOPs, everything counted."""
-    return budget.flops["full"] / flops_per_second
+    """Time to expect at a rate of useful FLOPs (everything counted), and a little for each step."""
+    return budget.flops["full"] / flops_per_second + budget.steps * STEP_OVERHEAD
 
 
 def cpu_rate() -> float:

@@ -54,6 +54,8 @@ class Trainer:
         if train.threads:
             torch.set_num_threads(train.threads)
         network = initialised(setup.budget.shape, setup.config.seed, DTYPES[train.precision]).to(train.device)
+        if train.compile:
+            network.compile_trunk()
         optimizer = adamw(network, train)
         average = [p.detach().clone() for p in network.parameters()] if train.ema else []
         trainer = Trainer(setup, network, optimizer, average)
@@ -65,13 +67,12 @@ class Trainer:
     def run(self) -> Iterator[Step]:
         """Train from where we are to the end of the budget."""
         train, steps = self.setup.config.train, self.setup.budget.steps
-        loss_of = torch.compile(self.descend) if train.compile else self.descend
         while self.step < steps:
             lr = learning_rate(train, self.step, steps)
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
             self.optimizer.zero_grad(set_to_none=True)
-            loss = loss_of(self.step)
+            loss = self.descend(self.step)
             grad_norm = nn.utils.clip_grad_norm_(self.network.parameters(), train.clip)
             self.optimizer.step()
             if train.ema:

@@ -11,11 +11,15 @@ from __future__ import annotations
 import time
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from redraft.config import RunConfig
 from redraft.display import Line, duration, emit, quantity, tokenising
-from redraft.verbs.plan import recipe_table, run_sentences
+from redraft.training.budget import cpu_rate, seconds
+from redraft.verbs.plan import recipe_table, run_sentences, time_sentence
+
+if TYPE_CHECKING:
+    from redraft.training.setup import Setup
 
 OVERRIDES = True
 
@@ -33,7 +37,7 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
     config = validated(RunConfig, recipe_table(options.recipe, overrides))
     setup = open_run(config, options.into, tokenising(options.json))
     if not options.json:
-        print("\n".join(run_sentences(setup.config, setup.budget)), flush=True)
+        print("\n".join([*run_sentences(setup.config, setup.budget), *_time(setup)]), flush=True)
     line, began, start = Line(quiet=options.json), time.monotonic(), None
     for at in carry_out(setup, options.into):
         start = at.step if start is None else start
@@ -47,6 +51,14 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
     line.close()
     record = read_record(options.into)
     emit(record) if options.json else print(result_sentence(record))
+
+
+def _time(setup: Setup) -> list[str]:
+    """How long to expect; only a CPU's rate is measured."""
+    if setup.config.train.device != "cpu":
+        return []
+    rate = cpu_rate()
+    return [time_sentence(seconds(setup.budget, rate), rate)]
 
 
 def result_sentence(record: dict[str, Any]) -> str:

@@ -1,0 +1,98 @@
+"""Tokens a second of redraft's left-to-right sampler against transformers' `generate`, both with a KV cache, on this CPU.
+
+The networks of `train_step.py`, random weights, float32, plain sampling from the whole distribution at temperature 1,
+a prompt of one token and 256 new ones. redraft runs what `Model.frames` runs, a float64 categorical draw included, and
+puts BOS before the prompt. transformers runs with `top_k=0`, for its default of 50 is another distribution, and with no
+end-of-text token, so that both write every token.
+
+    python benchmarks/sample_step.py --json docs/results/sample_step.json
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Callable
+
+import measure
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+from redraft.families.base import build
+from redraft.hub.model import Model
+from redraft.network.init import initialised
+from redraft.network.sizes import from_size
+from redraft.text.tokenizer import ByteTokenizer
+from redraft.types import Canvas
+
+VOCAB, NEW, BATCHES, TARGET = 32000, 256, (1, 4), 1.3
+
+
+def redraft(rows: int, new: int) -> Callable[[], Tensor]:
+    shape = from_size("6M", "llama", VOCAB)
+    model = Model(build("ar", {}, VOCAB), initialised(shape, 0), ByteTokenizer(), new + 1, {})
+    fixed = torch.zeros(rows, new + 1, dtype=torch.bool)
+    fixed[:, 0] = True
+    unwritten = Canvas(torch.ones(rows, new + 1, dtype=torch.int64), fixed)
+
+    def run() -> Tensor:
+        canvas = unwritten
+        for canvas in model.frames(unwritten, model.denoiser(), "", 0, seed=0):
+            pass
+        return canvas.tokens
+
+    return run
+
+
+def transformers(rows: int, new: int) -> Callable[[], Tensor]:
+    shape = from_size("6M", "llama", VOCAB)
+    config = LlamaConfig(
+        vocab_size=VOCAB,
+        hidden_size=shape.width,
+        intermediate_size=shape.hidden,
+        num_hidden_layers=shape.depth,
+        num_attention_heads=shape.heads,
+        max_position_embeddings=2 * NEW,
+        tie_word_embeddings=False,
+    )
+    model, prompt = LlamaForCausalLM(config).eval(), torch.ones(rows, 1, dtype=torch.int64)
+    how = GenerationConfig(
+        do_sample=True, top_k=0, use_cache=True, max_new_tokens=new, eos_token_id=None, pad_token_id=0
+    )
+    seen = torch.ones_like(prompt)
+    return lambda: model.generate(prompt, attention_mask=seen, generation_config=how)
+
+
+def main(args: Namespace) -> None:
+    new = 32 if args.quick else NEW
+    cases = {(who, rows): make(rows, new) for rows in BATCHES for who, make in MAKERS.items()}
+    for (who, rows), run in cases.items():
+        assert run().shape == (rows, new + 1), who
+    seconds = measure.take_turns({f"{who} batch {rows}": run for (who, rows), run in cases.items()}, args.repeats)
+    median = measure.medians(seconds)
+    per_second = {f"{who} batch {rows}": rows * new / median[f"{who} batch {rows}"] for who, rows in cases}
+    rows_of_table = [(name, f"{median[name]:.3f}", f"{speed:.0f}") for name, speed in per_second.items()]
+    speeds = {rows: measure.ratio(seconds, f"transformers batch {rows}", f"redraft batch {rows}") for rows in BATCHES}
+    verdicts = [
+        (f"batch {rows}", f"{speed:.2f}", f"target >= {TARGET}: {'met' if speed >= TARGET else 'MISSED'}")
+        for rows, speed in speeds.items()
+    ]
+    text = "\n\n".join([
+        measure.table(("generation", "seconds", "tokens/s"), rows_of_table),
+        measure.table(("redraft / transformers", "speed", ""), verdicts),
+    ])  # fmt: skip
+    result = {
+        "benchmark": "sample_step",
+        "machine": measure.machine(),
+        "shape": {"size": "6M", "prompt": 1, "new": new, "vocab": VOCAB, "dtype": "float32"},
+        "tokens_per_second": per_second,
+        "comparisons": [{"rows": rows, "speed": speed, "met": speed >= TARGET} for rows, speed in speeds.items()],
+        "seconds": seconds,
+    }
+    measure.publish(result, text, args.json)
+
+
+MAKERS = {"redraft": redraft, "transformers": transformers}
+
+if __name__ == "__main__":
+    main(measure.parsed(measure.arguments(str(__doc__).splitlines()[0])))
