@@ -171,6 +171,31 @@ def test_duo_float32_agrees_with_float64() -> None:
     assert torch.allclose(fast, exact, rtol=1e-3, atol=1e-3)
 
 
+def test_duo_gradients_are_those_of_the_closed_form() -> None:
+    """The fused pass has its own backward: against finite differences, in float64, for z = x and z != x."""
+    log_p, z, x, t = _random_case(4, 6)
+    log_p = log_p.requires_grad_()
+    alpha, dalpha = SCHEDULES["log_linear"]()(t)
+    assert torch.autograd.gradcheck(
+        lambda logits: uniform_nats(logits, z, x, alpha, dalpha), log_p, eps=1e-7, atol=1e-4
+    )
+
+
+def test_duo_in_chunks_of_rows_is_duo_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Value and gradient of the hidden states, with logits made a few rows at a time."""
+    from redraft.network import rows
+    from tests.world import Oracle
+
+    log_p, z, x, t = _random_case(4, 7)
+    whole, parts = (log_p.clone().requires_grad_() for _ in range(2))
+    family = Duo(4)
+    at_once = family.token_nelbo(Oracle(), whole, z, x, t)
+    monkeypatch.setattr(rows, "CHUNK_LOGITS", 12)
+    in_parts = family.token_nelbo(Oracle(), parts, z, x, t)
+    at_once.sum().backward(), in_parts.sum().backward()
+    assert torch.equal(at_once, in_parts) and torch.equal(whole.grad, parts.grad)
+
+
 def test_mdlm_closed_form_is_the_rate_definition() -> None:
     """CE / t on hidden tokens = the rate bound towards pi = [MASK], where the corruption can reach."""
     family, k = MDLM(6), 7

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from redraft.families.base import DiffusionFamily, full_view
+from redraft.network.rows import by_rows
 from redraft.noise.draws import categorical
 from redraft.noise.kernels import marginal, posterior
 from redraft.noise.schedules import LogLinear, Schedule
@@ -60,7 +61,10 @@ class Duo(DiffusionFamily):
         return logits.log_softmax(-1)
 
     def token_nelbo(self, network: Network, hidden: Tensor, xt: Tensor, x0: Tensor, t: Tensor) -> Tensor:
-        return uniform_nats(self.interpret(network.head(hidden), xt), xt, x0, *self.schedule(t))
+        def charge(rows: Tensor, z: Tensor, x: Tensor, alpha: Tensor, dalpha: Tensor) -> Tensor:
+            return uniform_nats(network.head(rows), z, x, alpha, dalpha)
+
+        return by_rows(charge, self.vocab, hidden, xt, x0, *(a.expand(xt.shape) for a in self.schedule(t)))
 
     def token_loss(self, network: Network, hidden: Tensor, xt: Tensor, x0: Tensor, t: Tensor) -> Tensor:
         return self.token_nelbo(network, hidden, xt, x0, t)
@@ -84,8 +88,8 @@ class Duo(DiffusionFamily):
         return like.new_full((self.vocab,), 1 / self.vocab)
 
 
-def uniform_nats(log_p: Tensor, z: Tensor, x: Tensor, alpha: Tensor, dalpha: Tensor) -> Tensor:
-    """The bound's integrand with the jump target summed out; one reduction over V and three gathers.
+def uniform_nats(logits: Tensor, z: Tensor, x: Tensor, alpha: Tensor, dalpha: Tensor) -> Tensor:
+    """The bound's integrand with the jump target summed out; one reduction over V and two gathers.
 
     With b_j = K alpha p_j + 1 - alpha, S = sum_j log b_j, kappa = (1 - alpha) / (K alpha + 1 - alpha), it is
     alpha' / (K alpha) [ K / xb_z - K / b_z - D ], xb_z = K alpha [z = x] + 1 - alpha, and
@@ -93,17 +97,41 @@ def uniform_nats(log_p: Tensor, z: Tensor, x: Tensor, alpha: Tensor, dalpha: Ten
         z = x:   D = kappa (K log b_z - S) + (K - 1) kappa log kappa
         z != x:  D = K log b_z - S + K alpha / (1 - alpha) (log b_z - log b_x) - log(kappa) / kappa
 
-    `log_p` [B, L, K], `z`, `x` [B, L], `alpha`, `dalpha` [B, 1] -> nats [B, L], float64. The K-wide work is done in the
-    dtype of `log_p`; what is left, large terms that cancel, in float64.
+    `logits` [..., K] of p, normalised or not; `z`, `x`, `alpha`, `dalpha` [...] -> nats [...], float64. The K-wide work is
+    done in the dtype of `logits`; what is left, large terms that cancel, in float64.
     """
-    k, alpha, dalpha = log_p.shape[-1], alpha.double(), dalpha.double()
-    seen, redrawn = ((k * alpha)[..., None].to(log_p.dtype), (1 - alpha)[..., None].to(log_p.dtype))
-    log_b = torch.log(seen * log_p.exp() + redrawn)
-    log_b_z, log_b_x = (log_b.gather(-1, ids[..., None])[..., 0].double() for ids in (z, x))
-    spread = k * log_b_z - log_b.sum(-1).double()
+    k, alpha, dalpha = logits.shape[-1], alpha.double(), dalpha.double()
+    terms = _LogMixture.apply(logits, (k * alpha).to(logits.dtype), (1 - alpha).to(logits.dtype), z, x)
+    log_b, log_b_z, log_b_x = (term.double() for term in terms)
+    spread = k * log_b_z - log_b
     kappa = (1 - alpha) / (k * alpha + 1 - alpha)
     same = kappa * spread + (k - 1) * kappa * kappa.log()
     other = spread + k * alpha / (1 - alpha) * (log_b_z - log_b_x) - kappa.log() / kappa
     own = z == x
     reached = k * alpha * own + 1 - alpha
     return dalpha / (k * alpha) * (k / reached - k * (-log_b_z).exp() - torch.where(own, same, other))
+
+
+class _LogMixture(torch.autograd.Function):
+    """sum_j log b_j, log b_z and log b_x of b = scale softmax(logits) + rest, in one pass that keeps only softmax.
+
+    With g_j the gradient arriving at b_j, that of the logits is p_j scale (g_j - sum_i p_i g_i).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, scale: Tensor, rest: Tensor, z: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+        p = logits.softmax(-1)
+        log_b = torch.addcmul(rest[..., None], p, scale[..., None]).log_()
+        log_b_z, log_b_x = (log_b.gather(-1, ids[..., None])[..., 0] for ids in (z, x))
+        ctx.save_for_backward(p, scale, rest, z, x)
+        return log_b.sum(-1), log_b_z, log_b_x
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        p, scale, rest, z, x = ctx.saved_tensors
+        every, at_z, at_x = (g[..., None] for g in upstream)
+        inverse = torch.addcmul(rest[..., None], p, scale[..., None]).reciprocal_()
+        to_z, to_x = (at * inverse.gather(-1, ids[..., None]) for at, ids in ((at_z, z), (at_x, x)))
+        g = inverse.mul_(every).scatter_add_(-1, z[..., None], to_z).scatter_add_(-1, x[..., None], to_x)
+        g -= (g * p).sum(-1, keepdim=True)
+        return g.mul_(p).mul_(scale[..., None]), None, None, None, None
