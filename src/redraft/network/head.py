@@ -17,6 +17,11 @@ CHUNK_LOGITS_ELSEWHERE = 1 << 28
 FEW_ROWS = 8
 
 
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """Where logs are summed: float32 at least."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 def logits(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """weight rows + bias: [R, d], [V, d], [V] or None -> [R, V], in the dtype of `rows`.
 
@@ -51,7 +56,7 @@ def _log_p(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Iterator[tuple[
     step = max(1, CHUNK_LOGITS.get(rows.device.type, CHUNK_LOGITS_ELSEWHERE) // len(weight))
     for start in range(0, len(rows), step):
         part = slice(start, start + step)
-        yield part, F.linear(rows[part], weight, bias).log_softmax(-1, dtype=torch.float32)
+        yield part, F.linear(rows[part], weight, bias).log_softmax(-1, dtype=wide(rows.dtype))
 
 
 def _error(log_p: Tensor, targets: Tensor) -> Tensor:
@@ -79,7 +84,7 @@ class _Chunked(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, learning: bool) -> Tensor:
         low, low_bias = _cast(rows.dtype, weight, bias)
-        nats = rows.new_empty(len(rows), dtype=torch.float32)
+        nats = rows.new_empty(len(rows), dtype=wide(rows.dtype))
         if not learning:
             for part, log_p in _log_p(rows, low, low_bias):
                 nats[part] = -log_p.gather(-1, targets[part, None])[:, 0]

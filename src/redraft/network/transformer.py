@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from redraft.network.attention import attend, rotary
 from redraft.network.cache import KVCache
-from redraft.network.head import cross_entropy, logits
+from redraft.network.head import cross_entropy, logits, wide
 from redraft.network.sizes import Shape
 from redraft.types import View
 
@@ -86,7 +86,7 @@ class NoiseLevel(nn.Module):
 
     def forward(self, sigma: Tensor) -> Tensor:
         frequencies = torch.exp(-math.log(10000) / 128 * torch.arange(128, device=sigma.device))
-        angles = sigma.float() * frequencies
+        angles = sigma.to(self.first.weight.dtype) * frequencies
         waves = torch.cat([angles.cos(), angles.sin()], -1)
         return F.silu(self.second(F.silu(self.first(waves))))
 
@@ -112,9 +112,9 @@ class Block(nn.Module):
             return h + self.mlp(self.norm2(h).to(dtype))
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(cond)[:, None].chunk(6, -1)
         u = torch.addcmul(shift1, self.norm1(h), 1 + scale1)
-        h = torch.addcmul(h, gate1, self.attention(u.to(dtype), turn, view).float())
+        h = torch.addcmul(h, gate1, self.attention(u.to(dtype), turn, view).to(h.dtype))
         u = torch.addcmul(shift2, self.norm2(h), 1 + scale2)
-        return torch.addcmul(h, gate2, self.mlp(u.to(dtype)).float())
+        return torch.addcmul(h, gate2, self.mlp(u.to(dtype)).to(h.dtype))
 
     def attention(self, x: Tensor, turn: tuple[Tensor, Tensor], view: View) -> Tensor:
         rows, length, width = x.shape
@@ -156,7 +156,7 @@ class Transformer(nn.Module):
 
     def head(self, rows: Tensor) -> Tensor:
         low = rows.to(self.compute).flatten(0, -2)
-        return logits(low, self.output.weight, self.output.bias).unflatten(0, rows.shape[:-1]).float()
+        return logits(low, self.output.weight, self.output.bias).unflatten(0, rows.shape[:-1]).to(wide(low.dtype))
 
     def cache(self, rows: int, size: int) -> KVCache:
         return KVCache.empty(self.shape, rows, size, self.embedding.device, self.compute)

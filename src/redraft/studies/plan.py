@@ -113,6 +113,6 @@ def study_sentences(study: Study, rate: float) -> list[str]:
         f"Tokens: {quantity(sum(run.budget.tokens for run in study.runs))} in all, "
         f"at most {quantity(max(run.budget.tokens for run in study.runs))} a run.",
         f"Memory: about {quantity(study.config.workers * max(r.budget.memory_bytes for r in study.runs), 'B')}.",
-        f"Time: about {duration(sum(seconds(r.budget, rate) for r in study.runs) / study.config.workers)} of training "
-        f"on {study.config.workers} cores at {quantity(rate, 'FLOP/s')} each, everything counted.",
+        f"Time: about {duration(seconds([r.budget for r in study.runs], rate, study.config.workers))} of training, "
+        f"{study.config.workers} at a time, at {quantity(rate, 'FLOP/s')} in all (everything counted).",
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,8 +17,8 @@ from redraft.registry import FAMILIES
 
 # What a training step on a CPU adds up to: a share of the matmul rate, and a time for its few hundred small operations.
 # Read off benchmarks/train_step.py and the demo's smallest networks, on one machine.
-CPU_EFFICIENCY = 0.5
-STEP_OVERHEAD = 3e-3  # seconds
+CPU_EFFICIENCY = 0.4
+STEP_OVERHEAD = 4e-3  # seconds
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,10 @@ def _memory(config: RunConfig, shape: Shape, passes: float) -> float:
     return state + tokens * shape.depth * (21 if shape.block == "dit" else 24) * shape.width * width
 
 
-def seconds(budget: Budget, flops_per_second: float) -> float:
-    """Time to expect at a rate of useful FLOPs (everything counted), and a little for each step."""
-    return budget.flops["full"] / flops_per_second + budget.steps * STEP_OVERHEAD
+def seconds(budgets: Sequence[Budget], flops_per_second: float, at_a_time: int = 1) -> float:
+    """Time to expect at the machine's rate of useful FLOPs (everything counted), and a little for each step."""
+    work = sum(budget.flops["full"] for budget in budgets) / flops_per_second
+    return work + sum(budget.steps for budget in budgets) * STEP_OVERHEAD / at_a_time
 
 
 def cpu_rate() -> float:

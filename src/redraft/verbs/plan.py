@@ -40,8 +40,8 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
     config = validated(RunConfig, merge(table, overrides))
     budget = plan_run(config, load_tokenizer(config.data.tokenizer).size)
     if options.json:
-        return emit({**budget.to_json(), "seconds": seconds(budget, rate), "flops_per_second": rate})
-    print("\n".join([*run_sentences(config, budget), time_sentence(seconds(budget, rate), rate)]))
+        return emit({**budget.to_json(), "seconds": seconds([budget], rate), "flops_per_second": rate})
+    print("\n".join([*run_sentences(config, budget), time_sentence(seconds([budget], rate), rate)]))
     return None
 
 

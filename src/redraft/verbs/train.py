@@ -58,7 +58,7 @@ def _time(setup: Setup) -> list[str]:
     if setup.config.train.device != "cpu":
         return []
     rate = cpu_rate()
-    return [time_sentence(seconds(setup.budget, rate), rate)]
+    return [time_sentence(seconds([setup.budget], rate), rate)]
 
 
 def result_sentence(record: dict[str, Any]) -> str:
