@@ -22,7 +22,7 @@ from redraft.families.base import build
 from redraft.hub.model import Model
 from redraft.network.init import initialised
 from redraft.network.sizes import from_size
-from redraft.text.tokenizer import ByteTokenizer
+from redraft.text.tokenizer import Bytes
 from redraft.types import Canvas
 
 VOCAB, NEW, BATCHES, TARGET = 32000, 256, (1, 4), 1.3
@@ -30,16 +30,14 @@ VOCAB, NEW, BATCHES, TARGET = 32000, 256, (1, 4), 1.3
 
 def redraft(rows: int, new: int) -> Callable[[], Tensor]:
     shape = from_size("6M", "llama", VOCAB)
-    model = Model(build("ar", {}, VOCAB), initialised(shape, 0), ByteTokenizer(), new + 1, {})
+    model = Model(build("ar", {}, VOCAB), initialised(shape, 0), Bytes(), new + 1, {})
     fixed = torch.zeros(rows, new + 1, dtype=torch.bool)
     fixed[:, 0] = True
     unwritten = Canvas(torch.ones(rows, new + 1, dtype=torch.int64), fixed)
 
     def run() -> Tensor:
-        canvas = unwritten
-        for canvas in model.frames(unwritten, model.denoiser(), "", 0, seed=0):
-            pass
-        return canvas.tokens
+        *_, finished = model.frames(unwritten, model.denoiser(), "", 0, seed=0)
+        return finished.tokens
 
     return run
 

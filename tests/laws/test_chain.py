@@ -163,8 +163,8 @@ def test_duo_closed_form_is_the_limit_of_discrete_steps() -> None:
 
 def test_duo_float32_agrees_with_float64() -> None:
     """The training path: the K-wide reduction in float32, what cancels in float64."""
-    log_p, z, x, t = _random_case(257, 3)
-    rows = torch.arange(0, len(z), 997)
+    log_p, z, x, t = _random_case(64, 3)
+    rows = torch.arange(0, len(z), 97)
     log_p, z, x, t = log_p[rows], z[rows], x[rows], t[rows]
     schedule = SCHEDULES["log_linear"]()(t)
     exact, fast = uniform_nats(log_p, z, x, *schedule), uniform_nats(log_p.float(), z, x, *schedule)

@@ -163,7 +163,7 @@ def test_a_full_disk_and_a_forbidden_folder_are_named(
     documents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"cannot make the folder .*file"):
+    with pytest.raises(UserError, match=r"cannot write in .*file"):
         prepare(str(documents), Bytes(), tmp_path / "file")
 
     def full(_: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -81,11 +82,14 @@ def _loss_lines(fits: Fits) -> Iterator[str]:
     text = f"At {quantity(first.budget, 'FLOPs')} {label(ranked[0])} has the lowest loss, {span(first.loss)} nats/token"
     yield text + "".join(f"; {label(name)} {span(best[name].loss)}" for name in others) + "."
     close = [f"{label(a)} and {label(b)}" for a, b in pairwise(ranked) if _overlap(best[a], best[b])]
-    if close:
-        yield f"Intervals overlap, so the order is not settled, between {', '.join(close)}."
     bounds = [label(name) for name in ranked if fits.families[name].loss_kind == "bound"]
+    how_far = [f"Intervals overlap, so the order is not settled, between {', '.join(close)}."] if close else []
     if bounds and len(bounds) < len(ranked):
-        yield f"The losses of {', '.join(bounds)} are upper bounds: part of their gap may be the bound, not the model."
+        how_far.append(
+            f"Those of {', '.join(bounds)} are upper bounds: part of their gap may be the bound, not the model."
+        )
+    if how_far:
+        yield " ".join(how_far)
     laws = [(name, law) for name in best if (law := fits.families[name].isoflop.params)]
     exponents = ", ".join(f"{label(name)} {span(law.exponent, 2)}" for name, law in laws)
     yield f"The best size grows with compute as C^a, with a: {exponents}."
@@ -115,11 +119,29 @@ def _speed_lines(speeds: Frontier) -> Iterator[str]:
     groups = [(name, list(group)) for name, group in groupby(front, key=lambda s: s.family)]
     steps = [f"{label(name)} ({', '.join(_steps(s) for s in group)})" for name, group in groups]
     yield f"No setting measured is both faster and better than, fastest first (steps): {', '.join(steps)}."
+    yield from _steps_lines(speeds)
     if real:
         dull = [s for s in front if real.entropy - s.entropy > 2 * (real.entropy_se**2 + s.entropy_se**2) ** 0.5]
         if dull:
             which = "All of these are" if len(dull) == len(front) else f"{', '.join(map(_setting, dull))} are"
             yield f"{which} less varied than held-out text by more than two standard errors: discount their quality."
+
+
+def _steps_lines(speeds: Frontier) -> Iterator[str]:
+    """What more steps buy: each family's quality at its fewest and most steps, and the gain with its 95 % interval."""
+    gains = []
+    for name, group in groupby(
+        sorted((place.speed for place in speeds.places), key=lambda s: (s.family, s.steps)), key=lambda s: s.family
+    ):
+        own = [s for s in group if s.temperature == 1]
+        if len(own) > 1:
+            gain, error = own[0].quality - own[-1].quality, 1.96 * math.hypot(own[0].quality_se, own[-1].quality_se)
+            gains.append(
+                f"{label(name)} {own[0].quality:.2f} in {own[0].steps}, {own[-1].quality:.2f} in {own[-1].steps} steps "
+                f"(gain {gain:.2f}, {gain - error:.2f} to {gain + error:.2f})"
+            )
+    if gains:
+        yield f"Quality against steps, nats/token under the judge: {'; '.join(gains)}."
 
 
 def _setting(speed: Speed) -> str:
