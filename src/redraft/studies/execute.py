@@ -127,7 +127,9 @@ def _carry_out(run: PlannedRun, place: Path, parent: int) -> None:
 
 
 def _start_worker(folder: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-m", "redraft", "study", "work", str(folder)], stdin=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "redraft", "study", "work", str(folder)]
+    # A session of its own: an interrupt reaches the driver alone, which then ends its workers.
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
 
 
 def _settled(place: Path) -> bool:
