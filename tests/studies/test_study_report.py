@@ -114,7 +114,7 @@ def test_conclusions_are_ten_lines_at_most_and_name_the_winner(study: Path) -> N
     said = conclusions(study)
     assert 5 <= len(said) <= 10
     assert said[0].startswith("At 270 GFLOPs AR has the lowest loss, 2.1")
-    assert any("MDLM 3.99 (3.6" in line for line in said)
+    assert any("MDLM 4.02 (3.5" in line for line in said)
     assert any("miniature" in line for line in said)
 
 

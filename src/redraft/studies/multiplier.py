@@ -2,12 +2,13 @@
 
 A family's best losses over budgets C follow loss* = A C^-g. The compute multiplier of family f against a reference is
 
-    k(C) = C / C_ref,    C_ref = (A_ref / loss*_f(C))^(1 / g_ref)
+    k(C) = C / C_ref,    E_ref + A_ref C_ref^-g_ref = loss*_f(C)
 
 with C_ref the compute at which the reference reaches the loss that f reaches with C: k > 1 says that f needs k times
 more compute. It need not be constant: in the figures of arXiv:2602.15014 that of MDLM rises with C, so it is given per
-budget, with a geometric mean and its slope. Outside the losses that the reference reached, k rests on its law holding
-there (`Ratio.extrapolated`); that the power law itself may bend is in no interval.
+budget, with a geometric mean and its slope. Within the losses that the reference reached its law may have an
+irreducible loss E (see `reach`). Outside, k rests on the pure power law holding there, as in the papers, and is marked
+(`Ratio.extrapolated`); that the law itself may bend is in no interval.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 LEVEL = 0.95
 _LEVEL_SLOPE = 1e-9  # d ln loss / d ln C that is arithmetic: a loss that stays
+_FLOOR_BUDGETS = 4  # from which a law may have an irreducible loss
 _ROUNDING = 1e-18  # squared deviations in log that are arithmetic, not data
 
 
@@ -138,23 +140,68 @@ def law_draws(flops: Array, values: Array, draws: Array) -> tuple[Array, bool]:
     offsets = np.stack(line(x, noise))
     expected = ((noise - offsets[0][:, None] - offsets[1][:, None] * x) ** 2).sum(-1)
     scatter = ((np.log(values) - intercept - slope * x) ** 2).sum()
-    strays = scatter > _ROUNDING and len(x) > 2 and bool(np.mean(expected >= scatter) < 0.01)
+    strays = bool(scatter > _ROUNDING and len(x) > 2 and np.mean(expected >= scatter) < 0.01)
     widen = np.sqrt(scatter / expected.mean()) if strays and expected.mean() > 0 else 1.0
     return np.stack([intercept, slope])[:, None] + max(1.0, widen) * offsets, strays
+
+
+@dataclass(frozen=True)
+class Reach:
+    """The compute at which the reference reaches a loss: loss = floor + exp(intercept) C^slope, arrays of one shape."""
+
+    floor: Array
+    intercept: Array
+    slope: Array
+
+    def log_flops(self, loss: Array) -> Array:
+        """ln C for losses [..., B]; infinite at or below the floor, NaN where more compute does not help."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            above = np.log(np.maximum(loss - self.floor[..., None], 0.0)) - self.intercept[..., None]
+            return above / np.where(self.slope < -_LEVEL_SLOPE, self.slope, np.nan)[..., None]
+
+
+def reach(flops: Array, losses: Array) -> Reach:
+    """The reference's law, fitted to losses [..., B] over budgets [B] by least squares of ln loss.
+
+    From four budgets on with an irreducible loss, floor >= 0, as L(N, D) has one: between the budgets it follows a law
+    that bends. Three budgets cannot tell a floor from an exponent, and get none.
+    """
+    x = np.log(flops)
+    floor = np.zeros(losses.shape[:-1])
+    if len(flops) >= _FLOOR_BUDGETS:
+        low, high = floor, 0.98 * losses.min(-1)
+        for _ in range(4):  # four rounds of 25 points: the floor to a millionth of the loss
+            tried = low + (high - low) * np.linspace(0, 1, 25).reshape(-1, *[1] * low.ndim)
+            best = np.argmin(_misfit(x, losses, tried), 0)
+            step = (high - low) / 24
+            floor = np.take_along_axis(tried, best[None], 0)[0]
+            low, high = np.maximum(low, floor - step), np.minimum(high, floor + step)
+    return Reach(floor, *line(x, np.log(losses - floor[..., None])))
+
+
+def _misfit(x: Array, losses: Array, floor: Array) -> Array:
+    """Squared error of ln loss, [G, ...], of the best line under each floor [G, ...]."""
+    intercept, slope = line(x, np.log(losses - floor[..., None]))
+    law = floor[..., None] + np.exp(intercept[..., None] + slope[..., None] * x)
+    return ((np.log(law) - np.log(losses)) ** 2).sum(-1)
 
 
 def multiplier(best: Best, reference: Best, name: str) -> Multiplier | None:
     """The compute multiplier of a family against the reference called `name`, which needs at least two budgets.
 
-    Intervals where both have resamples. None where the reference's loss does not fall with compute.
+    Its mean is over the budgets whose loss the reference reached, and over all where it reached none. Intervals where
+    both have resamples. None where the reference's loss does not fall with compute.
     """
-    intercept, slope = line(np.log(reference.flops), np.log(reference.loss))
-    if slope > -_LEVEL_SLOPE:
+    inside = (reference.loss.min() <= best.loss) & (best.loss <= reference.loss.max())
+    log_k = np.log(best.flops) - _reached(reference, reference.loss, best.loss, inside)
+    if not np.isfinite(log_k).all():
         return None
-    log_k = np.log(best.flops) - (np.log(best.loss) - intercept) / slope
-    draws = _log_k_draws(best, reference)
-    ratios = tuple(_ratio(best, reference, i, log_k, draws) for i in range(len(log_k)))
-    mean = interval(log_k.mean(), None if draws is None else draws.mean(-1)).exp()
+    draws = None
+    if best.draws is not None and reference.draws is not None:
+        draws = np.log(best.flops) - _reached(reference, reference.draws, best.draws, inside)
+    ratios = tuple(_ratio(best, i, log_k, draws, not inside[i]) for i in range(len(log_k)))
+    measured = inside if inside.any() else ~inside
+    mean = interval(log_k[measured].mean(), None if draws is None else draws[:, measured].mean(-1)).exp()
     if len(log_k) < 2:
         return Multiplier(name, ratios, mean, None)
     trend = line(np.log(best.flops), log_k)[1]
@@ -162,16 +209,17 @@ def multiplier(best: Best, reference: Best, name: str) -> Multiplier | None:
     return Multiplier(name, ratios, mean, interval(float(trend), trends))
 
 
-def _log_k_draws(best: Best, reference: Best) -> Array | None:
-    if best.draws is None or reference.draws is None:
-        return None
-    (intercept, slope), _ = law_draws(reference.flops, reference.loss, reference.draws)
-    falling = np.where(slope < 0, slope, np.nan)[:, None]  # a reference that does not improve reaches no loss
-    return np.log(best.flops) - (np.log(best.draws) - intercept[:, None]) / falling
+def _reached(reference: Best, of: Array, losses: Array, inside: Array) -> Array:
+    """ln C at which the reference, with its losses `of` [..., B], reaches `losses` [..., F]."""
+    if of.ndim == 1:
+        intercept, slope = line(np.log(reference.flops), np.log(of))
+    else:
+        (intercept, slope), _ = law_draws(reference.flops, reference.loss, of)
+    pure = Reach(np.zeros_like(intercept), intercept, slope)
+    return np.where(inside, reach(reference.flops, of).log_flops(losses), pure.log_flops(losses))
 
 
-def _ratio(best: Best, reference: Best, i: int, log_k: Array, draws: Array | None) -> Ratio:
-    flops, loss = float(best.flops[i]), best.loss[i]
-    outside = not reference.loss.min() <= loss <= reference.loss.max()
+def _ratio(best: Best, i: int, log_k: Array, draws: Array | None, extrapolated: bool) -> Ratio:
+    flops = float(best.flops[i])
     k = interval(log_k[i], None if draws is None else draws[:, i]).exp()
-    return Ratio(flops, flops / k.value, k, outside)
+    return Ratio(flops, flops / k.value, k, bool(extrapolated))
