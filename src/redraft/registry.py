@@ -58,10 +58,51 @@ SAMPLERS: dict[str, Entry] = {
     "ancestral": Entry(
         "redraft.sampling.ancestral:Ancestral", "the reverse chain on a grid of `steps` times", {"steps": 64}
     ),
+    "greedy_tail": Entry(
+        "redraft.sampling.ancestral:GreedyTail", "ancestral, the last step taking the likeliest tokens", {"steps": 64}
+    ),
+    "first_hitting": Entry(
+        "redraft.sampling.first_hitting:FirstHitting", "masked families: one random position a call; ancestral's limit"
+    ),
+    "psi": Entry(
+        "redraft.sampling.psi:Psi",
+        "predictor-corrector: written tokens may change; on mdlm, ReMDM",
+        {
+            "steps": 64,
+            "kappa": "cap",
+            "eta": 0.01,
+            "profile": "linear",
+            "alpha": 0.9,
+            "high": 0.45,
+            "middle": 0.5,
+            "on": 1.0,
+            "off": 0.0,
+        },
+    ),
+    "analytic": Entry(
+        "redraft.sampling.analytic:Analytic",
+        "masked families: Tweedie's step from the score, as in SEDD",
+        {"steps": 64},
+    ),
+    "confident": Entry(
+        "redraft.sampling.confident:Confident",
+        "masked families: the surest positions first, so many a step",
+        {"steps": 64, "order": "top_probability"},
+    ),
+    "entropy_bounded": Entry(
+        "redraft.sampling.confident:EntropyBounded",
+        "masked families: the surest positions first, as many a call as `gamma` nats allow",
+        {"gamma": 0.1, "order": "entropy"},
+    ),
+    "blockwise": Entry(
+        "redraft.sampling.blockwise:Blockwise",
+        "blocks from left to right, each by the `inner` sampler",
+        {"steps": 64, "block": 32, "inner": "ancestral"},
+    ),
     "ordered": Entry(
         "redraft.sampling.ordered:Ordered",
-        "Eso-LM: a random order by diffusion, the rest left to right, with a KV cache",
-        {"steps": 64, "alpha_0": None},
+        "Eso-LM: many tokens a call in an order drawn beforehand, with a KV cache",
+        {"steps": 64, "alpha_0": None, "order": "random", "super_blocks": 1},
     ),
 }
 

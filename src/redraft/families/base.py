@@ -53,7 +53,11 @@ class Family(ABC):
 
 
 class DiffusionFamily(Family):
-    """A family with a clock: t in [0, 1], and a network that sees one corrupted text and predicts the clean one."""
+    """A family with a clock: t in [0, 1], and a network that sees one corrupted text and predicts the clean one.
+
+    Each token is corrupted alone, q(x_t | x_0) = alpha_t x_0 + (1 - alpha_t) pi (noise/kernels.py), and `prior` draws
+    from pi. Samplers build on that: a corrupted token is the clean one, or it has forgotten it.
+    """
 
     schedule: Schedule
 
@@ -71,7 +75,10 @@ class DiffusionFamily(Family):
 
     @abstractmethod
     def step(self, predict: Predict, xt: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
-        """A draw from `posterior` that asks for no more rows of the prediction than it needs: [B, L] ids."""
+        """A draw from `posterior` that asks for no more rows of the prediction than it needs: [B, L] ids.
+
+        `s` [B, 1] or [B, L]: every position may go to a time of its own. Where s = t it stays, and nothing is predicted.
+        """
 
     @abstractmethod
     def view(self, tokens: Tensor, t: Tensor) -> View:
@@ -113,6 +120,14 @@ class DiffusionFamily(Family):
         hidden = network.trunk(self.view(xt, t))
         nats = charge(network, hidden, xt, batch.tokens, t)
         return TokenLoss(nats.where(batch.scored, 0.0), batch.scored)
+
+
+class Absorbing(DiffusionFamily):
+    """pi = [MASK], and `view` ignores the clock: a visible token stays, and when a hidden one shows up is chance alone."""
+
+    @property
+    @abstractmethod
+    def mask_id(self) -> int: ...
 
 
 def masked_nats(network: Network, hidden: Tensor, hide: Tensor, x0: Tensor) -> Tensor:

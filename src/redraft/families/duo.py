@@ -46,13 +46,16 @@ class Duo(DiffusionFamily):
 
     def step(self, predict: Predict, xt: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
         """The posterior as a three-way mixture: stay, draw from p0, or draw uniformly."""
-        log_p = predict(torch.ones_like(xt, dtype=torch.bool)).view(*xt.shape, -1)
-        p_z = log_p.gather(-1, xt[..., None])[..., 0].exp()
-        stay, from_p, total = self._mixture(p_z, t, s)
-        u = noise("move") * total
-        moves, anything = (u >= stay) & (u < stay + from_p), (noise("token") * self.vocab).long()
-        xs = xt.where(u < stay + from_p, anything)
-        return xs.masked_scatter(moves, categorical(log_p[moves], noise("token")[moves]))
+        live = (s < t).expand_as(xt)
+        if not live.any():
+            return xt
+        log_p, z, token = predict(live), xt[live], noise("token")[live]  # [R, V], [R], [R]
+        p_z = log_p.gather(-1, z[:, None])[:, 0].exp()
+        stay, from_p, total = self._mixture(p_z, *(u.expand_as(xt)[live] for u in (t, s)))
+        u = noise("move")[live] * total
+        moves, kept = (u >= stay) & (u < stay + from_p), u < stay + from_p
+        drawn = z.where(kept, (token * self.vocab).long())
+        return xt.masked_scatter(live, drawn.masked_scatter(moves, categorical(log_p[moves], token[moves])))
 
     def view(self, tokens: Tensor, t: Tensor) -> View:
         return full_view(tokens, sigma=-self.schedule(t)[0].log())

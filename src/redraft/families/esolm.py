@@ -110,6 +110,17 @@ class EsoLM(Family):
         nats = masked_nats(network, hidden[:, : rank.shape[1]], masks, x0.gather(1, place))
         return torch.zeros_like(x0, dtype=nats.dtype).scatter_add(1, place, nats)
 
+    def chain_nats(self, network: Network, x0: Tensor, scored: Tensor, order: Tensor) -> Tensor:
+        """-log p(x | order) by token [B, L], unscored tokens given: one pass, for the network is causal in the order."""
+        return self.sequential_nats(network, x0.masked_fill(scored, self.mask_id), x0, order)
+
+    def orders(self, scored: Tensor, noise: Noise) -> Tensor:
+        """Orders of generation [B, L]: given tokens, then each other with probability alpha_0 by diffusion, both shuffled,
+        then the rest left to right. What the sampler draws, in the limit of one token a call."""
+        late = scored & (noise("corrupt") >= self.alpha_0)
+        ramp = torch.linspace(0, 1, scored.shape[1] + 1, dtype=torch.float64, device=scored.device)[:-1]
+        return (scored.long() + late.long() + torch.where(late, ramp, noise("order"))).argsort(1)
+
     def order(self, z: Tensor, noise: Noise, sequential: bool) -> Tensor:
         """Clean tokens first, shuffled; then masks, shuffled (diffusion) or left to right (sequential)."""
         shuffle, ramp = noise("order"), torch.linspace(0, 1, z.shape[1] + 1, dtype=torch.float64, device=z.device)[:-1]

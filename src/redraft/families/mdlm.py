@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from redraft.errors import unknown
-from redraft.families.base import DiffusionFamily, full_view, masked_nats
+from redraft.families.base import Absorbing, full_view, masked_nats
 from redraft.noise.draws import categorical
 from redraft.noise.kernels import marginal
 from redraft.noise.schedules import Linear, Schedule
@@ -24,7 +24,7 @@ OBJECTIVES = ("low_variance", "nelbo")
 
 
 @dataclass(frozen=True)
-class MDLM(DiffusionFamily):
+class MDLM(Absorbing):
     """Trains on the plain cross-entropy of hidden tokens ("low_variance", arXiv:2602.15014) or on the bound ("nelbo").
 
     The schedule must end in alpha(1) = 0: whatever survived there would cost an infinite prior term.
@@ -86,6 +86,25 @@ class MDLM(DiffusionFamily):
 
     def prior(self, noise: Noise) -> Tensor:
         return torch.full_like(noise("prior"), self.mask_id, dtype=torch.int64)
+
+    def hidden_nats(self, network: Network, x0: Tensor, hide: Tensor) -> Tensor:
+        """Cross-entropy [B, L] of the tokens that `hide` [B, L] covers, given the others."""
+        hidden = network.trunk(full_view(x0.masked_fill(hide, self.mask_id)))
+        return masked_nats(network, hidden, hide, x0)
+
+    def chain_nats(self, network: Network, x0: Tensor, scored: Tensor, order: Tensor) -> Tensor:
+        """-log p(x | order) by token [B, L], unscored tokens given: one call a token, which alone is headed."""
+        z, paid = x0.masked_fill(scored, self.mask_id), torch.zeros(x0.shape, device=x0.device)
+        for place in order.split(1, 1):
+            now = torch.zeros_like(scored).scatter(1, place, True) & scored
+            if now.any():
+                paid = paid + masked_nats(network, network.trunk(full_view(z)), now, x0)
+                z = x0.where(now, z)
+        return paid
+
+    def orders(self, scored: Tensor, noise: Noise) -> Tensor:
+        """Orders of generation [B, L]: given tokens, then a uniformly random order, as tokens move at independent times."""
+        return (scored + noise("order")).argsort(1)
 
     def _reveal(self, t: Tensor, s: Tensor) -> Tensor:
         """P(a token hidden at t is visible at s)."""

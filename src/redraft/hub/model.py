@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,16 +106,17 @@ class Model:
         seed: int = 0,
         *,
         sampler: str = "",
+        options: Mapping[str, Any] | None = None,
         suffix: str = "",
         stream: bool = False,
     ) -> list[str] | Iterator[Canvas]:
         """`n` texts on canvases of `length` tokens, prompt and suffix included; `stream=True` yields every canvas instead.
 
         A text ends at its first end-of-document after the prompt. `steps` is what the sampler makes of it: left to right
-        takes one a token. `sampler` by name, else the family's own.
+        takes one a token. `sampler` by name, else the family's own; `options` are its further settings.
         """
         canvas = self.canvas(prompt, n, length, suffix)
-        frames = self.frames(canvas, self.denoiser(temperature, top_p), sampler, steps, seed)
+        frames = self.frames(canvas, self.denoiser(temperature, top_p), sampler, steps, seed, options)
         if stream:
             return frames
         return [self.text(row, len(self.tokenizer.encode(prompt))) for row in last(frames).tokens]
@@ -136,11 +137,19 @@ class Model:
     def denoiser(self, temperature: float = 1.0, top_p: float = 1.0) -> Denoiser:
         return Denoiser(self.network, self.family, temperature, top_p)
 
-    def frames(self, canvas: Canvas, denoiser: Denoiser, sampler: str, steps: int, seed: int) -> Iterator[Canvas]:
+    def frames(
+        self,
+        canvas: Canvas,
+        denoiser: Denoiser,
+        sampler: str,
+        steps: int,
+        seed: int,
+        options: Mapping[str, Any] | None = None,
+    ) -> Iterator[Canvas]:
         """Every canvas from unwritten to finished."""
         name = sampler or self.family.sampler
-        options = {"steps": steps} if "steps" in find("sampler", SAMPLERS, name).options else {}
-        chosen = build_sampler(name, options, self.family)
+        settings = {"steps": steps} if "steps" in find("sampler", SAMPLERS, name).options else {}
+        chosen = build_sampler(name, {**settings, **(options or {})}, self.family)
         # A generator suspends between frames: gradients are switched off inside it, not around it.
         return torch.no_grad()(chosen.__call__)(denoiser, canvas, Key.of(seed).fold("sample"))
 

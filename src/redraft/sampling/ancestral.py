@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
+from torch import Tensor
 
-from redraft.errors import UserError
-from redraft.families.base import DiffusionFamily, Family
-from redraft.noise import draws
+from redraft.families.base import Absorbing, DiffusionFamily, Family
 from redraft.noise.draws import Key
-from redraft.sampling.base import Denoiser, Sampler, sample_index
+from redraft.noise.kappa import even_times
+from redraft.sampling.base import Denoiser, Sampler, Step, check_steps, clock_refusal, walk
 from redraft.types import Canvas
 
 
@@ -22,20 +23,47 @@ class Ancestral(Sampler):
     steps: int = 64
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise UserError(f"steps must be at least 1, got {self.steps}")
+        check_steps(self.steps)
 
     def refusal(self, family: Family) -> str | None:
-        return None if isinstance(family, DiffusionFamily) else "it has no clock"
+        return clock_refusal(family)
 
     def __call__(self, denoiser: Denoiser, canvas: Canvas, key: Key) -> Iterator[Canvas]:
-        family, index = denoiser.family, sample_index(canvas)
+        family = denoiser.family
         assert isinstance(family, DiffusionFamily)
-        length = canvas.tokens.shape[1]
-        canvas = canvas.write(family.prior(draws.field(key, index, length)))
-        grid = torch.linspace(1, 0, self.steps + 1, dtype=torch.float64, device=index.device)
-        for number, (t, s) in enumerate(zip(grid[:-1], grid[1:], strict=True)):
-            noise = draws.field(key.fold("step", number), index, length)
-            t, s = t.expand(len(index), 1), s.expand(len(index), 1)
-            canvas = canvas.write(family.step(denoiser(canvas.tokens, t), canvas.tokens, t, s, noise))
-            yield canvas
+        move = lambda step: family.step(step.predict, step.xt, step.t, step.target(), step.noise)
+        yield from walk(denoiser, canvas, key, even_times(self.steps), move)
+
+
+@dataclass(frozen=True)
+class GreedyTail(Sampler):
+    """Ancestral, but its last step takes the likeliest token at every free position (Duo's greedy tail: all of them;
+    MDLM: those still hidden, as visible ones predict themselves). Cleaner texts, not draws from the model."""
+
+    exact: ClassVar[bool] = False
+    steps: int = 64
+
+    def __post_init__(self) -> None:
+        check_steps(self.steps)
+
+    def refusal(self, family: Family) -> str | None:
+        return clock_refusal(family)
+
+    def __call__(self, denoiser: Denoiser, canvas: Canvas, key: Key) -> Iterator[Canvas]:
+        family = denoiser.family
+        assert isinstance(family, DiffusionFamily)
+
+        def move(step: Step) -> Tensor:
+            if step.number < self.steps - 1:
+                return family.step(step.predict, step.xt, step.t, step.target(), step.noise)
+            return _likeliest(family, step)
+
+        yield from walk(denoiser, canvas, key, even_times(self.steps), move)
+
+
+def _likeliest(family: DiffusionFamily, step: Step) -> Tensor:
+    """[B, L] ids; a mask hides what it predicts, any other token may be wrong."""
+    where = step.free & (step.xt == family.mask_id) if isinstance(family, Absorbing) else step.free
+    if not where.any():
+        return step.xt
+    return step.xt.masked_scatter(where, torch.argmax(step.predict(where), -1))

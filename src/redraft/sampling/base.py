@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from redraft.errors import UserError
-from redraft.families.base import DiffusionFamily, Family
+from redraft.families.base import Absorbing, DiffusionFamily, Family
+from redraft.noise import draws
 from redraft.noise.draws import Key
 from redraft.registry import SAMPLERS, checked_options
-from redraft.types import Canvas, Network, Predict, View
+from redraft.types import Canvas, Network, Noise, Predict, View
 
 
 class Denoiser:
@@ -21,7 +23,7 @@ class Denoiser:
 
     `temperature` divides the log-probabilities of the clean token, then `top_p` keeps the smallest set of tokens whose
     mass reaches it (the token that crosses is kept): one meaning for every family and sampler. `calls` counts trunk
-    passes (NFE); `rows` the rows that were headed.
+    passes (NFE); `rows` the rows that were headed. `belief` is the model's own prediction, calling is what to draw from.
     """
 
     def __init__(self, network: Network, family: Family, temperature: float = 1.0, top_p: float = 1.0):
@@ -40,9 +42,18 @@ class Denoiser:
     def log_p(self, rows: Tensor) -> Tensor:
         """[R, d] hidden rows -> the float64 log-probabilities [R, V] that a sampler draws from."""
         self.rows += len(rows)
-        return sharpen(self.network.head(rows).double().log_softmax(-1), self.temperature, self.top_p)
+        return self.sharpened(self.network.head(rows).double().log_softmax(-1))
+
+    def sharpened(self, log_p: Tensor) -> Tensor:
+        """[R, V] beliefs -> the log-probabilities [R, V] to draw from."""
+        return sharpen(log_p, self.temperature, self.top_p)
 
     def __call__(self, tokens: Tensor, t: Tensor) -> Predict:
+        """What to draw from: the belief at this temperature, cut to its nucleus."""
+        belief = self.belief(tokens, t)
+        return lambda where: self.sharpened(belief(where))
+
+    def belief(self, tokens: Tensor, t: Tensor) -> Predict:
         """The prediction of a family with a clock. The network runs at the first request for rows, or not at all."""
         assert isinstance(self.family, DiffusionFamily)
         family = self.family
@@ -52,8 +63,7 @@ class Denoiser:
             if not hidden:
                 hidden.append(self.trunk(family.view(tokens, t)))
             self.rows += int(where.sum())
-            logits = self.network.head(hidden[0][where]).double()
-            return sharpen(family.interpret(logits, tokens[where]), self.temperature, self.top_p)
+            return family.interpret(self.network.head(hidden[0][where]).double(), tokens[where])
 
         return predict
 
@@ -83,6 +93,51 @@ class Sampler(ABC):
 
     @abstractmethod
     def __call__(self, denoiser: Denoiser, canvas: Canvas, key: Key) -> Iterator[Canvas]: ...
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step down the times, all that a transition may use. Positions that are not `free` will keep their tokens."""
+
+    number: int
+    predict: Predict
+    xt: Tensor  # [B, L] ids
+    free: Tensor  # [B, L] bool
+    t: Tensor  # [B, 1]
+    s: Tensor  # [B, 1], at most t
+    noise: Noise
+
+    def target(self) -> Tensor:
+        """[B, L]: time s where free; elsewhere the clock stands still, so nothing is predicted."""
+        return self.s.where(self.free, self.t)
+
+
+def walk(
+    denoiser: Denoiser, canvas: Canvas, key: Key, grid: Tensor, move: Callable[[Step], Tensor]
+) -> Iterator[Canvas]:
+    """From the prior down a falling `grid` of times [S + 1], float64; `move` gives the ids [B, L] after each step."""
+    family, index, length = denoiser.family, sample_index(canvas), canvas.tokens.shape[1]
+    free, grid = ~canvas.fixed, grid.to(index.device)
+    canvas = canvas.write(family.prior(draws.field(key, index, length)))
+    for number in range(len(grid) - 1):
+        t, s = (grid[at].expand(len(index), 1) for at in (number, number + 1))
+        noise = draws.field(key.fold("step", number), index, length)
+        step = Step(number, denoiser(canvas.tokens, t), canvas.tokens, free, t, s, noise)
+        canvas = canvas.write(move(step))
+        yield canvas
+
+
+def check_steps(steps: int) -> None:
+    if steps < 1:
+        raise UserError(f"steps must be at least 1, got {steps}")
+
+
+def clock_refusal(family: Family) -> str | None:
+    return None if isinstance(family, DiffusionFamily) else "it has no clock"
+
+
+def mask_refusal(family: Family) -> str | None:
+    return None if isinstance(family, Absorbing) else "it does not hide tokens behind a mask, whatever the time"
 
 
 def build(name: str, options: dict[str, Any], family: Family) -> Sampler:

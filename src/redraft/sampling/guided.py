@@ -12,18 +12,19 @@ from redraft.types import Predict
 class Guided(Denoiser):
     """log p = (1 + w) log p(. | prompt) - w log p(. | prompt blanked out), normalised by row.
 
-    Weight 0 is the plain denoiser, bit for bit, and costs no second call. `prompt` [B, L] bool, `blank` an id.
+    Weight 0 is the plain denoiser, bit for bit, and costs no second call. `prompt` [B, L] bool, `blank` an id. Beliefs
+    are guided, and temperature and nucleus come after: at temperature 0 a sharpened belief has nothing left to guide.
     """
 
     def __init__(self, plain: Denoiser, weight: float, prompt: Tensor, blank: int):
         super().__init__(plain.network, plain.family, plain.temperature, plain.top_p)
         self.plain, self.weight, self.prompt, self.blank = plain, weight, prompt, blank
 
-    def __call__(self, tokens: Tensor, t: Tensor) -> Predict:
-        given = self.plain(tokens, t)
+    def belief(self, tokens: Tensor, t: Tensor) -> Predict:
+        given = self.plain.belief(tokens, t)
         if self.weight == 0:
             return given
-        free = self.plain(tokens.masked_fill(self.prompt, self.blank), t)
+        free = self.plain.belief(tokens.masked_fill(self.prompt, self.blank), t)
 
         def predict(where: Tensor) -> Tensor:
             log_given, log_free = given(where), free(where)

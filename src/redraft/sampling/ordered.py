@@ -1,4 +1,4 @@
-"""Eso-LM's sampler: several tokens a call in a random order, then one a call left to right, with a KV cache.
+"""Eso-LM's sampler: several tokens a call in an order drawn beforehand, with a KV cache.
 
 arXiv:2506.01928, section 4. When each token is written does not depend on the network, so the whole order is drawn
 first. A call sees the tokens written by the call before (now clean, their keys and values kept) and the masks to write
@@ -13,25 +13,43 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from redraft.errors import UserError
+from redraft.errors import UserError, unknown
 from redraft.families.base import Family
 from redraft.families.esolm import EsoLM
 from redraft.noise import draws
 from redraft.noise.draws import Key
-from redraft.sampling.base import Denoiser, Sampler, sample_index
+from redraft.sampling.base import Denoiser, Sampler, check_steps, sample_index
 from redraft.types import Canvas, Noise, View
+
+ORDERS = ("random", "block", "block_autoregressive")
 
 
 @dataclass(frozen=True)
 class Ordered(Sampler):
-    """`steps` of diffusion for a share `alpha_0` of the tokens (None: as trained), then one call a token."""
+    """When each token is written, by `order` (the last two: arXiv:2602.15014, whose code calls them predictors):
+
+    random: `steps` of diffusion for a share `alpha_0` of the tokens (None: as trained), then one call a token, left to
+    right. block: contiguous blocks of `steps` tokens; call j writes one token of each block, at the same random offset.
+    block_autoregressive: `super_blocks` equal parts from left to right, each cut into blocks of `steps` tokens, of which
+    the first tokens are written one a call, then all second ones at once, all third ones, ...
+    """
 
     steps: int = 64
     alpha_0: float | None = None
+    order: str = "random"
+    super_blocks: int = 1
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise UserError(f"steps must be at least 1, got {self.steps}")
+        check_steps(self.steps)
+        if self.order not in ORDERS:
+            raise unknown("order", self.order, ORDERS)
+        if self.order != "random" and self.alpha_0 is not None:
+            raise UserError(f"alpha_0 belongs to order 'random': order {self.order!r} leaves no tokens to choose")
+        if self.super_blocks < 1 or (self.super_blocks > 1 and self.order != "block_autoregressive"):
+            raise UserError(
+                f"super_blocks must be at least 1, and more than 1 only with order 'block_autoregressive': "
+                f"got super_blocks={self.super_blocks} with order {self.order!r}"
+            )
         if self.alpha_0 is not None and not 0 <= self.alpha_0 <= 1:
             raise UserError(f"alpha_0 must be in [0, 1], got {self.alpha_0}")
 
@@ -61,19 +79,42 @@ class Ordered(Sampler):
     def schedule(self, fixed: Tensor, alpha_0: float, noise: Noise) -> tuple[Tensor, Tensor]:
         """The order of generation [B, L], and the call [B, L] (in that order) at which each token is written.
 
-        Fixed tokens come first, at call -1. A token is written by diffusion with probability alpha_0, at a step drawn
-        uniformly; steps that write nothing are no calls.
+        Fixed tokens come first, at call -1. Steps that write nothing are no calls.
         """
-        length, u = fixed.shape[1], noise("when")
-        step = torch.where(
-            u < alpha_0, (u / max(alpha_0, 1e-300) * self.steps).long().clamp(max=self.steps - 1), self.steps
-        )
-        left_to_right = step + torch.arange(length, device=fixed.device)
-        step = torch.where(step == self.steps, left_to_right, step).masked_fill(fixed, -1)
+        length = fixed.shape[1]
+        if self.order == "random":
+            step = diffused(noise("when"), alpha_0, self.steps)
+        elif self.order == "block":
+            step = same_offset(noise("offset"), self.steps)
+        else:
+            step = first_tokens_first(length, self.steps, self.super_blocks).to(fixed.device)
+        step = step.masked_fill(fixed, -1)
         order = (step + noise("order")).argsort(1)
         step = step.gather(1, order)
         fresh = torch.cat([step[:, :1] >= 0, step[:, 1:] != step[:, :-1]], 1)
         return order, fresh.cumsum(1) - 1
+
+
+def diffused(u: Tensor, alpha_0: float, steps: int) -> Tensor:
+    """[B, L] uniforms -> [B, L] steps: with probability alpha_0 any of `steps`, else one step a token, left to right."""
+    by_diffusion = (u / max(alpha_0, 1e-300) * steps).long().clamp(max=steps - 1)
+    return torch.where(u < alpha_0, by_diffusion, steps + torch.arange(u.shape[1], device=u.device))
+
+
+def same_offset(u: Tensor, steps: int) -> Tensor:
+    """[B, L] uniforms -> [B, L] steps: those of a random order of the offsets in a block, one order a row."""
+    turn = u[:, :steps].argsort(1).argsort(1)
+    offset = torch.arange(u.shape[1], device=u.device) % steps
+    return turn.gather(1, offset.expand_as(u))
+
+
+def first_tokens_first(length: int, steps: int, super_blocks: int) -> Tensor:
+    """[1, L] steps: `super_blocks` times, P first tokens one by one and then P tokens at each further offset, where P
+    blocks of `steps` tokens make a super-block. What does not divide leaves the last ones short."""
+    place, width = torch.arange(length)[None], -(-length // super_blocks)
+    blocks = -(-width // steps)
+    block, offset = place % width // steps, place % width % steps
+    return place // width * (blocks + steps - 1) + torch.where(offset == 0, block, blocks - 1 + offset)
 
 
 def window(event: Tensor, now: int) -> tuple[Tensor, Tensor]:
