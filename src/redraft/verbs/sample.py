@@ -2,6 +2,7 @@
 
 redraft sample runs/first --prompt "def " -n 4 --length 256 --steps 64
 redraft sample runs/first --prompt "def f(x):" --suffix "return x"      (fill in between; not for ar)
+redraft sample runs/first --sampler psi --sampler.kappa 0.9             (options: redraft list samplers)
 """
 
 from __future__ import annotations
@@ -13,10 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from redraft.display import emit
+from redraft.errors import unknown
 
 if TYPE_CHECKING:
     from redraft.hub.model import Model
     from redraft.types import Canvas
+
+
+OVERRIDES = True
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -35,13 +40,18 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace, overrides: dict[str, Any]) -> None:
+    if stray := [key for key in overrides if key != "sampler"]:
+        raise unknown(
+            "flag of `redraft sample`:", f"--{stray[0]}", ["--prompt", "--suffix", "--length", "--sampler.OPTION"]
+        )
     from redraft.hub.model import load
 
     model = load(options.model, options.device)
     canvas = model.canvas(options.prompt, options.n, options.length or model.length, options.suffix)
     denoiser = model.denoiser(options.temperature, options.top_p)
     began = time.perf_counter()
-    for frame in model.frames(canvas, denoiser, options.sampler, options.steps, options.seed):
+    further = overrides.get("sampler", {})
+    for frame in model.frames(canvas, denoiser, options.sampler, options.steps, options.seed, further):
         canvas = frame
         _show(model, canvas, options)
     seconds = time.perf_counter() - began
