@@ -1,7 +1,7 @@
-"""The bound on held-out text, in nats per token, with its errors.
+"""The bound on held-out text, in nats per token, with its errors: by any estimator, the family's own first.
 
 Draw r of window i is sample i R + r of one low-discrepancy sequence of times over the whole set, and the noise of a
-sample is a function of its number: the same for every family, model, batch size and machine.
+sample is a function of its number: the same for every family, model, estimator, batch size and machine.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from redraft.evaluation.estimators import ContinuousTime, Estimator
 from redraft.families.base import Family
 from redraft.network.transformer import Transformer
 from redraft.noise.draws import Key
@@ -42,26 +43,55 @@ class Bound:
         return math.exp(self.nats)
 
 
-@torch.no_grad()
 def bound(
     network: Transformer, family: Family, windows: NDArray[np.int64], draws: int, batch: int, seed: int = 0
 ) -> Bound:
-    """Score `windows` [N, L] with `draws` noise draws each (one where the family is exact)."""
-    draws = 1 if family.exact else draws
-    key = Key.of(seed).fold("evaluation")
-    tokens = torch.from_numpy(windows).repeat_interleave(draws, 0)
-    parts = [
-        family.nelbo(network, part, key=key).nats.double().sum(1).cpu() for part in _batches(tokens, batch, network)
-    ]
-    per_token = (torch.cat(parts) / windows.shape[1]).view(len(windows), draws)
+    """Score `windows` [N, L] with `draws` draws each of the family's own bound (one where the family is exact)."""
+    return estimate(network, family, windows, ContinuousTime(), draws, batch, seed)
+
+
+def estimate(
+    network: Transformer,
+    family: Family,
+    windows: NDArray[np.int64],
+    estimator: Estimator,
+    draws: int,
+    batch: int,
+    seed: int = 0,
+) -> Bound:
+    """Score `windows` [N, L] with `draws` draws each of `estimator` (one where they would not differ).
+
+    `exact` then means: no randomness. For a chain rule in a fixed order, exact for the model that writes in that order.
+    """
+    per_token = draw_nats(network, family, windows, estimator, draws, batch, seed) / windows.shape[1]
     return Bound(
         nats=float(per_token.mean()),
         monte_carlo_error=_noise_error(per_token),
         sampling_error=float(per_token.mean(1).std() / math.sqrt(len(windows))) if len(windows) > 1 else math.inf,
-        exact=family.exact,
+        exact=not estimator.random(family),
         windows=len(windows),
-        draws=draws,
+        draws=per_token.shape[1],
     )
+
+
+@torch.no_grad()
+def draw_nats(
+    network: Transformer,
+    family: Family,
+    windows: NDArray[np.int64],
+    estimator: Estimator,
+    draws: int,
+    batch: int,
+    seed: int = 0,
+) -> Tensor:
+    """Nats of each window by each draw, float64 [N, R]; R = 1 where draws would not differ. `batch` rows a pass."""
+    draws = draws if estimator.random(family) else 1
+    key = Key.of(seed).fold("evaluation")
+    tokens = torch.from_numpy(windows).repeat_interleave(draws, 0)
+    parts = [
+        estimator.nats(network, family, part, draws=draws, key=key).cpu() for part in _batches(tokens, batch, network)
+    ]
+    return torch.cat(parts).view(len(windows), draws)
 
 
 def _batches(tokens: Tensor, size: int, network: Transformer) -> Iterator[Batch]:

@@ -58,7 +58,8 @@ class Duo(DiffusionFamily):
         return xt.masked_scatter(live, drawn.masked_scatter(moves, categorical(log_p[moves], token[moves])))
 
     def view(self, tokens: Tensor, t: Tensor) -> View:
-        return full_view(tokens, sigma=-self.schedule(t)[0].log())
+        # A schedule that ends in alpha = 0 would show the network an infinite clock at t = 1.
+        return full_view(tokens, sigma=-self.schedule(t)[0].clamp(min=1e-30).log())
 
     def interpret(self, logits: Tensor, tokens: Tensor) -> Tensor:
         return logits.log_softmax(-1)
