@@ -63,6 +63,11 @@ def ratio(seconds: Mapping[str, list[float]], slow: str, fast: str) -> float:
     return statistics.median(s / f for s, f in zip(seconds[slow], seconds[fast], strict=True))
 
 
+def ratio_of_best(seconds: Mapping[str, list[float]], slow: str, fast: str) -> float:
+    """The same of each case's fastest turn: what a quiet machine would say. `ratio` should not be far above it."""
+    return min(seconds[slow]) / min(seconds[fast])
+
+
 def product(dtype: torch.dtype, size: int = 2048) -> Callable[[], Tensor]:
     """A large square matrix product: what the machine can do at best in `dtype`, 2 size^3 FLOPs."""
     a = torch.randn(size, size).to(dtype)

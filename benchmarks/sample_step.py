@@ -70,21 +70,31 @@ def main(args: Namespace) -> None:
     median = measure.medians(seconds)
     per_second = {f"{who} batch {rows}": rows * new / median[f"{who} batch {rows}"] for who, rows in cases}
     rows_of_table = [(name, f"{median[name]:.3f}", f"{speed:.0f}") for name, speed in per_second.items()]
-    speeds = {rows: measure.ratio(seconds, f"transformers batch {rows}", f"redraft batch {rows}") for rows in BATCHES}
+    pairs = {rows: (f"transformers batch {rows}", f"redraft batch {rows}") for rows in BATCHES}
+    speeds = {rows: measure.ratio(seconds, *pair) for rows, pair in pairs.items()}
+    best = {rows: measure.ratio_of_best(seconds, *pair) for rows, pair in pairs.items()}
     verdicts = [
-        (f"batch {rows}", f"{speed:.2f}", f"target >= {TARGET}: {'met' if speed >= TARGET else 'MISSED'}")
+        (
+            f"batch {rows}",
+            f"{speed:.2f}",
+            f"{best[rows]:.2f}",
+            f"target >= {TARGET}: {'met' if speed >= TARGET else 'MISSED'}",
+        )
         for rows, speed in speeds.items()
     ]
     text = "\n\n".join([
         measure.table(("generation", "seconds", "tokens/s"), rows_of_table),
-        measure.table(("redraft / transformers", "speed", ""), verdicts),
+        measure.table(("redraft / transformers", "speed", "of best turns", ""), verdicts),
     ])  # fmt: skip
     result = {
         "benchmark": "sample_step",
         "machine": measure.machine(),
         "shape": {"size": "6M", "prompt": 1, "new": new, "vocab": VOCAB, "dtype": "float32"},
         "tokens_per_second": per_second,
-        "comparisons": [{"rows": rows, "speed": speed, "met": speed >= TARGET} for rows, speed in speeds.items()],
+        "comparisons": [
+            {"rows": rows, "speed": speed, "speed_of_best": best[rows], "met": speed >= TARGET}
+            for rows, speed in speeds.items()
+        ],
         "seconds": seconds,
     }
     measure.publish(result, text, args.json)

@@ -125,17 +125,20 @@ def main(args: Namespace) -> None:
     comparisons, verdicts = [], []
     for ours, theirs, least, most in TARGETS:
         speed, memory = measure.ratio(seconds, theirs, ours), peaks[ours] / peaks[theirs]
-        comparisons.append({"ours": ours, "theirs": theirs, "speed": speed, "memory": memory, "met": None})
+        best = measure.ratio_of_best(seconds, theirs, ours)
+        comparisons.append(
+            {"ours": ours, "theirs": theirs, "speed": speed, "speed_of_best": best, "memory": memory, "met": None}
+        )
         verdict = "for information"
         if least is not None and most is not None:
             comparisons[-1]["met"] = speed >= least and memory <= most
-            verdict = f"target >= {least} and <= {most}: {'met' if comparisons[-1]['met'] else 'MISSED'}"
-        verdicts.append((f"{ours} / {theirs}", f"{speed:.2f}", f"{memory:.2f}", verdict))
+            verdict = f"target speed >= {least}, memory <= {most}: {'met' if comparisons[-1]['met'] else 'MISSED'}"
+        verdicts.append((f"{ours} / {theirs}", f"{speed:.2f}", f"{best:.2f}", f"{memory:.2f}", verdict))
     text = "\n\n".join([
         measure.table(("step", "seconds", "tokens/s", "GFLOP/s", "of ceiling", "peak MiB above idle"), rows),
         "matmul ceiling, GFLOP/s: " + ", ".join(f"{d} {c / 1e9:.0f}" for d, c in ceiling.items())
         + f"; a step of the llama network is {flops / 1e9:.0f} GFLOP (ledger `full`)",
-        measure.table(("ratio", "speed", "memory", ""), verdicts),
+        measure.table(("redraft / transformers", "speed", "of best turns", "memory", ""), verdicts),
     ])  # fmt: skip
     result = {
         "benchmark": "train_step",
