@@ -480,7 +480,6 @@ def test_bound_is_the_continuous_time_estimator(case: Case) -> None:
         ("mdlm", "importance", {}, "unknown estimator 'importance'.*Did you mean 'importance_weighted'"),
         ("mdlm", "chain_rule", {"order": "left"}, "unknown order 'left'.*left_to_right"),
         ("mdlm", "mask_count", {"k": 4}, "'mask_count' takes no k: it takes no settings"),
-        ("duo-linear", "path_weighted", {}, "clock is infinite at t = 1.*Try: continuous_time"),
         ("mdlm", "importance_weighted", {"k": 0}, "k must be at least 1, got 0"),
     ],
 )
