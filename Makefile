@@ -41,7 +41,7 @@ test-newest:
 	rm -rf $(NEWEST)
 	$(PYTHON) -m venv $(NEWEST)
 	$(NEWEST)/bin/python -m pip install $(TORCH)
-	$(NEWEST)/bin/python -m pip install --upgrade --upgrade-strategy eager -e ".[hf,dev]"
+	$(NEWEST)/bin/python -m pip install -e ".[hf,dev]"
 	$(NEWEST)/bin/python -m pytest -n $(JOBS)
 
 clean:
