@@ -10,6 +10,10 @@ class UserError(Exception):
     """Something the user can mend. The command line prints its message as one line and exits with status 2."""
 
 
+class Diverged(UserError):
+    """Training left the numbers. Doing the same again would end the same."""
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that is not in a list: the nearest names first, then the whole list."""
     names = sorted(known)

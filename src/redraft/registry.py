@@ -19,7 +19,7 @@ class Entry:
 
     For the FLOPs ledger: `passes`, tokens that the network reads in training for each token of text, and `effort`, the cost of
     a step when one pass forward and back is 1. `teachers`: how often training renews a frozen copy of the network to learn
-    from; 0: there is none.
+    from; 0: there is none. `paced`: the loss depends on the share of the budget that is spent, not on the step alone.
     """
 
     target: str
@@ -28,6 +28,7 @@ class Entry:
     passes: Callable[[Mapping[str, Any]], float] = lambda options: 1.0
     effort: Callable[[Mapping[str, Any]], float] = lambda options: 1.0
     teachers: Callable[[Mapping[str, Any]], int] = lambda options: 0
+    paced: Callable[[Mapping[str, Any]], bool] = lambda options: False
 
     def load(self) -> Any:
         module, attribute = self.target.split(":")
@@ -67,6 +68,7 @@ FAMILIES: dict[str, Entry] = {
             4 / 3 if o["objective"] == "distillation" else 1.0
         ),  # a teacher goes forward beside its student
         teachers=lambda o: o["rounds"] if o["objective"] == "distillation" else 0,
+        paced=lambda o: o["objective"] != "nelbo",
     ),
     "esolm": Entry(
         "redraft.families.esolm:EsoLM",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import safe_open
 
 from redraft.errors import UserError
 from redraft.registry import FAMILIES
-from redraft.studies.execute import claimed, execute, open_study, read_study, status
-from redraft.studies.plan import plan_study, study_sentences
+from redraft.studies.execute import FORKS, Status, claimed, execute, fork, open_study, read_study, status
+from redraft.studies.launch import Jobs, Processes
+from redraft.studies.plan import Study, plan_study, study_sentences
 from tests.runs import corpus
 
 
@@ -51,8 +54,12 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def finish(table: dict[str, Any], folder: Path) -> None:
-    *_, states = execute(open_study(table, folder), folder, poll=0.1)
-    assert {s.state for s in states} == {"done"}
+    assert {s.state for s in settle(open_study(table, folder), folder)} == {"done"}
+
+
+def settle(study: Study, folder: Path) -> list[Status]:
+    *_, states = execute(study, folder, Processes(folder, study.config.workers), poll=0.1)
+    return states
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -72,7 +79,8 @@ def test_study_killed_at_random_moments_continues_to_the_same_bits(source: Path,
     open_study(table, tmp_path / "broken")
     program = (
         "import sys; from pathlib import Path; from redraft.studies.execute import execute, read_study\n"
-        "for _ in execute(read_study(Path(sys.argv[1])), Path(sys.argv[1]), poll=0.05): pass"
+        "from redraft.studies.launch import Processes; folder = Path(sys.argv[1])\n"
+        "for _ in execute(read_study(folder), folder, Processes(folder, 2), poll=0.05): pass"
     )
     rng = random.Random(5)
     for victim in ("driver", "worker", "driver"):
@@ -88,6 +96,138 @@ def test_study_killed_at_random_moments_continues_to_the_same_bits(source: Path,
             driver.wait()
     finish(table, tmp_path / "broken")
     assert artefacts(tmp_path / "broken") == artefacts(tmp_path / "whole")
+
+
+def reusing(source: Path, families: list[Any], budgets: list[float]) -> dict[str, Any]:
+    table = recipe(source)
+    table["base"]["train"] |= {"schedule": "wsd", "warmup": 3, "ema": 0.9}
+    table["arm"] = [{"families": families, "sizes": ["6k"], "flops": budgets, "reuse": True}]
+    return table
+
+
+def without_branch(found: dict[str, tuple[bytes, dict[str, Any]]]) -> dict[str, tuple[bytes, dict[str, Any]]]:
+    return {name: (weights, {**record, "branch": None}) for name, (weights, record) in found.items()}
+
+
+def test_branch_off_a_trunk_is_the_run_it_stands_for(source: Path, tmp_path: Path) -> None:
+    """Bit for bit: weights, moving average, record; every family that a branch can serve."""
+    families = [{"name": name} for name in FAMILIES]
+    table = reusing(source, families, [1e8, 2e8, 4e8])
+    finish(table, tmp_path / "branched")
+    table["arm"][0]["reuse"] = False
+    finish(table, tmp_path / "alone")
+    branched, alone = artefacts(tmp_path / "branched"), artefacts(tmp_path / "alone")
+    assert sum(record["branch"] is not None for _, record in branched.values()) == 2 * len(families)
+    assert without_branch(branched) == without_branch(alone)
+    assert not any((tmp_path / "branched" / FORKS).iterdir())
+
+
+def test_branch_trains_its_own_steps_alone(source: Path, tmp_path: Path) -> None:
+    finish(reusing(source, ["ar"], [1e8, 4e8]), tmp_path / "study")
+    study = read_study(tmp_path / "study")
+    run = next(run for run in study.runs if run.trunk)
+    record = json.loads((tmp_path / "study" / "runs" / run.name / "record.json").read_text())
+    assert record["timing"]["steps"] == run.own.steps == record["steps"] - run.at < 0.25 * record["steps"]
+    assert record["flops"] == run.budget.flops["blocks+head"]  # what it is worth, not what it took
+
+
+def test_branched_study_killed_at_random_moments_continues_to_the_same_bits(source: Path, tmp_path: Path) -> None:
+    table = reusing(source, ["mdlm", "duo"], [2e8, 4e8, 8e8])
+    finish(table, tmp_path / "whole")
+    open_study(table, tmp_path / "broken")
+    rng = random.Random(3)
+    for _ in range(4):
+        driver = subprocess.Popen([sys.executable, "-m", "redraft", "study", "work", str(tmp_path / "broken")])
+        time.sleep(3 + rng.uniform(0.0, 2.0))
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+    finish(table, tmp_path / "broken")
+    assert artefacts(tmp_path / "broken") == artefacts(tmp_path / "whole")
+
+
+def test_branch_whose_fork_is_lost_starts_afresh(source: Path, tmp_path: Path) -> None:
+    table = reusing(source, ["ar"], [1e8, 4e8])
+    study = open_study(table, tmp_path / "study")
+    branch = next(run for run in study.runs if run.trunk)
+    finish(table, tmp_path / "study")
+    expected = artefacts(tmp_path / "study")
+    shutil.rmtree(tmp_path / "study" / "runs" / branch.name)
+    assert not fork(tmp_path / "study", branch).exists()
+    finish(table, tmp_path / "study")
+    assert artefacts(tmp_path / "study") == expected
+
+
+def test_reuse_is_refused_where_it_would_not_be_exact(source: Path) -> None:
+    with pytest.raises(UserError, match="'cosine' knows the end"):
+        plan_study(reusing(source, ["ar"], [1e8, 4e8]) | {"base": recipe(source)["base"]})
+    paced = [{"name": "duo", "objective": "curriculum", "gamma_low": -3.5, "gamma_high": -1.75}]
+    with pytest.raises(UserError, match="depends on the share of the budget"):
+        plan_study(reusing(source, paced, [1e8, 4e8]))
+
+
+def test_plan_says_what_reuse_saves(source: Path) -> None:
+    study = plan_study(reusing(source, ["ar"], [1e8, 2e8, 4e8]))
+    steps = {run.name: run.budget.steps for run in study.runs}
+    own, alone = sum(run.own.steps for run in study.runs), sum(steps.values())
+    told = next(sentence for sentence in study_sentences(study, 1e9) if "branch off" in sentence)
+    assert f"({1 - own / alone:.0%})" in told and "2 of the runs branch off 1" in told
+    # wsd decays over a fifth: a branch keeps four fifths of its steps
+    assert all(abs(run.at / run.budget.steps - 0.8) < 2 / run.budget.steps for run in study.runs if run.trunk)
+
+
+def test_a_run_that_diverges_is_marked_with_its_reason_and_not_tried_again(source: Path, tmp_path: Path) -> None:
+    table = recipe(source, 2e8)
+    table["arm"] += [{"families": ["ar"], "sizes": ["6k"], "flops": [2e8], "name": "wild", "set": {"train": WILD}}]
+    study = open_study(table, tmp_path / "study")
+    states = {s.run.arm: s for s in settle(study, tmp_path / "study")}
+    assert states["wild"].state == "diverged" and "lower train.lr" in states["wild"].why
+    assert {s.state for arm, s in states.items() if arm != "wild"} == {"done"}
+    stamp = (tmp_path / "study" / "runs" / states["wild"].run.name / "error.json").stat().st_mtime_ns
+    settle(study, tmp_path / "study")
+    assert (tmp_path / "study" / "runs" / states["wild"].run.name / "error.json").stat().st_mtime_ns == stamp
+
+
+WILD = {"lr": 1e30, "clip": 1e30, "warmup": 0.0}
+
+
+def test_a_run_that_keeps_killing_its_worker_is_given_up(source: Path, tmp_path: Path) -> None:
+    study = open_study(recipe(source, 3e7), tmp_path / "study")
+    place = tmp_path / "study" / "runs" / study.runs[0].name
+    place.mkdir(parents=True)
+    (place / ".tries.json").write_text('{"step": 0, "tries": 3}')
+    work = [sys.executable, "-m", "redraft", "study", "work", str(tmp_path / "study")]
+    subprocess.run(work, check=True)
+    states = status(study, tmp_path / "study")
+    assert [s.state for s in states] == ["died"] + ["done"] * (len(states) - 1)
+    assert {s.state for s in settle(study, tmp_path / "study")} == {"done"}  # asked again, it is tried again
+
+
+def test_a_worker_that_is_asked_to_end_leaves_its_state(source: Path, tmp_path: Path) -> None:
+    study = open_study(recipe(source, 4e9), tmp_path / "study")
+    worker = subprocess.Popen([sys.executable, "-m", "redraft", "study", "work", str(tmp_path / "study")])
+    _until(lambda: any((tmp_path / "study" / "runs").glob("*/journal.jsonl")))
+    _until(lambda: any(s.step > 0 for s in status(study, tmp_path / "study")))
+    worker.terminate()
+    assert worker.wait(timeout=60) == 0
+    [state] = (tmp_path / "study" / "runs").glob("*/state.safetensors")
+    assert not (state.parent / ".tries.json").exists()
+    with safe_open(state, "pt") as file:
+        assert int(file.metadata()["step"]) == max(s.step for s in status(study, tmp_path / "study"))
+
+
+def test_jobs_work_on_the_queue_and_outlive_the_driver(source: Path, tmp_path: Path) -> None:
+    """submitit's own processes stand in for Slurm's."""
+    study = open_study(recipe(source, 3e7), tmp_path / "study")
+    jobs = Jobs(tmp_path / "study", 1, {"timeout_min": 5}, cluster="local")
+    next(execute(study, tmp_path / "study", jobs, poll=0.1))  # a look, then the driver leaves
+    assert jobs.jobs[0].result() is None
+    assert {s.state for s in status(study, tmp_path / "study")} == {"done"}
+
+
+def test_how_a_study_is_carried_out_may_change(source: Path, tmp_path: Path) -> None:
+    open_study(recipe(source), tmp_path / "study")
+    open_study(recipe(source) | {"workers": 1, "gpus": 2}, tmp_path / "study")
+    assert read_study(tmp_path / "study").config.workers == 1
 
 
 def _until(happens: Any) -> None:
@@ -125,7 +265,7 @@ def test_failed_run_is_named_and_the_others_go_on(source: Path, tmp_path: Path) 
     stray = tmp_path / "study" / "runs" / study.runs[0].name
     stray.mkdir(parents=True)
     (stray / "thesis.txt").write_text("mine")
-    *_, states = execute(study, tmp_path / "study", poll=0.1)
+    states = settle(study, tmp_path / "study")
     failed = [s for s in states if s.state == "failed"]
     assert [s.run.name for s in failed] == [study.runs[0].name] and "holds no redraft run" in failed[0].why
     assert sum(s.state == "done" for s in states) == len(states) - 1

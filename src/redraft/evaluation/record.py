@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import platform
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,16 @@ from redraft.training.setup import Setup
 RECORD = "record.json"
 
 
+@dataclass(frozen=True)
+class Timing:
+    """Of the execution that finished a run: wall seconds of training, and the steps it did itself."""
+
+    seconds: float
+    steps: int
+
+
 def run_record(
-    name: str, arm: str, setup: Setup, result: Bound, seconds: float, start: dict[str, Any] | None
+    name: str, arm: str, setup: Setup, result: Bound, timing: Timing, start: dict[str, Any] | None
 ) -> dict[str, Any]:
     """What `record.json` holds. `timing`, `machine`, `versions` and `git` tell of this execution, the rest of the run."""
     config, budget = setup.config, setup.budget
@@ -55,7 +64,11 @@ def run_record(
         "versions": versions(),
         "git": git_state(),
         "machine": machine(config.train.device),
-        "timing": {"seconds": seconds, "tokens_per_second": budget.tokens / seconds if seconds else None},
+        "timing": {
+            "seconds": timing.seconds,
+            "steps": timing.steps,
+            "tokens_per_second": timing.steps * budget.tokens_per_step / timing.seconds if timing.seconds else None,
+        },
     }
 
 

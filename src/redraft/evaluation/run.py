@@ -11,8 +11,8 @@ record.json          the result; a folder that has one is done
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from torch import Tensor
 from redraft.config import RunConfig, dump_toml, read_toml, validated
 from redraft.errors import UserError
 from redraft.evaluation.likelihood import bound
-from redraft.evaluation.record import RECORD, run_record, start_summary
+from redraft.evaluation.record import RECORD, Timing, run_record, start_summary
 from redraft.files import make_folder, read_json, write_json, write_text
 from redraft.hub.folder import ModelConfig, load_model, read_config, save_model
 from redraft.text.packing import ordered_windows
@@ -48,19 +48,42 @@ def open_run(config: RunConfig, folder: Path, progress: Progress | None = None) 
     return setup
 
 
-def carry_out(setup: Setup, folder: Path, name: str = "", arm: str = "") -> Iterator[StepRecord]:
-    """Train (or go on training), score, save: yields what training logs. A finished run yields nothing."""
+@dataclass(frozen=True)
+class Branch:
+    """That a run goes on from a longer run's state after `at` steps, in the file `fork`; it trains the steps that are left."""
+
+    trunk: str
+    at: int
+    fork: Path
+
+
+def carry_out(
+    setup: Setup,
+    folder: Path,
+    name: str = "",
+    arm: str = "",
+    branch: Branch | None = None,
+    forks: Mapping[int, Sequence[Path]] | None = None,
+) -> Iterator[StepRecord]:
+    """Train (or go on training), score, save: yields what training logs. A finished run yields nothing.
+
+    `forks`: files for its state after so many steps, from which branches go on. Closed early, the state is saved.
+    """
     if (folder / RECORD).exists():
         return
     config, began = setup.config, time.perf_counter()
-    trainer = Trainer.start(setup, folder, None if (folder / STATE).exists() else _given(setup))
-    yield from train(trainer, folder)
-    seconds = time.perf_counter() - began
+    fork = branch.fork if branch else None
+    fresh = not (folder / STATE).exists() and not (fork and fork.exists())
+    trainer = Trainer.start(setup, folder, _given(setup) if fresh else None, fork)
+    started = trainer.step
+    yield from train(trainer, folder, forks)
+    timing = Timing(time.perf_counter() - began, setup.budget.steps - started)
     network = trainer.final_weights().eval()
     windows = ordered_windows(setup.corpus.split("validation"), config.data.length, config.evaluate.rows)
     result = bound(network, setup.family, windows, config.evaluate.draws, config.evaluate.batch)
     start = read_json(folder / START) if config.train.start is not None else None
-    record = run_record(name or folder.name, arm or config.family.name, setup, result, seconds, start)
+    record = run_record(name or folder.name, arm or config.family.name, setup, result, timing, start)
+    record["branch"] = {"trunk": branch.trunk, "at": branch.at} if branch else None
     save_model(folder, _model_config(setup, record), network, setup.tokenizer)
     write_json(folder / RECORD, record)
     (folder / STATE).unlink(missing_ok=True)

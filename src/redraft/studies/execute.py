@@ -1,34 +1,46 @@
-"""Run a planned study on this machine: one queue on disk, any number of workers, nothing lost to a kill.
+"""Run a planned study: one queue on disk, any number of workers on any number of machines, nothing lost to a kill.
 
-A run is claimed by a lock that the system releases when its holder dies. What is recorded is skipped; what was begun
-goes on from its checkpoint. Workers end when the driver does.
+A run is claimed by a lock that the system releases when its holder dies (several machines: the file system must carry locks,
+as NFS and Lustre do). What is recorded is skipped; what was begun goes on from its checkpoint. A branch waits until its trunk
+has left the state it goes on from, `forks/NAME.safetensors`. What diverged is marked and not tried again; what killed its
+worker `TRIES` times without a step forward is given up.
+
+runs/NAME/record.json     done
+runs/NAME/error.json      why not: {"kind": "failed" | "diverged" | "died", "error": ...}
+runs/NAME/.tries.json     how often a worker died over it, and at which step
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-import subprocess
+import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from redraft.config import dump_toml, read_toml
-from redraft.errors import UserError
+from redraft.errors import Diverged, UserError
 from redraft.files import make_folder, read_json, write_json, write_text
-from redraft.studies.plan import PlannedRun, Study, plan_study
+from redraft.studies.plan import HOW, PlannedRun, Study, plan_study
 
-STUDY, RUNS, ERROR = "study.toml", "runs", "error.json"
-RESTARTS = 3  # times that a worker which died is started again
+if TYPE_CHECKING:
+    from redraft.studies.launch import Workers
+
+STUDY, RUNS, FORKS = "study.toml", "runs", "forks"
+RECORD, ERROR, TRIES_FILE = "record.json", "error.json", ".tries.json"
+TRIES = 3
+LOCK = ".lock"
+IDLE = 0.5  # seconds between looks at a queue from which nothing can be taken yet
 
 
 @dataclass(frozen=True)
 class Status:
-    """Where one run stands: "waiting", "running", "done" or "failed"; the steps and loss it last logged."""
+    """Where one run stands: waiting, running, done, failed, diverged or died; the steps and loss it last logged."""
 
     run: PlannedRun
     state: str
@@ -36,20 +48,27 @@ class Status:
     loss: float | None = None
     why: str = ""
 
+    @property
+    def settled(self) -> bool:
+        return self.state not in ("waiting", "running")
+
 
 def open_study(table: dict[str, Any], folder: Path) -> Study:
-    """Claim `folder` for this study. `UserError` where it holds another."""
+    """Claim `folder` for this study; it may be carried out otherwise than before. `UserError` where it holds another."""
     study = plan_study(table)
-    text = dump_toml(study.config)
     path = folder / STUDY
-    if path.exists() and path.read_text(encoding="utf-8") != text:
+    if path.exists() and _what(read_study(folder)) != _what(study):
         raise UserError(f"{folder} holds another study: give another folder, or remove it")
-    if not path.exists():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UserError(f"{folder} is not empty and holds no study: give a new or empty folder")
-        make_folder(folder / RUNS)
-        write_text(path, text)
+    if not path.exists() and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is not empty and holds no study: give a new or empty folder")
+    make_folder(folder / RUNS)
+    write_text(path, dump_toml(study.config))
     return study
+
+
+def _what(study: Study) -> dict[str, Any]:
+    """A study without how it is carried out."""
+    return study.config.model_dump(exclude=set(HOW))
 
 
 def read_study(folder: Path) -> Study:
@@ -58,53 +77,127 @@ def read_study(folder: Path) -> Study:
     return plan_study(read_toml(folder / STUDY))
 
 
-def execute(study: Study, folder: Path, poll: float = 0.5) -> Iterator[list[Status]]:
-    """Start the workers and yield where the runs stand until all are done or failed."""
+def execute(study: Study, folder: Path, workers: Workers, poll: float = 0.5) -> Iterator[list[Status]]:
+    """Keep the workers going and yield where the runs stand until all are settled. Runs that failed are tried again."""
     for error in folder.glob(f"{RUNS}/*/{ERROR}"):
-        error.unlink()  # a failed run is tried again when the study is started again
-    count = min(study.config.workers, len(study.runs))
-    workers = [_start_worker(folder) for _ in range(count)]
-    restarts = RESTARTS
+        if read_json(error).get("kind") != "diverged":
+            error.unlink()
+            (error.parent / TRIES_FILE).unlink(missing_ok=True)
     try:
         while True:
             states = status(study, folder)
             yield states
-            if all(s.state in ("done", "failed") for s in states):
+            if all(s.settled for s in states):
                 return
-            for number, worker in enumerate(workers):
-                if worker.poll() not in (None, 0):
-                    restarts -= 1
-                    if restarts < 0:
-                        raise UserError(f"workers of {folder} keep dying (exit status {worker.returncode})")
-                    workers[number] = _start_worker(folder)
+            workers.keep()
             time.sleep(poll)
     finally:
-        for worker in workers:
-            worker.terminate()
-        for worker in workers:
-            worker.wait()
+        workers.stop()
 
 
 def status(study: Study, folder: Path) -> list[Status]:
     return [_status(run, folder / RUNS / run.name) for run in study.runs]
 
 
-def work(folder: Path) -> None:
-    """A worker: claim and carry out runs until none is left to claim. Ends when its parent does."""
-    study, parent = read_study(folder), os.getppid()
-    for run in study.runs:
-        place = folder / RUNS / run.name
-        if not _settled(place):
-            with claimed(place) as mine:
-                if mine and not _settled(place):
-                    _carry_out(run, place, parent)
+def work(folder: Path, guarded: bool = True) -> None:
+    """A worker: claim and carry out runs until none is left to claim. `guarded`: ends when the process that started it does.
+
+    SIGTERM ends it too, at the next logged step; the state is saved. Unguarded, signals are left to who started it.
+    """
+    study, parent, asked, idle = read_study(folder), os.getppid(), list[int](), 0
+    if guarded:
+        signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
+    leave = lambda: bool(asked) or (guarded and os.getppid() != parent)
+    while not leave():
+        if any(_taken(study, run, folder, leave) for run in _in_turn(study, folder)):
+            idle = 0
+        elif idle and not any(_blocked(run, folder) for run in study.runs):
+            return  # looked twice: who asks for the status holds a lock for a moment
+        else:
+            idle += 1
+            time.sleep(IDLE)
+
+
+def _in_turn(study: Study, folder: Path) -> list[PlannedRun]:
+    """What could be taken now, branches first: their forks then leave the disk."""
+    ready = [run for run in study.runs if not _settled(folder / RUNS / run.name) and not _blocked(run, folder)]
+    return sorted(ready, key=lambda run: not run.trunk)
+
+
+def _blocked(run: PlannedRun, folder: Path) -> bool:
+    """Whether it waits for its trunk. A trunk that ended without leaving a fork is no reason to wait: it starts afresh."""
+    from redraft.training.checkpoint import STATE
+
+    place = folder / RUNS / run.name
+    if not run.trunk or _settled(place) or (place / STATE).exists() or fork(folder, run).exists():
+        return False
+    return not _settled(folder / RUNS / run.trunk)
+
+
+def fork(folder: Path, run: PlannedRun) -> Path:
+    """The file that holds the state which a branch goes on from."""
+    return folder / FORKS / f"{run.name}.safetensors"
+
+
+def _taken(study: Study, run: PlannedRun, folder: Path, leave: Callable[[], bool]) -> bool:
+    """Whether the run was free; if so it has been carried out, or stopped when it was time to leave."""
+    place = folder / RUNS / run.name
+    with claimed(place) as mine:
+        if not mine or _settled(place):
+            return False
+        if _given_up(place):
+            return True
+        try:
+            for _ in _steps(study, run, folder):
+                if leave():
+                    (place / TRIES_FILE).unlink()
+                    sys.exit(0)
+        except UserError as error:
+            kind = "diverged" if isinstance(error, Diverged) else "failed"
+            write_json(place / ERROR, {"kind": kind, "error": str(error)})
+        (place / TRIES_FILE).unlink(missing_ok=True)
+        fork(folder, run).unlink(missing_ok=True)
+    return True
+
+
+def _steps(study: Study, run: PlannedRun, folder: Path) -> Iterator[Any]:
+    from redraft.evaluation.run import Branch, carry_out, open_run
+
+    place = folder / RUNS / run.name
+    branch = Branch(run.trunk, run.at, fork(folder, run)) if run.trunk else None
+    forks: dict[int, list[Path]] = {}
+    for other in study.runs:
+        if other.trunk == run.name and not _settled(folder / RUNS / other.name):
+            make_folder(folder / FORKS)
+            forks.setdefault(other.at, []).append(fork(folder, other))
+    return carry_out(open_run(run.config, place), place, run.name, run.arm, branch, forks)
+
+
+def _given_up(place: Path) -> bool:
+    """Counts one more try at the step where the run stands; whether there were enough without a step forward."""
+    step = _step(place)
+    before = read_json(place / TRIES_FILE) if (place / TRIES_FILE).exists() else {"step": step, "tries": 0}
+    tries = before["tries"] + 1 if before["step"] == step else 1
+    if tries > TRIES:
+        why = f"its worker died {TRIES} times after step {step}: out of memory, or killed? See the log of the workers"
+        write_json(place / ERROR, {"kind": "died", "error": why})
+        return True
+    write_json(place / TRIES_FILE, {"step": step, "tries": tries})
+    return False
+
+
+def _step(place: Path) -> int:
+    from redraft.training.journal import last_record
+
+    last = last_record(place / "journal.jsonl") if (place / "journal.jsonl").exists() else None
+    return last.step if last else 0
 
 
 @contextmanager
 def claimed(place: Path) -> Iterator[bool]:
     """Whether this process holds the run; released when the block, or the process, ends."""
     place.mkdir(parents=True, exist_ok=True)
-    with (place / ".lock").open("w") as lock:
+    with (place / LOCK).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -113,36 +206,27 @@ def claimed(place: Path) -> Iterator[bool]:
         yield True
 
 
-def _carry_out(run: PlannedRun, place: Path, parent: int) -> None:
-    from redraft.evaluation.run import carry_out, open_run
-
-    try:
-        for _ in carry_out(open_run(run.config, place), place, run.name, run.arm):
-            if os.getppid() != parent:
-                sys.exit(0)
-    except UserError as error:
-        write_json(place / ERROR, {"error": str(error)})
-
-
-def _start_worker(folder: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "redraft", "study", "work", str(folder)]
-    # A session of its own: an interrupt reaches the driver alone, which then ends its workers.
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
-
-
 def _settled(place: Path) -> bool:
-    return (place / "record.json").exists() or (place / ERROR).exists()
+    return (place / RECORD).exists() or (place / ERROR).exists()
 
 
 def _status(run: PlannedRun, place: Path) -> Status:
-    if (place / "record.json").exists():
-        record = read_json(place / "record.json")
+    if (place / RECORD).exists():
+        record = read_json(place / RECORD)
         return Status(run, "done", record["steps"], record["loss"])
     if (place / ERROR).exists():
-        return Status(run, "failed", why=read_json(place / ERROR)["error"])
-    if not (place / "journal.jsonl").exists():
-        return Status(run, "waiting")
+        error = read_json(place / ERROR)
+        return Status(run, error.get("kind", "failed"), _step(place), why=error["error"])
     from redraft.training.journal import last_record
 
-    last = last_record(place / "journal.jsonl")
-    return Status(run, "running", last.step, last.loss) if last else Status(run, "running")
+    last = last_record(place / "journal.jsonl") if (place / "journal.jsonl").exists() else None
+    busy = _held(place)
+    return Status(run, "running" if busy else "waiting", last.step if last else 0, last.loss if last else None)
+
+
+def _held(place: Path) -> bool:
+    """Whether a worker holds the run."""
+    if not (place / LOCK).exists():
+        return False
+    with claimed(place) as free:
+        return not free

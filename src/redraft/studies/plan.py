@@ -8,22 +8,27 @@ flops = [1e11, 3e11]
 seeds = [0]
 name = "..."                   # label in fits and figures; the family's name if left out
 set = { train = { lr = 1e-3 } }
+by_size = { "150k" = { train = { lr = 5e-4 } } }
+reuse = true                   # one long wsd run for all budgets of a size; the others branch off it (`branched`)
 """
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import Field
 
 from redraft.config import FamilyConfig, Part, RunConfig, merge, validated
 from redraft.display import duration, quantity
-from redraft.errors import UserError
+from redraft.errors import UserError, unknown
+from redraft.registry import FAMILIES
 from redraft.studies.records import JUDGE
 from redraft.text.tokenizer import load_tokenizer
 from redraft.training.budget import Budget, plan_run, seconds
+from redraft.training.schedule import shared_steps, warmup_steps
 
 
 class ArmConfig(Part):
@@ -35,6 +40,8 @@ class ArmConfig(Part):
     seeds: list[int] = Field([0])
     name: str = ""
     set: dict[str, Any] = Field(default_factory=dict)
+    by_size: dict[str, dict[str, Any]] = Field(default_factory=dict, description="settings of one size")
+    reuse: bool = Field(False, description="one wsd run for all budgets of a size, a branch that decays for each")
 
 
 class FrontierConfig(Part):
@@ -52,7 +59,12 @@ class StudyConfig(Part):
     base: dict[str, Any] = Field(default_factory=dict)
     arm: list[ArmConfig]
     frontier: FrontierConfig | None = None
-    workers: int = Field(1, gt=0, description="runs at a time on this machine")
+    workers: int = Field(1, gt=0, description="runs at a time")
+    gpus: int = Field(0, ge=0, description="GPUs that local workers share out; 0 leaves it to them")
+    slurm: dict[str, Any] = Field(default_factory=dict, description="what submitit hands to Slurm")
+
+
+HOW = ("workers", "gpus", "slurm")  # settings that say how a study is carried out, not what it is
 
 
 @dataclass(frozen=True)
@@ -61,6 +73,15 @@ class PlannedRun:
     arm: str
     config: RunConfig
     budget: Budget
+    trunk: str = ""  # the longer run that it branches off; empty for a run of its own
+    at: int = 0  # after so many of its steps
+
+    @property
+    def own(self) -> Budget:
+        """What it takes itself: steps, tokens and FLOPs without those of the trunk."""
+        share = 1 - self.at / self.budget.steps
+        steps, flops = self.budget.steps - self.at, {c: f * share for c, f in self.budget.flops.items()}
+        return replace(self.budget, steps=steps, tokens=steps * self.budget.tokens_per_step, flops=flops)
 
 
 @dataclass(frozen=True)
@@ -69,8 +90,11 @@ class Study:
     runs: tuple[PlannedRun, ...]
 
     def to_json(self) -> dict[str, Any]:
-        runs = [{"name": r.name, "arm": r.arm, **r.budget.to_json()} for r in self.runs]
-        return {"title": self.config.title, "runs": runs, "flops": sum(r.budget.flops["full"] for r in self.runs)}
+        runs = [
+            {"name": r.name, "arm": r.arm, "trunk": r.trunk, "at": r.at, **r.budget.to_json(), "own_flops": r.own.flops}
+            for r in self.runs
+        ]
+        return {"title": self.config.title, "runs": runs, "flops": sum(r.own.flops["full"] for r in self.runs)}
 
 
 def plan_study(table: dict[str, Any]) -> Study:
@@ -87,21 +111,53 @@ def plan_study(table: dict[str, Any]) -> Study:
 
 
 def _runs(base: dict[str, Any], arm: ArmConfig, label: str) -> list[PlannedRun]:
+    stray = set(arm.by_size) - set(arm.sizes)
+    if stray:
+        raise unknown("size in arm.by_size:", min(stray), arm.sizes)
     out = []
-    for family, size, flops, seed in itertools.product(arm.families, arm.sizes, arm.flops, arm.seeds):
-        own = {"family": family.model_dump(), "network": {"size": size}, "budget": {"flops": flops}, "seed": seed}
-        config = validated(RunConfig, merge(merge(base, own), arm.set))
-        name = label or family.name
-        budget = plan_run(config, load_tokenizer(config.data.tokenizer).size)
-        out.append(PlannedRun(f"{name}-{size}-{flops:.3g}-s{seed}".replace("+", ""), name, config, budget))
+    for family, size, seed in itertools.product(arm.families, arm.sizes, arm.seeds):
+        over = merge(arm.set, arm.by_size.get(size, {}))
+        runs = [_run(base, over, label or family.name, family, size, flops, seed) for flops in sorted(arm.flops)]
+        out += branched(runs) if arm.reuse else runs
     return out
+
+
+def _run(
+    base: dict[str, Any], over: dict[str, Any], label: str, family: FamilyConfig, size: str, flops: float, seed: int
+) -> PlannedRun:
+    own = {"family": family.model_dump(), "network": {"size": size}, "budget": {"flops": flops}, "seed": seed}
+    config = validated(RunConfig, merge(merge(base, own), over))
+    budget = plan_run(config, load_tokenizer(config.data.tokenizer).size)
+    return PlannedRun(f"{label}-{size}-{flops:.3g}-s{seed}".replace("+", ""), label, config, budget)
+
+
+def branched(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """Runs that differ in their budgets alone, ascending, as branches of the longest.
+
+    Needs train.schedule = "wsd". A warmup given as a share becomes that share of the shortest run, in steps: it has to be the
+    same for all. `UserError` for an objective that depends on how much of the budget is spent.
+    """
+    first, longest = runs[0], runs[-1]
+    train, family = first.config.train, first.config.family
+    if train.schedule != "wsd":
+        raise UserError(f'reuse needs train.schedule = "wsd": {train.schedule!r} knows the end of a run all along')
+    if FAMILIES[family.name].paced(family.options):
+        raise UserError(
+            f"reuse cannot serve {first.arm}: its objective depends on the share of the budget that is spent"
+        )
+    train = train.model_copy(update={"warmup": float(max(1, warmup_steps(train, first.budget.steps)))})
+    runs = [replace(r, config=r.config.model_copy(update={"train": train})) for r in runs]
+    shared = [shared_steps(train, r.budget.steps, longest.budget.steps) for r in runs]
+    return [
+        r if r.name == longest.name or at == 0 else replace(r, trunk=longest.name, at=at) for r, at in zip(runs, shared)
+    ]
 
 
 def study_sentences(study: Study, rate: float) -> list[str]:
     """The plan in sentences: what, how much, how long."""
     budgets = sorted({run.config.budget.flops or 0 for run in study.runs})
     first = study.runs[0].config
-    total = sum(run.budget.flops["full"] for run in study.runs)
+    total = sum(run.own.flops["full"] for run in study.runs)
     arms: dict[str, int] = {}
     for run in study.runs:
         arms[run.arm] = arms.get(run.arm, 0) + 1
@@ -110,9 +166,24 @@ def study_sentences(study: Study, rate: float) -> list[str]:
         f"Text: {first.data.source} by {first.data.tokenizer}, rows of {first.data.length} tokens.",
         f"Budgets: {', '.join(quantity(b, 'FLOPs') for b in budgets)} under {first.budget.convention}; "
         f"{quantity(total, 'FLOPs')} in all, everything counted.",
-        f"Tokens: {quantity(sum(run.budget.tokens for run in study.runs))} in all, "
+        *_saving(study),
+        f"Tokens: {quantity(sum(run.own.tokens for run in study.runs))} in all, "
         f"at most {quantity(max(run.budget.tokens for run in study.runs))} a run.",
         f"Memory: about {quantity(study.config.workers * max(r.budget.memory_bytes for r in study.runs), 'B')}.",
-        f"Time: about {duration(seconds([r.budget for r in study.runs], rate, study.config.workers))} of training, "
+        f"Time: about {duration(seconds([r.own for r in study.runs], rate, study.config.workers))} of training, "
         f"{study.config.workers} at a time, at {quantity(rate, 'FLOP/s')} in all (everything counted).",
+    ]
+
+
+def _saving(study: Study) -> list[str]:
+    """What branching saves against training every run from its first step."""
+    branches = [run for run in study.runs if run.trunk]
+    if not branches:
+        return []
+    alone = sum(run.budget.flops["full"] for run in study.runs)
+    saved = alone - sum(run.own.flops["full"] for run in study.runs)
+    trunks = len({run.trunk for run in branches})
+    return [
+        f"{len(branches)} of the runs branch off {trunks} longer ones where their learning rate begins to fall: "
+        f"{quantity(saved, 'FLOPs')} saved of {quantity(alone, 'FLOPs')} ({saved / alone:.0%})."
     ]

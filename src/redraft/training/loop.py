@@ -6,8 +6,9 @@ Everything random is a function of (seed, sample number, position), and which to
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +16,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from redraft.errors import Diverged
 from redraft.families.base import Taught
 from redraft.network.init import initialised
 from redraft.network.transformer import Transformer
 from redraft.noise.draws import Key
 from redraft.training import checkpoint
+from redraft.training.budget import Budget
 from redraft.training.journal import Journal, StepRecord
-from redraft.training.optim import adamw, follow, learning_rate
+from redraft.training.optim import adamw, follow
 from redraft.training.precision import DTYPES
+from redraft.training.schedule import learning_rate
 from redraft.training.setup import Setup
 from redraft.types import Batch, TokenLoss
 
@@ -51,8 +55,10 @@ class Trainer:
     step: int = 0
 
     @staticmethod
-    def start(setup: Setup, folder: Path, given: Mapping[str, Tensor] | None = None) -> Trainer:
-        """Fresh weights (or `given` ones, by name), or the state that an interrupted run left in `folder`."""
+    def start(
+        setup: Setup, folder: Path, given: Mapping[str, Tensor] | None = None, fork: Path | None = None
+    ) -> Trainer:
+        """The state that an interrupted run left in `folder`, or that of the file `fork`; else `given` or fresh weights."""
         train = setup.config.train
         if train.threads:
             torch.set_num_threads(train.threads)
@@ -66,8 +72,8 @@ class Trainer:
         optimizer = adamw(network, train)
         average = [p.detach().clone() for p in network.parameters()] if train.ema else []
         trainer = Trainer(setup, network, optimizer, average, teacher)
-        state = folder / checkpoint.STATE
-        if state.exists():
+        state = next((path for path in (folder / checkpoint.STATE, fork) if path and path.exists()), None)
+        if state:
             trainer.step = checkpoint.load(state, network, optimizer, average, teacher)
         return trainer
 
@@ -120,8 +126,8 @@ class Trainer:
             part = torch.from_numpy(tokens)[rows].to(train.device)
             yield Batch(part, torch.ones_like(part, dtype=torch.bool), torch.from_numpy(index)[rows].to(train.device))
 
-    def save(self, folder: Path) -> None:
-        checkpoint.save(folder / checkpoint.STATE, self.step, self.network, self.optimizer, self.average, self.teacher)
+    def save(self, folder: Path, name: str = checkpoint.STATE) -> None:
+        checkpoint.save(folder / name, self.step, self.network, self.optimizer, self.average, self.teacher)
 
     def final_weights(self) -> Transformer:
         """The network to keep: the moving average where there is one."""
@@ -132,26 +138,40 @@ class Trainer:
         return self.network
 
 
-def train(trainer: Trainer, folder: Path) -> Iterator[StepRecord]:
-    """Run to the end with a journal and checkpoints in `folder`; yields what it logs."""
+def train(trainer: Trainer, folder: Path, forks: Mapping[int, Sequence[Path]] | None = None) -> Iterator[StepRecord]:
+    """Run to the end with a journal and checkpoints in `folder`; yields what it logs.
+
+    `forks`: files that take the state after so many steps, for other runs to go on from. Closed early, it saves its state.
+    `UserError` where the loss is no number any more.
+    """
     config, budget = trainer.setup.config.train, trainer.setup.budget
     journal, began = Journal(folder / "journal.jsonl", trainer.step), time.perf_counter()
-    per_step = budget.flops[budget.convention] / budget.steps
     try:
         for at in trainer.run():
+            record = None
             if at.step % LOG_EVERY == 0 or at.step == budget.steps:
-                record = StepRecord(
-                    step=at.step,
-                    loss=at.loss.item(),
-                    lr=at.lr,
-                    grad_norm=at.grad_norm.item(),
-                    tokens=at.step * budget.tokens_per_step,
-                    flops=at.step * per_step,
-                    seconds=time.perf_counter() - began,
-                )
+                record = _logged(at, budget, time.perf_counter() - began)
                 journal.write(record)
-                yield record
+            for fork in (forks or {}).get(at.step, ()):
+                trainer.save(fork.parent, fork.name)
             if at.step % config.save_every == 0 and at.step < budget.steps:
                 trainer.save(folder)
+            if record:
+                yield record
+    except GeneratorExit:
+        trainer.save(folder)
+        raise
     finally:
         journal.close()
+
+
+def _logged(at: Step, budget: Budget, seconds: float) -> StepRecord:
+    """The one place where the loop waits for the device."""
+    loss, grad_norm = torch.stack([at.loss, at.grad_norm]).tolist()
+    if not math.isfinite(loss + grad_norm):
+        raise Diverged(
+            f"diverged: at step {at.step} of {budget.steps} the loss is {loss:g} and the norm of its gradient {grad_norm:g}; "
+            f"lower train.lr (now {at.lr:g}) or train.clip, or lengthen train.warmup"
+        )
+    flops = budget.flops[budget.convention] / budget.steps * at.step
+    return StepRecord(at.step, loss, at.lr, grad_norm, at.step * budget.tokens_per_step, flops, seconds)

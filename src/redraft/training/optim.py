@@ -1,8 +1,6 @@
-"""AdamW, learning-rate schedules, and the moving average of the weights."""
+"""AdamW, and the moving average of the weights."""
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import nn
@@ -20,19 +18,6 @@ def adamw(network: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
         weight_decay=config.weight_decay,
         fused=True,
     )
-
-
-def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
-    """Linear warmup, then cosine to min_lr x lr, or flat and a linear decay over the last share (wsd)."""
-    warmup = round(config.warmup * steps) if config.warmup < 1 else round(config.warmup)
-    if step < warmup:
-        return config.lr * (step + 1) / warmup
-    floor = config.lr * config.min_lr
-    if config.schedule == "cosine":
-        done = (step - warmup) / max(1, steps - warmup)
-        return floor + (config.lr - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-    left = (steps - step) / max(1.0, config.decay * steps)
-    return floor + (config.lr - floor) * min(1.0, left)
 
 
 @torch.no_grad()

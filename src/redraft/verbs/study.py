@@ -1,7 +1,9 @@
 """Many runs: carry them out, see where they stand, fit scaling laws, draw the frontier, write the report.
 
 redraft study run RECIPE --into studies/first      train and score every run (continues; skips what is recorded)
-redraft study status studies/first                 where it stands, from any terminal
+redraft study run RECIPE --into studies/first --launcher slurm --workers 16 --slurm.slurm_partition gpu --slurm.timeout_min 240
+torchrun --nproc-per-node 8 -m redraft study work studies/first        eight more workers on its queue, a GPU each
+redraft study status studies/first --watch         where it stands, from any terminal
 redraft study fit FILE                             fits of a study folder, or of any CSV, JSONL or parquet with the
                                                    columns family, params, tokens, flops, loss
 redraft study frontier studies/first               speed and quality of each family's best run
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import time
 from argparse import ArgumentParser, Namespace
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +36,8 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("of", metavar="RECIPE|FOLDER|FILE")
     parser.add_argument("--into", type=Path, help="folder of the study (run)")
     parser.add_argument("--workers", type=int, help="runs at a time (run)")
+    parser.add_argument("--launcher", choices=("local", "slurm"), default="local", help="who works (run)")
+    parser.add_argument("--watch", action="store_true", help="until all runs are settled (status)")
     parser.add_argument("--reference", default="ar", help="family that compute multipliers compare with (fit)")
     parser.add_argument("--resamples", type=int, default=400, help="bootstrap resamples (fit)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (fit)")
@@ -57,17 +62,19 @@ def _run(options: Namespace, overrides: dict[str, Any]) -> None:
     table = recipe_table(options.of, {})
     if options.workers is not None:
         table["workers"] = options.workers
-    table = merge(table, {"base": merge(table.get("base", {}), overrides)})
-    carry_out(table, options.into, options.json)
+    slurm = merge(table.get("slurm", {}), overrides.pop("slurm", {}))
+    table = merge(table, {"base": merge(table.get("base", {}), overrides)} | ({"slurm": slurm} if slurm else {}))
+    carry_out(table, options.into, options.json, options.launcher)
     if options.json:
         from redraft.studies.execute import read_study, status
 
         emit([_row(s) for s in status(read_study(options.into), options.into)])
 
 
-def carry_out(table: dict[str, Any], folder: Path, quiet: bool = False) -> None:
+def carry_out(table: dict[str, Any], folder: Path, quiet: bool = False, launcher: str = "local") -> None:
     """Plan, say the plan, train every run. `UserError` where runs failed (the others are kept)."""
     from redraft.studies.execute import execute, open_study
+    from redraft.studies.launch import Jobs, Processes
     from redraft.studies.plan import study_sentences
     from redraft.text.prepare import prepare_cached
     from redraft.text.tokenizer import load_tokenizer
@@ -78,7 +85,9 @@ def carry_out(table: dict[str, Any], folder: Path, quiet: bool = False) -> None:
         print("\n".join(study_sentences(study, cpu_rate())), flush=True)
     data = study.runs[0].config.data
     prepare_cached(data.source, load_tokenizer(data.tokenizer), validation=data.validation, progress=tokenising(quiet))
-    failed = follow(study, execute(study, folder), quiet)
+    how, count = study.config, min(study.config.workers, len(study.runs))
+    workers = Jobs(folder, count, how.slurm) if launcher == "slurm" else Processes(folder, count, how.gpus)
+    failed = follow(study, execute(study, folder, workers), quiet)
     if failed:
         raise UserError(f"{len(failed)} of {len(study.runs)} runs failed; {failed[0].run.name}: {failed[0].why}")
 
@@ -94,14 +103,14 @@ def follow(study: Study, states: Iterator[list[Status]], quiet: bool) -> list[St
             if table:
                 table.show(now, spent)
             for s in now:
-                if s.state in ("done", "failed") and s.run.name not in told:
+                if s.settled and s.run.name not in told:
                     told.add(s.run.name)
                     if not quiet and not table:
                         print(f"[{len(told)}/{len(now)}, {duration(spent)}] {_sentence(s)}", flush=True)
     finally:
         if table:
             table.close()
-    return [s for s in now if s.state == "failed"]
+    return [s for s in now if s.settled and s.state != "done"]
 
 
 class _LiveTable:
@@ -110,14 +119,14 @@ class _LiveTable:
     def __init__(self, study: Study):
         from rich.live import Live
 
-        self.total = sum(r.budget.flops["full"] for r in study.runs)
+        self.total = sum(r.own.flops["full"] for r in study.runs)
         self.live = Live(refresh_per_second=4)
         self.live.start()
 
     def show(self, states: list[Status], spent: float) -> None:
         from rich.table import Table
 
-        share = sum(s.run.budget.flops["full"] * s.step / s.run.budget.steps for s in states) / self.total
+        share = sum(s.run.own.flops["full"] * _share(s) for s in states) / self.total
         left = duration(spent / share * (1 - share)) if share > 0.02 else "..."
         table = Table(title=f"{share:.0%} done, {duration(spent)} gone, about {left} left", title_justify="left")
         for name in ("family", "runs done", "lowest loss", "training now"):
@@ -125,7 +134,7 @@ class _LiveTable:
         for arm in dict.fromkeys(s.run.arm for s in sorted(states, key=lambda s: s.run.arm)):
             own = [s for s in states if s.run.arm == arm]
             losses = [s.loss for s in own if s.state == "done" and s.loss is not None]
-            busy = ", ".join(f"{s.run.name} {s.step / s.run.budget.steps:.0%}" for s in own if s.state == "running")
+            busy = ", ".join(f"{s.run.name} {_share(s):.0%}" for s in own if s.state == "running")
             done = sum(s.state == "done" for s in own)
             table.add_row(arm, f"{done} of {len(own)}", f"{min(losses):.3f}" if losses else "", busy)
         self.live.update(table)
@@ -137,13 +146,33 @@ class _LiveTable:
 def _status(options: Namespace, overrides: dict[str, Any]) -> None:
     from redraft.studies.execute import read_study, status
 
-    states = status(read_study(Path(options.of)), Path(options.of))
+    study = read_study(Path(options.of))
+    if options.watch:
+        follow(study, _looks(study, Path(options.of)), options.json)
+    states = status(study, Path(options.of))
     if options.json:
         return emit([_row(s) for s in states])
     print("\n".join(_sentence(s) for s in states))
-    counts = {state: sum(s.state == state for s in states) for state in ("done", "running", "waiting", "failed")}
+    counts = Counter(s.state for s in states)
     print(", ".join(f"{count} {state}" for state, count in counts.items()))
     return None
+
+
+def _looks(study: Study, folder: Path) -> Iterator[list[Status]]:
+    """Where the runs stand, every second, until all are settled."""
+    from redraft.studies.execute import status
+
+    while True:
+        states = status(study, folder)
+        yield states
+        if all(s.settled for s in states):
+            return
+        time.sleep(1)
+
+
+def _share(s: Status) -> float:
+    """Of a run's own steps, those that are done."""
+    return max(0, s.step - s.run.at) / s.run.own.steps
 
 
 def _fit(options: Namespace, overrides: dict[str, Any]) -> None:
@@ -198,7 +227,9 @@ def _report(options: Namespace, overrides: dict[str, Any]) -> None:
 
 def _work(options: Namespace, overrides: dict[str, Any]) -> None:
     from redraft.studies.execute import work
+    from redraft.studies.launch import take_gpu
 
+    take_gpu()
     work(Path(options.of))
 
 
@@ -214,7 +245,7 @@ def _row(s: Status) -> dict[str, Any]:
 
 
 def _sentence(s: Status) -> str:
-    if s.state == "failed":
-        return f"{s.run.name}: failed: {s.why}"
+    if s.settled and s.state != "done":
+        return f"{s.run.name}: {s.state}: {s.why}"
     loss = "" if s.loss is None else f", {'' if s.state == 'done' else 'training '}loss {s.loss:.4f}"
     return f"{s.run.name}: {s.state}, step {s.step} of {s.run.budget.steps}{loss}"
