@@ -15,7 +15,7 @@ reuse = true                   # one long wsd run for all budgets of a size; the
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,8 +23,11 @@ from pydantic import Field
 
 from redraft.config import FamilyConfig, Part, RunConfig, merge, validated
 from redraft.display import duration, quantity
-from redraft.errors import UserError, unknown
+from redraft.errors import UserError
 from redraft.registry import FAMILIES
+from redraft.studies.frontier_config import FrontierConfig
+from redraft.studies.grid import GridConfig, published_centre, windows
+from redraft.studies.presets import preset_table
 from redraft.studies.records import JUDGE
 from redraft.text.tokenizer import load_tokenizer
 from redraft.training.budget import Budget, plan_run, seconds
@@ -35,23 +38,15 @@ class ArmConfig(Part):
     """Every combination of its lists is one run."""
 
     families: list[FamilyConfig]
-    sizes: list[str]
+    sizes: list[str] = Field(default_factory=list)
+    grid: GridConfig | None = Field(None, description="sizes that move with the budget, instead of `sizes`")
     flops: list[float]
     seeds: list[int] = Field([0])
     name: str = ""
     set: dict[str, Any] = Field(default_factory=dict)
     by_size: dict[str, dict[str, Any]] = Field(default_factory=dict, description="settings of one size")
+    preset: str = Field("", description="learning rate and batch by a paper's rule (studies/presets.py)")
     reuse: bool = Field(False, description="one wsd run for all budgets of a size, a branch that decays for each")
-
-
-class FrontierConfig(Part):
-    """Speed and quality of each family's best run: samples scored by a judge, an AR model that is not compared."""
-
-    judge: ArmConfig
-    samples: int = Field(32, gt=1)
-    length: int = Field(128, gt=1)
-    steps: list[int] = Field([4, 16, 64])
-    temperatures: list[float] = Field([1.0])
 
 
 class StudyConfig(Part):
@@ -64,7 +59,7 @@ class StudyConfig(Part):
     slurm: dict[str, Any] = Field(default_factory=dict, description="what submitit hands to Slurm")
 
 
-HOW = ("workers", "gpus", "slurm")  # settings that say how a study is carried out, not what it is
+HOW = ("workers", "gpus", "slurm", "frontier")  # settings that may change without making it another study
 
 
 @dataclass(frozen=True)
@@ -103,31 +98,53 @@ def plan_study(table: dict[str, Any]) -> Study:
     runs: dict[str, PlannedRun] = {}
     for arm in config.arm:
         runs |= {run.name: run for run in _runs(config.base, arm, arm.name)}
-    if config.frontier is not None:
-        runs |= {run.name: run for run in _runs(config.base, config.frontier.judge, JUDGE)}
+    if config.frontier is not None and isinstance(config.frontier.judge, dict):
+        judge = validated(ArmConfig, config.frontier.judge)
+        runs |= {run.name: run for run in _runs(config.base, judge, JUDGE)}
     if not runs:
         raise UserError("the study has no runs: an [[arm]] needs families, sizes, flops and seeds")
     return Study(config, tuple(sorted(runs.values(), key=lambda run: -run.budget.flops["full"])))
 
 
 def _runs(base: dict[str, Any], arm: ArmConfig, label: str) -> list[PlannedRun]:
-    stray = set(arm.by_size) - set(arm.sizes)
-    if stray:
-        raise unknown("size in arm.by_size:", min(stray), arm.sizes)
     out = []
-    for family, size, seed in itertools.product(arm.families, arm.sizes, arm.seeds):
-        over = merge(arm.set, arm.by_size.get(size, {}))
-        runs = [_run(base, over, label or family.name, family, size, flops, seed) for flops in sorted(arm.flops)]
-        out += branched(runs) if arm.reuse else runs
+    for family, seed in itertools.product(arm.families, arm.seeds):
+        for size, budgets in _budgets(base, arm, family).items():
+            over = merge(arm.set, arm.by_size.get(size, {}))
+            runs = [_run(base, over, label or family.name, family, size, flops, seed, arm.preset) for flops in budgets]
+            out += branched(runs) if arm.reuse else runs
     return out
 
 
+def _budgets(base: dict[str, Any], arm: ArmConfig, family: FamilyConfig) -> Mapping[str, list[float]]:
+    """The budgets of each size of a family."""
+    if bool(arm.sizes) == bool(arm.grid):
+        raise UserError("arm: give either sizes = [names] or a grid")
+    if arm.grid is None:
+        return {size: sorted(arm.flops) for size in arm.sizes}
+    params = lambda size: _run(base, arm.set, "", family, size, max(arm.flops), 0).budget.params
+    return windows(arm.grid, arm.flops, params, arm.grid.centre or published_centre(family.name))
+
+
 def _run(
-    base: dict[str, Any], over: dict[str, Any], label: str, family: FamilyConfig, size: str, flops: float, seed: int
+    base: dict[str, Any],
+    over: dict[str, Any],
+    label: str,
+    family: FamilyConfig,
+    size: str,
+    flops: float,
+    seed: int,
+    preset: str = "",
 ) -> PlannedRun:
     own = {"family": family.model_dump(), "network": {"size": size}, "budget": {"flops": flops}, "seed": seed}
     config = validated(RunConfig, merge(merge(base, own), over))
-    budget = plan_run(config, load_tokenizer(config.data.tokenizer).size)
+    vocab = load_tokenizer(config.data.tokenizer).size
+    if preset:
+        # The tokens that a budget buys do not depend on the batch, but for the last step.
+        single = config.model_copy(update={"train": config.train.model_copy(update={"batch": 1, "accumulate": 1})})
+        rule = preset_table(preset, plan_run(single, vocab), config.data.length, config.train.lr)
+        config = validated(RunConfig, merge(config.model_dump(), {"train": rule}))
+    budget = plan_run(config, vocab)
     return PlannedRun(f"{label}-{size}-{flops:.3g}-s{seed}".replace("+", ""), label, config, budget)
 
 
@@ -141,6 +158,10 @@ def branched(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
     train, family = first.config.train, first.config.family
     if train.schedule != "wsd":
         raise UserError(f'reuse needs train.schedule = "wsd": {train.schedule!r} knows the end of a run all along')
+    if any(run.config.train != train for run in runs):
+        raise UserError(
+            f"reuse needs the same settings at every budget; those of {first.arm} follow the budget (a preset)"
+        )
     if FAMILIES[family.name].paced(family.options):
         raise UserError(
             f"reuse cannot serve {first.arm}: its objective depends on the share of the budget that is spent"

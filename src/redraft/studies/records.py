@@ -1,8 +1,9 @@
 """Points of a scaling study: what one trained run gives to a fit, read from any table or from a study directory.
 
 A table needs the columns family, params, tokens, flops and loss (nats per token); the other fields of `Point` are
-read where present and every other column is ignored. Runs that cannot be compared (counted under different
-conventions, cut by different tokenizers, trained on different data) are refused, never mixed.
+read where present and every other column is ignored. Columns such as `params:6ND` and `flops:full` hold the same run
+counted under other conventions. Runs that cannot be compared (counted under different conventions, cut by different
+tokenizers, trained on different data) are refused, never mixed.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ import numpy as np
 from redraft.errors import UserError
 
 REQUIRED = ("family", "params", "tokens", "flops", "loss")
-NUMBERS = ("params", "tokens", "flops", "loss", "loss_se", "budget", "bits_per_byte")
+POSITIVE = ("params", "tokens", "flops", "loss", "budget", "unique_tokens", "loss_exact", "loss_tight")
+ERRORS = ("loss_se", "loss_exact_se", "loss_tight_se")
+NUMBERS = (*POSITIVE, *ERRORS, "bits_per_byte")
 TEXTS = ("family", "name", "convention", "loss_kind", "tokenizer", "data", "variant_of")
 RUNS, JUDGE = "runs", "judge"  # of a study directory: the folder of runs; the arm that scores samples
 COMPARABLE = ("convention", "tokenizer", "data")
@@ -30,6 +33,14 @@ BUDGET_TOLERANCE = 0.15
 """Runs without a nominal budget share one when their FLOPs are within this fraction of the cheapest among them."""
 
 Row = tuple[str, dict[str, Any]]  # where it stands, in words; its cells
+
+
+@dataclass(frozen=True)
+class Count:
+    """A run's size and cost under one convention."""
+
+    params: float
+    flops: float
 
 
 @dataclass(frozen=True)
@@ -51,14 +62,22 @@ class Point:
     tokenizer: str | None = None
     data: str | None = None  # fingerprint of the training data
     variant_of: str | None = None  # the family that `family` is an arm of
+    unique_tokens: float | None = None  # distinct training tokens; fewer than `tokens` where data were repeated
+    loss_exact: float | None = None  # nats per token: the exact likelihood of a run whose `loss` is a bound
+    loss_exact_se: float | None = None
+    loss_tight: float | None = None  # nats per token: a tighter bound than `loss`
+    loss_tight_se: float | None = None
+    counts: Mapping[str, Count] = field(default_factory=dict, hash=False)  # by convention
 
     def __post_init__(self) -> None:
-        for field in ("params", "tokens", "flops", "loss", "budget"):
-            value = getattr(self, field)
+        for column in POSITIVE:
+            value = getattr(self, column)
             if value is not None and not (math.isfinite(value) and value > 0):
-                raise UserError(f"column '{field}' is {value}; it must be a finite number above 0.")
-        if self.loss_se is not None and not (math.isfinite(self.loss_se) and self.loss_se >= 0):
-            raise UserError(f"column 'loss_se' is {self.loss_se}; it must be a finite number, 0 or more.")
+                raise UserError(f"column '{column}' is {value}; it must be a finite number above 0.")
+        for column in ERRORS:
+            value = getattr(self, column)
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise UserError(f"column '{column}' is {value}; it must be a finite number, 0 or more.")
         if self.budget is not None and not 0.5 < self.budget / self.flops < 2:
             raise UserError(f"column 'budget' is {self.budget:g} but 'flops' is {self.flops:g}; give both in FLOPs.")
 
@@ -66,27 +85,30 @@ class Point:
 def load_points(path: str | Path) -> list[Point]:
     """The points of a .csv, .tsv, .json, .jsonl or .parquet table, or of the `runs/*/record.json` of a study directory.
 
-    Raises `UserError`, one sentence, for a file that cannot be read, columns that are missing, a cell that is no
-    positive finite number (named by row and column), and runs that cannot be compared.
+    `published:NAME` is a table that ships with the package (`redraft.studies.published`). Raises `UserError`, one
+    sentence, for a file that cannot be read, columns that are missing, a cell that is no positive finite number (named
+    by row and column), and runs that cannot be compared.
     """
-    path = Path(path)
+    from redraft.studies.published import published_path
+
+    path = published_path(str(path)) or Path(path)
     if not path.exists():
         raise UserError(f"{path} does not exist: give a table of runs or a study directory.")
-    rows = list(_study_rows(path) if path.is_dir() else _table_rows(path))
+    rows = list(_study_rows(path) if path.is_dir() else table_rows(path))
     if not rows:
         raise UserError(f"{path} holds no runs.")
     _require_columns(path, rows)
-    points = [_point(where, cells) for where, cells in rows]
+    points = [as_point(where, cells) for where, cells in rows]
     require_comparable(points)
     return points
 
 
 def require_comparable(points: Sequence[Point]) -> None:
     """Raises `UserError` where runs differ in `COMPARABLE`, or a family repeats a run or mixes exact and bound."""
-    for field in COMPARABLE:
-        values = sorted({value for p in points if (value := getattr(p, field)) is not None})
+    for column in COMPARABLE:
+        values = sorted({value for p in points if (value := getattr(p, column)) is not None})
         if len(values) > 1:
-            raise UserError(f"runs differ in {field} ({', '.join(values)}), so they cannot be fitted together.")
+            raise UserError(f"runs differ in {column} ({', '.join(values)}), so they cannot be fitted together.")
     for family in sorted({p.family for p in points}):
         if len({p.loss_kind for p in points if p.family == family and p.loss_kind}) > 1:
             raise UserError(f"family '{family}' mixes exact losses and bounds: evaluate all of its runs the same way.")
@@ -116,7 +138,8 @@ def with_budgets(points: Sequence[Point]) -> list[Point]:
     return [replace(p, budget=budget[i]) for i, p in enumerate(points)]
 
 
-def _table_rows(path: Path) -> Iterator[Row]:
+def table_rows(path: Path) -> Iterator[Row]:
+    """The cells of each row of a table, as they stand, with where. Raises `UserError` for a file that cannot be read."""
     readers = {".csv": _separated, ".tsv": _separated, ".json": _json, ".jsonl": json_lines, ".parquet": _parquet}
     if path.suffix not in readers:
         raise UserError(f"{path} has no known ending: save it as {', '.join(readers)}.")
@@ -176,8 +199,20 @@ def _study_rows(path: Path) -> Iterator[Row]:
         data = record.get("data") or {}
         cells = {field: record.get(field) for field in (*NUMBERS, *TEXTS, "seed") if field in record}
         cells |= {"family": record.get("arm") or record.get("family"), "variant_of": record.get("family")}
-        cells |= {"tokenizer": data.get("tokenizer"), "data": data.get("sha256")}
+        cells |= {"tokenizer": data.get("tokenizer"), "data": data.get("sha256")} | _recorded_counts(record)
+        if data.get("tokens"):
+            cells["unique_tokens"] = min(float(data["tokens"]), record.get("tokens") or math.inf)
         yield f"run {record.get('name')}", cells
+
+
+def _recorded_counts(record: Mapping[str, Any]) -> dict[str, float]:
+    """Cells `params:X` and `flops:X`; 6ND counts neither embedding nor head, the others all but the embedding."""
+    groups, flops = record.get("parameters") or {}, record.get("flops_by_convention") or {}
+    without = {name: {"embedding", "head"} if name == "6ND" else {"embedding"} for name in flops}
+    sizes = {
+        f"params:{name}": float(sum(n for g, n in groups.items() if g not in out)) for name, out in without.items()
+    }
+    return {**(sizes if groups else {}), **{f"flops:{name}": spent for name, spent in flops.items()}}
 
 
 def read_records(study: str | Path) -> list[dict[str, Any]]:
@@ -207,13 +242,31 @@ def _require_columns(path: Path, rows: Sequence[Row]) -> None:
         raise UserError(f"{path} lacks column {', '.join(missing)}; it has {', '.join(sorted(map(str, found)))}.")
 
 
-def _point(where: str, cells: dict[str, Any]) -> Point:
+def as_point(where: str, cells: dict[str, Any]) -> Point:
+    """The point of one row. Raises `UserError`, which says where, for a cell that is missing or no number."""
     try:
         values = {column: _cell(column, cells.get(column)) for column in (*NUMBERS, *TEXTS, "seed")}
         _require_filled(values)
-        return Point(**values)
+        return Point(**values, counts=_counts(cells, values))
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
+
+
+def _counts(cells: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Count]:
+    """The run under every convention that has a filled column, `params:X` or `flops:X`; the other is as it stands."""
+    found: dict[str, dict[str, float]] = {}
+    for column, cell in cells.items():
+        what, colon, convention = str(column).partition(":")
+        if colon and what in ("params", "flops") and (number := _cell(str(column), cell)) is not None:
+            if not (math.isfinite(number) and number > 0):
+                raise UserError(f"column '{column}' is {number}; it must be a finite number above 0.")
+            found.setdefault(convention.strip(), {})[what] = number
+    counts = {
+        name: Count(**{"params": values["params"], "flops": values["flops"]} | own) for name, own in found.items()
+    }
+    if values["convention"]:
+        counts[values["convention"]] = Count(values["params"], values["flops"])
+    return counts
 
 
 def _require_filled(values: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 redraft study run RECIPE --into studies/first      train and score every run (continues; skips what is recorded)
 redraft study run RECIPE --into studies/first --launcher slurm --workers 16 --slurm.slurm_partition gpu --slurm.timeout_min 240
 torchrun --nproc-per-node 8 -m redraft study work studies/first        eight more workers on its queue, a GPU each
+redraft study tune RECIPE --into studies/rates     a learning rate for each family and size; writes tuned.toml, a recipe
 redraft study status studies/first --watch         where it stands, from any terminal
 redraft study fit FILE                             fits of a study folder, or of any CSV, JSONL or parquet with the
                                                    columns family, params, tokens, flops, loss
@@ -16,6 +17,7 @@ import time
 from argparse import ArgumentParser, Namespace
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,14 +30,16 @@ if TYPE_CHECKING:
     from redraft.studies.plan import Study
 
 OVERRIDES = True
-ACTIONS = ("run", "status", "fit", "frontier", "report", "work")
+TUNED = "tuned.toml"
+ACTIONS = ("run", "tune", "status", "fit", "frontier", "report", "work")
 
 
 def arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("action", help="run, status, fit, frontier or report")
+    parser.add_argument("action", help="run, tune, status, fit, frontier or report")
     parser.add_argument("of", metavar="RECIPE|FOLDER|FILE")
     parser.add_argument("--into", type=Path, help="folder of the study (run)")
     parser.add_argument("--workers", type=int, help="runs at a time (run)")
+    parser.add_argument("--factors", help="learning rates to try, as multiples of the recipe's: 0.25,0.5,1,2,4 (tune)")
     parser.add_argument("--launcher", choices=("local", "slurm"), default="local", help="who works (run)")
     parser.add_argument("--watch", action="store_true", help="until all runs are settled (status)")
     parser.add_argument("--reference", default="ar", help="family that compute multipliers compare with (fit)")
@@ -47,32 +51,78 @@ def arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace, overrides: dict[str, Any]) -> None:
     if options.action not in ACTIONS:
         raise unknown("action of `redraft study`:", options.action, ACTIONS[:-1])
-    if overrides and options.action != "run":
+    if overrides and options.action not in ("run", "tune"):
         raise unknown(f"flag of `redraft study {options.action}`:", f"--{next(iter(overrides))}", ["--json", "--into"])
-    {"run": _run, "status": _status, "fit": _fit, "frontier": _frontier, "report": _report, "work": _work}[
-        options.action
-    ](options, overrides)
+    {
+        "run": _run,
+        "tune": _tune,
+        "status": _status,
+        "fit": _fit,
+        "frontier": _frontier,
+        "report": _report,
+        "work": _work,
+    }[options.action](options, overrides)
 
 
 def _run(options: Namespace, overrides: dict[str, Any]) -> None:
-    from redraft.verbs.plan import recipe_table
-
-    if options.into is None:
-        raise UserError("study run needs --into FOLDER")
-    table = recipe_table(options.of, {})
-    if options.workers is not None:
-        table["workers"] = options.workers
-    slurm = merge(table.get("slurm", {}), overrides.pop("slurm", {}))
-    table = merge(table, {"base": merge(table.get("base", {}), overrides)} | ({"slurm": slurm} if slurm else {}))
-    carry_out(table, options.into, options.json, options.launcher)
+    carry_out(_table(options, overrides), _into(options), options.json, options.launcher)
     if options.json:
         from redraft.studies.execute import read_study, status
 
         emit([_row(s) for s in status(read_study(options.into), options.into)])
 
 
-def carry_out(table: dict[str, Any], folder: Path, quiet: bool = False, launcher: str = "local") -> None:
-    """Plan, say the plan, train every run. `UserError` where runs failed (the others are kept)."""
+def _into(options: Namespace) -> Path:
+    if options.into is None:
+        raise UserError(f"study {options.action} needs --into FOLDER")
+    return Path(options.into)
+
+
+def _table(options: Namespace, overrides: dict[str, Any]) -> dict[str, Any]:
+    """The recipe with flags over it: those of Slurm for the study, the others for every run."""
+    from redraft.verbs.plan import recipe_table
+
+    table = recipe_table(options.of, {})
+    if options.workers is not None:
+        table["workers"] = options.workers
+    slurm = merge(table.get("slurm", {}), overrides.pop("slurm", {}))
+    return merge(table, {"base": merge(table.get("base", {}), overrides)} | ({"slurm": slurm} if slurm else {}))
+
+
+def _tune(options: Namespace, overrides: dict[str, Any]) -> None:
+    import tomli_w
+
+    from redraft.files import write_text
+    from redraft.studies.execute import read_study, status
+    from redraft.studies.tune import FACTORS, best_rates, tuned_table, tuning_sentences, tuning_table
+
+    table, folder = _table(options, overrides), _into(options)
+    factors = [_factor(word) for word in options.factors.split(",")] if options.factors else FACTORS
+    carry_out(tuning_table(table, factors), folder, options.json, options.launcher, diverged=True)
+    study = read_study(folder)
+    losses = {s.run.name: s.loss for s in status(study, folder) if s.state == "done" and s.loss is not None}
+    best = best_rates(study, losses)
+    write_text(folder / TUNED, tomli_w.dumps(tuned_table(table, best)))
+    if options.json:
+        return emit({"rates": [asdict(b) for b in best], "recipe": str(folder / TUNED)})
+    print("\n".join([*tuning_sentences(best), f"Recipe with these rates: {folder / TUNED}"]))
+    return None
+
+
+def _factor(word: str) -> float:
+    try:
+        factor = float(word)
+    except ValueError:
+        factor = 0.0
+    if not factor > 0:
+        raise UserError(f"--factors takes positive numbers such as 0.25,0.5,1,2,4; it holds {word!r}")
+    return factor
+
+
+def carry_out(
+    table: dict[str, Any], folder: Path, quiet: bool = False, launcher: str = "local", diverged: bool = False
+) -> None:
+    """Plan, say the plan, train every run. `UserError` where runs failed (the others are kept), `diverged` ones apart."""
     from redraft.studies.execute import execute, open_study
     from redraft.studies.launch import Jobs, Processes
     from redraft.studies.plan import study_sentences
@@ -88,6 +138,7 @@ def carry_out(table: dict[str, Any], folder: Path, quiet: bool = False, launcher
     how, count = study.config, min(study.config.workers, len(study.runs))
     workers = Jobs(folder, count, how.slurm) if launcher == "slurm" else Processes(folder, count, how.gpus)
     failed = follow(study, execute(study, folder, workers), quiet)
+    failed = [s for s in failed if not (diverged and s.state == "diverged")]
     if failed:
         raise UserError(f"{len(failed)} of {len(study.runs)} runs failed; {failed[0].run.name}: {failed[0].why}")
 

@@ -1,0 +1,34 @@
+"""Published optima that ship with the package, as tables of points; where they come from is in SOURCES.md beside them.
+
+They hold one row for each family and budget, the best model there. `redraft study fit published:NAME` fits them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from redraft.errors import unknown
+
+if TYPE_CHECKING:
+    from redraft.studies.records import Point
+
+PREFIX = "published:"
+PUBLISHED: tuple[str, ...] = ("scaling-beyond", "smdm")  # arXiv:2602.15014, arXiv:2410.18514
+
+
+def published_path(name: str) -> Path | None:
+    """The table that 'published:NAME' names; None for any other text. Raises `UserError` for an unknown NAME."""
+    if not name.startswith(PREFIX):
+        return None
+    table = name.removeprefix(PREFIX)
+    if table not in PUBLISHED:
+        raise unknown("published table", table, PUBLISHED)
+    return Path(__file__).parent / f"{table}.csv"
+
+
+def load_published(name: str) -> list[Point]:
+    """The points of one of `PUBLISHED`. Raises `UserError` for an unknown name."""
+    from redraft.studies.records import load_points
+
+    return load_points(PREFIX + name)
