@@ -86,6 +86,7 @@ def windows(
             f"grid: {grid.sizes} sizes a budget need a ladder as long; it has {len(ladder)}: {', '.join(ladder)}"
         )
     logs = [math.log(params(name)) for name in ladder]
+    out: dict[str, list[float]] = {name: [] for name in ladder}
     for flops in sorted(budgets):
         expected = math.log(law.at(flops))
         off = {i: abs(fmean(logs[i : i + grid.sizes]) - expected) for i in range(len(ladder) - grid.sizes + 1)}
