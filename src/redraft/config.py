@@ -82,6 +82,13 @@ class BudgetConfig(Part):
         return self
 
 
+class TransferConfig(Part):
+    """The network on which lr, eps and weight_decay were chosen; CompleteP carries them to this one."""
+
+    width: int = Field(gt=0)
+    depth: int = Field(gt=0)
+
+
 class TrainConfig(Part):
     """How to descend."""
 
@@ -102,6 +109,7 @@ class TrainConfig(Part):
     compile: bool = False
     device: str = "auto"
     threads: int = Field(0, ge=0, description="CPU threads; 0 leaves it to torch")
+    transfer: TransferConfig | None = Field(None, description="the small network whose settings these are (CompleteP)")
     start: str | None = Field(None, description="model folder whose weights training starts from; fresh if left out")
     save_every: int = Field(200, gt=0, description="steps between checkpoints")
 

@@ -92,7 +92,8 @@ def test_power_lines_keep_the_timescale_of_the_weights() -> None:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_fills_in_every_run_for_its_own_size_and_tokens(name: str) -> None:
-    runs = plan_study(study(sizes=["150k", "300k"], flops=[1e13, 4e13], preset=name)).runs
+    carried = {"train": {"transfer": {"width": 32, "depth": 2}}}
+    runs = plan_study(study(sizes=["150k", "300k"], flops=[1e13, 4e13], preset=name, set=carried)).runs
     for run in runs:
         counts = run.budget.parameters
         own = sum(counts.values()) - counts["embedding"] - counts["head"]
@@ -101,12 +102,17 @@ def test_a_preset_fills_in_every_run_for_its_own_size_and_tokens(name: str) -> N
             assert getattr(run.config.train, key) == pytest.approx(
                 rule.get(key, getattr(run.config.train, key)), rel=0.05
             )
-        assert run.config.train.batch == pytest.approx(rule["batch"], rel=0.05)
+        assert run.config.train.batch == pytest.approx(rule.get("batch", run.config.train.batch), rel=0.05)
 
 
 def test_an_unknown_preset_is_refused_with_the_nearest() -> None:
     with pytest.raises(UserError, match="Did you mean 'step-law'"):
         plan_study(study(sizes=["150k"], preset="steplaw"))
+
+
+def test_completep_must_know_where_its_rate_comes_from() -> None:
+    with pytest.raises(UserError, match="that lr was chosen on"):
+        plan_study(study(sizes=["150k"], preset="completep"))
 
 
 def test_a_preset_that_follows_the_budget_cannot_share_a_trunk() -> None:

@@ -142,7 +142,7 @@ def _run(
     if preset:
         # The tokens that a budget buys do not depend on the batch, but for the last step.
         single = config.model_copy(update={"train": config.train.model_copy(update={"batch": 1, "accumulate": 1})})
-        rule = preset_table(preset, plan_run(single, vocab), config.data.length, config.train.lr)
+        rule = preset_table(preset, plan_run(single, vocab), config)
         config = validated(RunConfig, merge(config.model_dump(), {"train": rule}))
     budget = plan_run(config, vocab)
     return PlannedRun(f"{label}-{size}-{flops:.3g}-s{seed}".replace("+", ""), label, config, budget)

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from redraft.errors import unknown
+from redraft.config import RunConfig
+from redraft.errors import UserError, unknown
 from redraft.training.budget import Budget
 
 
@@ -22,13 +23,17 @@ class Preset:
     rule: Callable[[float, float, int, float], dict[str, Any]]
 
 
-def preset_table(name: str, budget: Budget, length: int, lr: float) -> dict[str, Any]:
+def preset_table(name: str, budget: Budget, config: RunConfig) -> dict[str, Any]:
     """The settings of `train` that a preset gives a run. `UserError` for a name that is not known."""
     if name not in PRESETS:
         raise unknown("preset", name, PRESETS)
+    if name == "completep" and config.train.transfer is None:
+        raise UserError(
+            "preset completep needs to know the network that lr was chosen on: train.transfer.width and .depth"
+        )
     counts = budget.parameters
     params = sum(counts.values()) - counts["embedding"] - counts["head"]
-    return PRESETS[name].rule(params, budget.tokens, length, lr)
+    return PRESETS[name].rule(params, budget.tokens, config.data.length, config.train.lr)
 
 
 def _papers(params: float, tokens: float, length: int, lr: float) -> dict[str, Any]:
@@ -67,5 +72,10 @@ PRESETS: dict[str, Preset] = {
         "batch of 0.0306 D^0.383 rows of 2048, weight decay from the timescale 1.084 (D/N)^-0.527, your lr; "
         "Bergsma et al. 2025, arXiv:2505.13738",
         _power_lines,
+    ),
+    "completep": Preset(
+        "your lr and batch, carried from the network of train.transfer to wider and deeper ones (training/transfer.py); "
+        "Dey et al. 2025, arXiv:2505.01618",
+        lambda params, tokens, length, lr: {},
     ),
 }

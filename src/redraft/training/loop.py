@@ -28,6 +28,7 @@ from redraft.training.optim import adamw, follow
 from redraft.training.precision import DTYPES
 from redraft.training.schedule import learning_rate
 from redraft.training.setup import Setup
+from redraft.training.transfer import rescale
 from redraft.types import Batch, TokenLoss
 
 LOG_EVERY = 10
@@ -63,6 +64,8 @@ class Trainer:
         if train.threads:
             torch.set_num_threads(train.threads)
         network = initialised(setup.budget.shape, setup.config.seed, DTYPES[train.precision])
+        if train.transfer is not None:
+            rescale(network, train.transfer)
         if given is not None:
             network.load_state_dict(given)
         network.to(train.device)
@@ -83,7 +86,7 @@ class Trainer:
         while self.step < steps:
             lr = learning_rate(train, self.step, steps)
             for group in self.optimizer.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr * group.get("scale", 1.0)
             self.renew_teacher()
             self.optimizer.zero_grad(set_to_none=True)
             loss = self.descend(self.step)

@@ -6,12 +6,15 @@ import torch
 from torch import nn
 
 from redraft.config import TrainConfig
+from redraft.network.transformer import Transformer
+from redraft.training.transfer import groups
 
 
 def adamw(network: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW over all parameters in one group, decay on each, as both papers' code does."""
+    """AdamW over all parameters in one group, decay on each, as both papers' code does; with `transfer`, CompleteP's."""
+    carried = groups(network, config) if isinstance(network, Transformer) and config.transfer else None
     return torch.optim.AdamW(
-        network.parameters(),
+        carried or network.parameters(),
         lr=config.lr,
         betas=(config.beta1, config.beta2),
         eps=config.eps,
