@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from redraft.studies.parametric import Law
 from redraft.studies.records import Point
+from tests.studies.planted_speeds import write_speeds
 
 BUDGETS = (3e10, 9e10, 2.7e11)
 HOSTILE = '</pre><script src="http://x.example/a.js">alert(1)</script>\x00\x1b[31m\u202e\x07 & <b>"quoted"'
@@ -80,15 +82,13 @@ def write_study(folder: Path) -> None:
         _write_run(folder, _record(arm, family, size, sizes[size], flops, seed, loss))
     _write_run(folder, _record("judge", "ar", "150k", 150e3, 5e11, 1000, 1.95))
     (folder / "study.toml").write_text('title = "A planted <study>"\nworkers = 2\n', encoding="utf-8")
-    _write_lines(folder / "frontier.jsonl", _frontier_rows())
     texts = {
         "ar": "def main():\n\treturn 0\n",
         "mdlm": HOSTILE,
         "duo": "import os\nclass \ud7ff\ufffd x",
         "esolm": "é" * 300,
     }
-    rows = [{"family": f, "name": f, "steps": 64, "temperature": 1.0, "text": text} for f, text in texts.items()]
-    _write_lines(folder / "samples.jsonl", rows)
+    write_speeds(folder, texts)
 
 
 def _record(arm: str, family: str, size: str, params: float, flops: float, seed: int, loss: float) -> dict[str, Any]:
@@ -106,30 +106,46 @@ def _record(arm: str, family: str, size: str, params: float, flops: float, seed:
     }  # fmt: skip
 
 
-def _frontier_rows() -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = [
-        {"family": "text", "steps": 0, "temperature": 1.0, "quality": 2.05, "quality_se": 0.02, "entropy": 2.95,
-         "entropy_se": 0.01, "distinct_2": 0.21, "samples": 128, "length": 64},
-    ]  # fmt: skip
-    speed = {"ar": 1.0, "mdlm": 1.1, "duo": 1.0, "esolm": 2.4}
-    for family, fast in speed.items():
-        for steps in (64,) if family == "ar" else (2, 4, 8, 16, 32, 64):
-            gap = {"ar": 0.0, "mdlm": 0.35, "duo": 0.2, "esolm": 0.5}[family] + {"duo": 1.2}.get(family, 2.6) / steps
-            rate = fast * 6.4e5 / steps * (9 if family == "ar" else 1)
-            rows.append(
-                {"family": family, "name": f"{family}-75k", "sampler": "ancestral", "steps": steps, "temperature": 1.0,
-                 "tokens_per_second": rate, "nfe": steps, "quality": 2.2 + gap, "quality_se": 0.03,
-                 "entropy": 2.9 - 0.3 / steps + 0.1 * gap, "entropy_se": 0.02, "distinct_2": 0.3, "samples": 32,
-                 "batch": 32, "length": 64}
-            )  # fmt: skip
-    return rows
-
-
 def _write_run(folder: Path, record: dict[str, Any]) -> None:
     place = folder / "runs" / record["name"]
     place.mkdir(parents=True, exist_ok=True)
     (place / "record.json").write_text(json.dumps(record), encoding="utf-8")
 
 
-def _write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+CHINCHILLA = Law(E=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28)  # arXiv:2203.15556, as vpnls plants it
+UNEVEN = Law(E=1.69, A=12000.0, B=180.0, alpha=0.5, beta=0.25)  # the further alpha and beta, the worse a parabola
+GRIDS = {"centred": (1.2, 0.0), "wide": (2.5, 0.0), "off-centre": (1.2, 0.75)}  # half-width and shift of ln N
+
+
+def best_size(law: Law, flops: float) -> float:
+    """N* of a law under C = 6 N D."""
+    ratio = law.alpha * law.A / (law.beta * law.B)
+    return float(ratio ** (1 / (law.alpha + law.beta)) * (flops / 6) ** law.allocation)
+
+
+def law_points(
+    law: Law = CHINCHILLA,
+    *,
+    family: str = "ar",
+    budgets: int = 5,
+    sizes: int = 7,
+    grid: str = "centred",
+    noise: float = 0.0,
+    seed: int = 0,
+    slower: float = 1.0,
+) -> list[Point]:
+    """IsoFLOP runs of L(N, D / slower), C = 6 N D over 2.5 decades, relative noise; 'ladder' has the same sizes throughout."""
+    rng, points = np.random.default_rng([seed, len(family)]), []
+    every = np.geomspace(1e18, 3e20, budgets).tolist()
+    for flops in every:
+        if grid == "ladder":
+            low, high = best_size(law, every[0] / slower), best_size(law, every[-1] / slower)
+            ladder = np.geomspace(low * np.exp(-1.6), high * np.exp(1.6), sizes)
+        else:
+            width, shift = GRIDS[grid]
+            ladder = best_size(law, flops / slower) * np.exp(np.linspace(-width, width, sizes) + shift)
+        tokens = flops / 6 / ladder
+        losses = law.at(ladder, tokens / slower) * np.exp(noise * rng.standard_normal(sizes))
+        rows = zip(ladder.tolist(), tokens.tolist(), losses.tolist())
+        points += [Point(family, n, d, flops, loss, budget=flops, seed=0) for n, d, loss in rows]
+    return points

@@ -55,7 +55,7 @@ def test_units_of_size_shift_the_scale_and_not_the_exponent() -> None:
 def test_seeds_of_a_cell_are_averaged() -> None:
     points = planted_points(sizes=3, seeds=2)
     apart = [replace(p, loss=p.loss + (0.01 if p.seed else -0.01)) for p in points]
-    a, b = (fit(ps, resamples=40).families["ar"].isoflop.minima[0] for ps in (points, apart))
+    a, b = (fit(ps, resamples=40).families["ar"].parabolas.minima[0] for ps in (points, apart))
     assert b.params.value == pytest.approx(a.params.value, rel=1e-9)
     assert fit(apart, resamples=40).families["ar"].isoflop.noise.sd == pytest.approx(0.01 * 2**0.5)
 
@@ -84,7 +84,8 @@ def test_losses_that_curve_downwards_are_flagged() -> None:
 
 def test_noise_falls_back_from_seeds_to_scatter_to_standard_errors_to_unknown() -> None:
     def source(points: list[Point]) -> tuple[float | None, str]:
-        noise = fit(points, resamples=40).families["ar"].isoflop.noise
+        every = curves(points)
+        noise = estimate_noise([curve for curve in every if curve.family == "ar"], every)
         return noise.sd, noise.source
 
     assert "seeds" in source(planted_points(sizes=3, seeds=3, sd=0.01))[1]

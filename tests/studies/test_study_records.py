@@ -104,6 +104,31 @@ def test_a_study_directory_gives_its_arms_and_not_its_judge(study: Path) -> None
     assert {p.convention for p in points} == {"blocks+head"}
 
 
+def test_empty_cells_may_be_nan_and_seeds_may_be_written_as_numbers(tmp_path: Path) -> None:
+    """As data frames write them."""
+    text = "family,params,tokens,flops,loss,seed,loss_se,loss_kind\nar,1e6,2e7,1.2e14,3.1,1.0,nan,\n"
+    (point,) = load_points(table(tmp_path, text))
+    assert (point.seed, point.loss_se, point.loss_kind) == (1, None, None)
+    with pytest.raises(UserError, match=r"column 'seed' is '1.5', not an integer"):
+        load_points(table(tmp_path, text.replace("1.0", "1.5")))
+
+
+def test_counts_under_other_conventions_are_read(tmp_path: Path) -> None:
+    text = "family,params,tokens,flops,loss,convention,params:full,flops:full,flops:half\n"
+    text += "ar,1e6,2e7,1.2e14,3.1,6ND,2e6,3e14,6e13\n"
+    (point,) = load_points(table(tmp_path, text))
+    told = {name: (count.params, count.flops) for name, count in point.counts.items()}
+    assert told == {"6ND": (1e6, 1.2e14), "full": (2e6, 3e14), "half": (1e6, 6e13)}
+    with pytest.raises(UserError, match=r"column 'params:full' is -2000000.0; it must be a finite number above 0"):
+        load_points(table(tmp_path, text.replace("2e6", "-2e6")))
+
+
+def test_a_study_directory_counts_its_runs_under_every_convention(study: Path) -> None:
+    for p in load_points(study):
+        assert set(p.counts) == {"6ND", "blocks+head"}
+        assert p.counts["blocks+head"].params == p.params and p.counts["6ND"].flops == p.budget
+
+
 def test_budgets_cluster_within_fifteen_percent() -> None:
     flops = [1e18, 1.1e18, 1.3e18, 9e18, 9.9e18]
     points = [replace(p, flops=c, budget=None) for p, c in zip(planted_points(), flops)]

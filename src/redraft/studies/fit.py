@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from redraft.display import quantity
 from redraft.errors import UserError, unknown
-from redraft.studies.isoflop import (
-    NOT_BRACKETED,
-    NOT_CONVEX,
-    OFF_CENTRE,
-    TOO_FEW,
-    Curve,
-    IsoFlop,
-    Minimum,
-    curves,
-    estimate_noise,
-    fit_isoflop,
-)
-from redraft.studies.multiplier import LEVEL, Best, Estimate, Multiplier, multiplier, student
-from redraft.studies.parametric import TOO_FEW_RUNS, Parametric, fit_parametric
+from redraft.studies.caveats import study_caveats
+from redraft.studies.contract import contract
+from redraft.studies.conventions import Recounted, recount
+from redraft.studies.engines import Engines, family_number, fit_engines
+from redraft.studies.extrapolation import HeldOut, held_out
+from redraft.studies.isoflop import TOO_FEW, IsoFlop, curves
+from redraft.studies.joint import Joint, fit_joint
+from redraft.studies.looseness import Looseness, looseness, tightened
+from redraft.studies.multiplier import Best, Estimate, Multiplier, multiplier, student
+from redraft.studies.parametric import Parametric
 from redraft.studies.records import Point, names, require_comparable, with_budgets
+from redraft.studies.repeats import Repeats, fit_repeats
+from redraft.studies.robustness import Robustness, robustness
 
 REFERENCE = "ar"
 LABELS = {"ar": "AR", "mdlm": "MDLM", "duo": "Duo", "esolm": "Eso-LM", "smdm": "SMDM"}
@@ -42,6 +39,17 @@ class FamilyFit:
     isoflop: IsoFlop
     parametric: Parametric
     multiplier: Multiplier | None  # None for the reference, and where there is nothing to compare
+    parabolas: IsoFlop  # approach 2 as published, no bias subtracted
+    envelope: IsoFlop  # approach 1
+    held_out: tuple[HeldOut, ...]  # each engine on the largest budget
+    looseness: Looseness | None  # of the bound, where a tighter loss stands beside it
+    robustness: Robustness | None  # other intervals of L(N, D)
+    repeats: Repeats | None  # where data were repeated
+
+    @property
+    def laws(self) -> IsoFlop:
+        """The minima and power laws that speak for the family: `isoflop`, or the envelope where that has no law."""
+        return self.isoflop if self.isoflop.loss or not self.envelope.loss else self.envelope
 
 
 @dataclass(frozen=True)
@@ -69,10 +77,12 @@ class Fits:
     families: Mapping[str, FamilyFit]
     pairs: tuple[Pair, ...]
     warnings: tuple[str, ...]  # sentences
+    conventions: tuple[Recounted, ...] = ()  # the same runs under every convention they are counted under
+    joint: Joint | None = None  # L(N, D) of all families with shared terms
 
     def to_json(self) -> dict[str, Any]:
-        """Nested dicts and lists of the same names; what is not finite is null."""
-        return {"level": LEVEL, **_json(self)}
+        """As `redraft.studies.contract` promises; what is not finite is null."""
+        return contract(self)
 
 
 def fit(points: Sequence[Point], *, reference: str = REFERENCE, seed: int = 0, resamples: int = 400) -> Fits:
@@ -91,27 +101,51 @@ def fit(points: Sequence[Point], *, reference: str = REFERENCE, seed: int = 0, r
     if reference not in known and reference != REFERENCE:
         raise unknown("reference family", reference, known)
     every = curves(points)
-    laws = {family: _isoflop(family, every, seed, resamples) for family in known}
-    best = {family: best for family, (_, best) in laws.items()}
-    families = {}
-    for family in known:
-        own = [p for p in points if p.family == family]
-        parametric = fit_parametric(own, [seed, _number(family), 1], resamples)
-        ratio = _multiplier(family, reference, best)
-        families[family] = FamilyFit(len(own), own[0].loss_kind, laws[family][0], parametric, ratio)
+    runs = {family: [p for p in points if p.family == family] for family in known}
+    engines = {family: fit_engines(own, every, seed, resamples) for family, own in runs.items()}
+    tight = _tight(runs, engines, reference, seed, resamples)
+    families = {
+        family: FamilyFit(
+            len(own),
+            own[0].loss_kind,
+            engines[family].isoflop,
+            engines[family].parametric,
+            _multiplier(family, reference, {name: fitted.best for name, fitted in engines.items()}),
+            engines[family].parabolas,
+            engines[family].envelope,
+            held_out(own, every, engines[family], seed),
+            tight.get(family),
+            _robustness(own, engines[family].parametric, seed, resamples),
+            fit_repeats(own),
+        )
+        for family, own in runs.items()
+    }
     pairs = tuple(_pairs(points))
     convention = next((p.convention for p in points if p.convention), None)
-    warnings = tuple(_warnings(families, pairs, reference))
-    return Fits(reference, seed, resamples, convention, families, pairs, warnings)
+    warnings = tuple(study_caveats(points, families, {pair.arm for pair in pairs}, reference, label))
+    counted = recount(points, engines, reference, seed, resamples)
+    joint = fit_joint(runs, {name: law for name, fitted in engines.items() if (law := fitted.parametric.law)})
+    return Fits(reference, seed, resamples, convention, families, pairs, warnings, counted, joint)
 
 
-def _isoflop(family: str, every: Sequence[Curve], seed: int, resamples: int) -> tuple[IsoFlop, Best | None]:
-    own = [curve for curve in every if curve.family == family]
-    return fit_isoflop(own, estimate_noise(own, every), [seed, _number(family), 0], resamples)
+def _robustness(points: Sequence[Point], fitted: Parametric, seed: int, resamples: int) -> Robustness | None:
+    return robustness(points, fitted.law, [seed, family_number(points[0].family), 3], resamples) if fitted.law else None
 
 
-def _number(family: str) -> int:
-    return zlib.crc32(family.encode())
+def _tight(
+    runs: Mapping[str, list[Point]], engines: Mapping[str, Engines], reference: str, seed: int, resamples: int
+) -> dict[str, Looseness]:
+    """The looseness of each family whose runs all carry a tighter loss."""
+    swapped = {family: found for family, own in runs.items() if (found := tightened(own))}
+    every = curves([p for family, own in runs.items() for p in (swapped[family][1] if family in swapped else own)])
+    again = {family: fit_engines(own, every, seed, resamples).best for family, (_, own) in swapped.items()}
+    told = {}
+    for family, (kind, _) in swapped.items():
+        base = engines[reference].best if reference in engines and family != reference else None
+        bound, firm = engines[family].best, again[family]
+        if base and bound and firm:
+            told[family] = looseness(kind, bound, firm, base, again.get(reference) or base, reference)
+    return {family: value for family, value in told.items() if value}
 
 
 def _multiplier(family: str, reference: str, best: Mapping[str, Best | None]) -> Multiplier | None:
@@ -167,8 +201,9 @@ def span(estimate: Estimate, digits: int = 3) -> str:
 def summary(fits: Fits) -> list[str]:
     """The fits in plain sentences for a terminal: one or two a family, then pairs and warnings."""
     lines = [_opening(fits)]
-    lines += [_family_sentence(name, family) for name, family in fits.families.items() if family.isoflop.loss]
+    lines += [_family_sentence(name, family) for name, family in fits.families.items() if family.laws.loss]
     lines += filter(None, [multiplier_sentence(fits)])
+    lines += [looseness_sentence(name, f.looseness) for name, f in fits.families.items() if f.looseness]
     allocations = [
         f"{label(name)} {span(family.parametric.allocation, 2)}"
         for name, family in fits.families.items()
@@ -176,13 +211,44 @@ def summary(fits: Fits) -> list[str]:
     ]
     if allocations:
         lines.append(f"L(N, D) fitted to all runs puts the exponent of N* at {', '.join(allocations)}.")
+    lines += filter(None, [extrapolation_sentence(fits), convention_sentence(fits)])
     return lines + [pair_sentence(pair) for pair in fits.pairs] + [f"Warning: {warning}" for warning in fits.warnings]
+
+
+def looseness_sentence(name: str, loose: Looseness) -> str:
+    """The multiplier with a tighter loss, and the bound's share."""
+    what = "exact likelihood" if loose.tighter == "exact" else "tighter bound"
+    return (
+        f"{label(name)} by its {what}: {span(loose.multiplier.mean)} times the compute of "
+        f"{label(loose.multiplier.reference)}; the looseness of the bound is a factor of {span(loose.mean)}."
+    )
+
+
+def extrapolation_sentence(fits: Fits) -> str:
+    """How far each engine missed the best loss of the largest budget when it was held out; or nothing."""
+    told = [
+        f"{label(name)} {', '.join(f'{100 * h.loss_error:+.2f} % ({h.engine})' for h in family.held_out)}"
+        for name, family in fits.families.items()
+        if family.held_out
+    ]
+    return f"Best loss of the largest budget, predicted from the others: {'; '.join(told)}." if told else ""
+
+
+def convention_sentence(fits: Fits) -> str:
+    """The exponent of N* under every counting convention; or nothing."""
+    told: dict[str, list[str]] = {}
+    for row in fits.conventions:
+        if row.size_exponent:
+            told.setdefault(row.convention, []).append(f"{label(row.family)} {span(row.size_exponent, 2)}")
+    return (
+        f"N* by convention: {'; '.join(f'{name}: ' + ', '.join(rows) for name, rows in told.items())}." if told else ""
+    )
 
 
 def _opening(fits: Fits) -> str:
     runs = sum(family.runs for family in fits.families.values())
     counted = f" counted as {fits.convention}" if fits.convention else ""
-    noise = {f.isoflop.noise.source for f in fits.families.values() if f.isoflop.loss}
+    noise = {f.laws.noise.source for f in fits.families.values() if f.laws.loss}
     known = f"; noise from {'; '.join(sorted(noise))}" if noise else ""
     return (
         f"{runs} runs of {len(fits.families)} families{counted}; intervals are 95 %, {fits.resamples} resamples{known}."
@@ -190,7 +256,8 @@ def _opening(fits: Fits) -> str:
 
 
 def _family_sentence(name: str, family: FamilyFit) -> str:
-    laws, top = family.isoflop, [m for m in family.isoflop.minima if TOO_FEW not in m.flags][-1]
+    laws = family.laws
+    top = ([m for m in laws.minima if TOO_FEW not in m.flags] or laws.minima)[-1]
     assert laws.params and laws.loss
     return (
         f"{label(name)}: N* ~ C^{span(laws.params.exponent)}, loss ~ C^{span(laws.loss.exponent)}; "
@@ -229,68 +296,3 @@ def pair_sentence(pair: Pair) -> str:
         f"{label(pair.arm)} less {label(pair.against)}, {quantity(pair.params)} parameters, {len(pair.seeds)} seeds: "
         f"{span(gap, 2)} nats/token, {verdict}."
     )
-
-
-def _warnings(families: Mapping[str, FamilyFit], pairs: Sequence[Pair], reference: str) -> Iterator[str]:
-    if reference not in families:
-        yield f"no runs of '{reference}', so no compute multipliers; reference can be {', '.join(families)}."
-    paired = {pair.arm for pair in pairs}
-    own = {name: family.isoflop for name, family in families.items() if family.isoflop.loss or name not in paired}
-    for flag, meaning in _MEANINGS.items():
-        where = [text for name, isoflop in own.items() if (text := _flagged(name, isoflop, flag))]
-        if where:
-            yield f"{meaning}: {'; '.join(where)}."
-    for name, family in families.items():
-        yield from _law_warnings(name, family, families, reference)
-    for flag in sorted({flag for family in families.values() for flag in family.parametric.flags} - {TOO_FEW_RUNS}):
-        whose = [label(name) for name, family in families.items() if flag in family.parametric.flags]
-        yield f"L(N, D) of {', '.join(whose)}: {flag}, so its parameters are not to be read one by one."
-
-
-_MEANINGS = {
-    TOO_FEW: "fewer than three sizes, so no minimum",
-    NOT_CONVEX: "loss does not curve upwards over size, so the lowest run stands in for the minimum",
-    NOT_BRACKETED: "the best size is at the edge of the sizes or beyond, so the lowest run stands in for it",
-    OFF_CENTRE: "the minimum is off the centre of the sizes, which biases N*",
-}
-
-
-def _flagged(name: str, isoflop: IsoFlop, flag: str) -> str:
-    """'AR at 30 GFLOPs (add larger sizes)'; empty where no budget has the flag."""
-    minima = [m for m in isoflop.minima if flag in m.flags]
-    if len(minima) > 3:
-        return f"{label(name)} at {len(minima)} of {len(isoflop.minima)} budgets"
-    hints = {m.budget: f" (add {_side(m)} sizes)" if flag == NOT_BRACKETED else "" for m in minima}
-    places = ", ".join(f"{quantity(budget, 'FLOPs')}{hint}" for budget, hint in hints.items())
-    return f"{label(name)} at {places}" if places else ""
-
-
-def _side(m: Minimum) -> str:
-    """Where the parabola of a minimum that is not bracketed goes on falling."""
-    assert m.parabola
-    _, b, c = m.parabola
-    return "larger" if -b / (2 * c) > math.log(m.params.value) else "smaller"
-
-
-def _law_warnings(name: str, family: FamilyFit, families: Mapping[str, FamilyFit], reference: str) -> Iterator[str]:
-    laws = {"N*": family.isoflop.params, "loss": family.isoflop.loss}
-    strays = [what for what, law in laws.items() if law and law.strays]
-    if strays:
-        yield f"{label(name)}: {' and '.join(strays)} off the power law by more than the noise; intervals widened."
-    if family.isoflop.loss and family.isoflop.noise.sd is None:
-        yield f"{label(name)}: noise is unknown, so there are no bootstrap intervals: add seeds, sizes or loss_se."
-    compared = name != reference and family.isoflop.loss and reference in families
-    if compared and family.multiplier is None:
-        yield f"{label(reference)} has no loss law that falls with compute, so {label(name)} has no multiplier."
-
-
-def _json(value: Any) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _json(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, Mapping):
-        return {key: _json(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_json(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value

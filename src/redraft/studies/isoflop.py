@@ -3,27 +3,39 @@
 At each budget C the loss is a parabola in the logarithm of size, loss = a + b ln N + c (ln N)^2, whose vertex gives N*,
 D* and loss*. Over budgets these follow power laws N* = k C^a, D* = k C^b, loss* = k C^-g.
 
+A parabola is the wrong curve: on a wide or off-centre grid its vertex is biased even without noise (Czech et al. 2026,
+arXiv:2603.22339), hence the flags. Where L(N, D) fits the runs as well as the noise lets it, the bias that it implies is
+subtracted (`redraft.studies.bias`); `redraft.studies.engines` decides that. Losses are then redrawn around L(N, D),
+whose curvature all runs share, and a resample of L(N, D) goes with each resample of the vertex.
+
 Intervals, 95 %. A study has a handful of sizes, often with one seed, so runs cannot be resampled: three sizes leave a
 parabola no residual at all. Instead every loss is redrawn around the fitted parabolas with the noise of a run (`Noise`)
 and all is fitted again: a parametric bootstrap. The noise is itself estimated, from nu degrees of freedom, so each
 resample first draws its variance, s^2 nu / chi^2_nu; for a statistic linear in the losses this is Student's t interval.
-That a parabola or a power law may be the wrong curve is in no interval: on a wide or off-centre grid approach 2 is
-biased even without noise (Czech et al. 2026, arXiv:2603.22339), hence the flags.
+That the laws over budgets may be no power laws is in no interval.
+
+Where there is one run for each budget, as in tables of published optima, or where no two budgets have three sizes, the
+lowest run of each budget stands for the minimum (approach 1, the envelope) and intervals are Student's t from the
+scatter about the laws.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import numpy as np
 
+from redraft.studies.bias import law_loss, optimum, parabola_bias
 from redraft.studies.multiplier import Array, Best, Estimate, PowerLaw, interval, line, power_law
+from redraft.studies.parametric import PRECISION
 from redraft.studies.records import Point
 
 TOO_FEW, NOT_CONVEX = "too few sizes", "not convex"
 NOT_BRACKETED, OFF_CENTRE = "minimum not bracketed", "off-centre"
+GIVEN = "one run, taken as the best"
+PARABOLAS, CORRECTED, ENVELOPE = "parabolas", "parabolas less their bias", "lowest run of each budget"
 ENOUGH = 6  # degrees of freedom at which an interval is within a quarter of its width with infinitely many
 
 
@@ -34,6 +46,7 @@ class Noise:
     sd: float | None  # None: there is nothing to estimate it from
     dof: int  # degrees of freedom; 0: only the evaluation's part is known
     source: str  # in words
+    modelled: bool = False  # from residuals of some curve, which may be the wrong one; else between seeds alone
 
 
 @dataclass(frozen=True)
@@ -69,22 +82,29 @@ class Minimum:
     parabola: tuple[float, float, float] | None  # a, b, c over ln N
     sizes: int
     flags: tuple[str, ...]
+    bias: tuple[float, float, float] | None = None  # subtracted: of ln N*, ln D*, ln loss*
 
     @property
     def is_vertex(self) -> bool:
         """Whether the numbers are a parabola's vertex, not merely the lowest run."""
-        return not {TOO_FEW, NOT_CONVEX, NOT_BRACKETED} & set(self.flags)
+        return not {TOO_FEW, NOT_CONVEX, NOT_BRACKETED, GIVEN} & set(self.flags)
+
+    @property
+    def given(self) -> bool:
+        """Whether it is the only run of its budget."""
+        return GIVEN in self.flags
 
 
 @dataclass(frozen=True)
 class IsoFlop:
-    """Approach 2 for one family. The laws are None where fewer than two budgets have three sizes."""
+    """Approach 2 for one family, or 1. The laws are None where fewer than two budgets have three sizes."""
 
     minima: tuple[Minimum, ...]
     params: PowerLaw | None  # exponent a
     tokens: PowerLaw | None  # exponent b
     loss: PowerLaw | None  # exponent -g
     noise: Noise
+    method: str = PARABOLAS
 
 
 def curves(points: Sequence[Point]) -> list[Curve]:
@@ -99,7 +119,7 @@ def _curve(points: list[Point]) -> Curve:
     return Curve(
         family=points[0].family,
         budget=float(points[0].budget or points[0].flops),
-        flops=float(np.exp(np.mean([np.log(p.flops) for p in points]))),
+        flops=_mean([p.flops for p in points]),
         log_params=np.log([cell[0].params for cell in cells]),
         log_tokens=np.array([np.mean([np.log(p.tokens) for p in cell]) for cell in cells]),
         loss=np.array([values.mean() for values in losses]),
@@ -108,6 +128,11 @@ def _curve(points: list[Point]) -> Curve:
         spread=float(sum(((values - values.mean()) ** 2).sum() for values in losses)),
         spread_dof=sum(len(cell) - 1 for cell in cells),
     )
+
+
+def _mean(flops: Sequence[float]) -> float:
+    """Geometric, and exact where all are equal."""
+    return float(flops[0] * np.exp(np.mean(np.log(np.array(flops) / flops[0]))))
 
 
 def estimate_noise(family: Sequence[Curve], study: Sequence[Curve]) -> Noise:
@@ -124,7 +149,9 @@ def estimate_noise(family: Sequence[Curve], study: Sequence[Curve]) -> Noise:
     total, dof = sum(s[0] for s in sources), sum(s[1] for s in sources)
     if dof:
         whose = "" if sources == [own] else ", all families together"
-        return Noise(float(np.sqrt(total / dof)), dof, " and ".join(part for s in sources for part in s[2]) + whose)
+        seeds = sum(c.spread_dof for c in (family if sources == [own] else study))
+        told = " and ".join(part for s in sources for part in s[2]) + whose
+        return Noise(float(np.sqrt(total / dof)), dof, told, modelled=dof > seeds)
     known = np.concatenate([c.evaluation for c in family])
     if known.any():
         return Noise(float(np.sqrt(known.mean())), 0, "standard errors of evaluation alone, not of the seed")
@@ -158,12 +185,23 @@ def _scatter(study: Sequence[Curve]) -> tuple[float, int, list[str]]:
     return total, dof, ["scatter of loss* about its laws"] * bool(dof)
 
 
+@dataclass(frozen=True)
+class Laws:
+    """L(N, D) of a family, (E, A, B, alpha, beta): the estimate [1, 5] and resamples [R, 5]."""
+
+    value: Array
+    draws: Array
+
+
 def fit_isoflop(
-    family: Sequence[Curve], noise: Noise, seed: Sequence[int], resamples: int
+    family: Sequence[Curve], noise: Noise, seed: Sequence[int], resamples: int, laws: Laws | None = None
 ) -> tuple[IsoFlop, Best | None]:
-    """Minima and power laws of one family's curves, and loss* over budgets (None without two budgets) to compare."""
+    """Minima and power laws of one family's curves, and loss* over budgets (None without two budgets) to compare.
+
+    With `laws` the bias of the parabolas under them is subtracted; `resamples` is then their number of draws.
+    """
     rng = np.random.default_rng(seed)
-    fits = [_fit_curve(curve, noise, rng, resamples) for curve in family]
+    fits = [_fit_curve(curve, noise, rng, resamples, laws) for curve in family]
     minima = tuple(minimum for minimum, _ in fits)
     used = [fit for fit in fits if TOO_FEW not in fit[0].flags]
     if len(used) < 2:
@@ -171,8 +209,44 @@ def fit_isoflop(
     # A size at the edge of the grid says only that N* is there or beyond: N* and D* use it where nothing better is.
     sure = [fit for fit in used if fit[0].is_vertex]
     shape = sure if len(sure) >= 2 else used
-    laws = [power_law(*_values(fits, part)) for part, fits in enumerate((shape, shape, used))]
-    return IsoFlop(minima, laws[0], laws[1], laws[2], noise), Best(*_values(used, 2))
+    sizes, tokens, loss = (power_law(*_values(fits, part)) for part, fits in enumerate((shape, shape, used)))
+    method = CORRECTED if any(m.bias for m in minima) else PARABOLAS
+    return IsoFlop(minima, sizes, tokens, loss, noise, method), Best(*_values(used, 2))
+
+
+def fit_envelope(family: Sequence[Curve], seed: Sequence[int], resamples: int) -> tuple[IsoFlop, Best | None]:
+    """Approach 1: power laws through the lowest run of each budget, without budgets that a cheaper one beats.
+
+    Sizes lie on a grid, so N* is off by up to half a step; Student's t from the scatter about the laws knows of it.
+    """
+    unknown = Noise(None, 0, "scatter about the laws")
+    lone = len(family) > 1 and all(len(curve.loss) == 1 for curve in family)
+    minima = tuple(_lowest(curve, GIVEN if lone else TOO_FEW) for curve in family)
+    hull = [m for i, m in enumerate(minima) if i == 0 or m.loss.value < min(b.loss.value for b in minima[:i])]
+    if len(hull) < 2:
+        return IsoFlop(minima, None, None, None, unknown, ENVELOPE), None
+    flops = np.array([m.flops for m in hull])
+    values = [np.array([v.value for v in column]) for column in zip(*((m.params, m.tokens, m.loss) for m in hull))]
+    sizes, tokens, loss = (power_law(flops, v) for v in values)
+    best = Best(flops, values[2], _scattered(flops, values[2], np.random.default_rng(seed), resamples))
+    return IsoFlop(minima, sizes, tokens, loss, unknown, ENVELOPE), best
+
+
+def _scattered(flops: Array, loss: Array, rng: np.random.Generator, resamples: int) -> Array | None:
+    """Losses [R, B] redrawn with the scatter about their power law, B - 2 degrees of freedom; None for two budgets."""
+    dof = len(flops) - 2
+    if dof < 1:
+        return None
+    intercept, slope = line(np.log(flops), np.log(loss))
+    total = ((np.log(loss) - intercept - slope * np.log(flops)) ** 2).sum()
+    sd = np.sqrt(total / rng.chisquare(dof, (resamples, 1)))
+    return loss * np.exp(sd * rng.standard_normal((resamples, len(flops))))
+
+
+def _lowest(curve: Curve, flag: str) -> Minimum:
+    low = int(curve.loss.argmin())
+    logs = [Estimate(float(v[low])) for v in (curve.log_params, curve.log_tokens, np.log(curve.loss))]
+    return _minimum(curve, logs, None, (flag,))
 
 
 def _values(fits: Sequence[tuple[Minimum, Array | None]], part: int) -> tuple[Array, Array, Array | None]:
@@ -183,21 +257,41 @@ def _values(fits: Sequence[tuple[Minimum, Array | None]], part: int) -> tuple[Ar
     return flops, values, np.exp(np.stack(draws, axis=1)) if draws else None
 
 
-def _fit_curve(curve: Curve, noise: Noise, rng: np.random.Generator, resamples: int) -> tuple[Minimum, Array | None]:
+def _fit_curve(
+    curve: Curve, noise: Noise, rng: np.random.Generator, resamples: int, laws: Laws | None
+) -> tuple[Minimum, Array | None]:
     """The minimum of one curve, and resamples [3, R] of ln N*, ln D*, ln loss*: None without noise or three sizes."""
     if len(curve.loss) < 3:
-        low = int(curve.loss.argmin())
-        lowest = [Estimate(float(v[low])) for v in (curve.log_params, curve.log_tokens, np.log(curve.loss))]
-        return _minimum(curve, lowest, None, (TOO_FEW,)), None
-    weights = curve.runs if noise.sd is None else 1 / _variances(curve, noise, np.array([max(noise.sd, 1e-9) ** 2]))[0]
-    coefficients = _solver(curve, weights) @ curve.loss
-    value = _logs(curve, curve.loss[None], weights)[:, 0]
-    draws = None
+        return _lowest(curve, TOO_FEW), None
     if noise.sd is not None:
-        losses = _redraw(curve, noise, curve.design() @ coefficients, rng, resamples)
-        draws = _logs(curve, losses, weights)
+        noise = replace(noise, sd=max(noise.sd, PRECISION * float(curve.loss.mean())))
+    weights = curve.runs if noise.sd is None else 1 / _variances(curve, noise, np.array([noise.sd**2]))[0]
+    solver = _solver(curve, weights)
+    coefficients = solver @ curve.loss
+    flags = _flags(curve, coefficients)
+    value, draws = _logs(curve, curve.loss[None], weights)[:, 0], None
+    bias = (
+        None if laws is None or {NOT_CONVEX, NOT_BRACKETED} & set(flags) else parabola_bias(curve, solver, laws.value)
+    )
+    if laws is None or bias is None or not np.isfinite(bias).all():
+        bias = None
+        if noise.sd is not None:
+            draws = _logs(curve, _redraw(curve, noise, curve.design() @ coefficients, rng, resamples), weights)
+    else:
+        value = value - bias[:, 0]
+        losses = _redraw(curve, noise, law_loss(laws.value, curve.log_params, curve.log_tokens)[0], rng, resamples)
+        draws = _logs(curve, losses, weights) - _kept(parabola_bias(curve, solver, laws.draws), bias)
+        draws += value[:, None] - optimum(curve.log_params, curve.log_tokens, laws.value)
     ends = [interval(v, None if draws is None else draws[i]) for i, v in enumerate(value)]
-    return _minimum(curve, ends, coefficients, _flags(curve, coefficients)), draws
+    least = _minimum(curve, ends, coefficients, flags)
+    return replace(
+        least, bias=None if bias is None else (float(bias[0, 0]), float(bias[1, 0]), float(bias[2, 0]))
+    ), draws
+
+
+def _kept(bias: Array, otherwise: Array) -> Array:
+    """Bias [3, R], with the estimate's in place of resamples whose law has no optimum."""
+    return np.where(np.isfinite(bias), bias, otherwise)
 
 
 def _minimum(curve: Curve, logs: Sequence[Estimate], coefficients: Array | None, flags: tuple[str, ...]) -> Minimum:

@@ -8,7 +8,8 @@ with C_ref the compute at which the reference reaches the loss that f reaches wi
 more compute. It need not be constant: in the figures of arXiv:2602.15014 that of MDLM rises with C, so it is given per
 budget, with a geometric mean and its slope. Within the losses that the reference reached its law may have an
 irreducible loss E (see `reach`). Outside, k rests on the pure power law holding there, as in the papers, and is marked
-(`Ratio.extrapolated`); that the law itself may bend is in no interval.
+(`Ratio.extrapolated`); that the law itself may bend is in no interval. The same at given losses, k(loss), compares the
+two laws with each other (`multiplier_by_loss`): there the family's own scatter about its law is smoothed away.
 """
 
 from __future__ import annotations
@@ -76,6 +77,17 @@ class Ratio:
 
 
 @dataclass(frozen=True)
+class LossRatio:
+    """The compute multiplier at one loss."""
+
+    loss: float  # nats per token
+    flops: float  # of the family's law at this loss
+    reference_flops: float
+    multiplier: Estimate
+    extrapolated: bool  # one of the two never had a loss this high, or this low
+
+
+@dataclass(frozen=True)
 class Multiplier:
     """How much more compute a family needs than the reference for the same loss."""
 
@@ -83,11 +95,12 @@ class Multiplier:
     ratios: tuple[Ratio, ...]  # one per budget, ascending
     mean: Estimate  # geometric, over budgets
     trend: Estimate | None  # d ln k / d ln C; None for a single budget
+    by_loss: tuple[LossRatio, ...] = ()  # descending loss
 
 
 def interval(value: float, draws: Array | None) -> Estimate:
     """The central 95 % of the draws; no ends where more draws than that leaves out are not finite."""
-    if draws is None or np.mean(~np.isfinite(draws)) > (1 - LEVEL) / 2:
+    if draws is None or not draws.size or np.mean(~np.isfinite(draws)) > (1 - LEVEL) / 2:
         return Estimate(float(value))
     low, high = np.quantile(draws[np.isfinite(draws)], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Estimate(float(value), float(low), float(high))
@@ -186,40 +199,95 @@ def _misfit(x: Array, losses: Array, floor: Array) -> Array:
     return ((np.log(law) - np.log(losses)) ** 2).sum(-1)
 
 
+@dataclass(frozen=True)
+class Logs:
+    """ln k over the budgets of a family [B], resamples [R, B] if known, and where the reference reached the loss [B]."""
+
+    value: Array
+    draws: Array | None
+    inside: NDArray[np.bool_]
+
+    def mean(self, draws_of: Array | None = None) -> Array:
+        """Over the budgets whose loss the reference reached, or over all where it reached none."""
+        measured = self.inside if self.inside.any() else ~self.inside
+        return np.asarray((self.value if draws_of is None else draws_of)[..., measured].mean(-1))
+
+
+def log_multiplier(best: Best, reference: Best) -> Logs | None:
+    """ln k(C); None where the reference's loss does not fall with compute. Both need two budgets."""
+    inside = (reference.loss.min() <= best.loss) & (best.loss <= reference.loss.max())
+    value = np.log(best.flops) - log_flops(reference, reference.loss, best.loss, inside)
+    if not np.isfinite(value).all():
+        return None
+    draws = None
+    if best.draws is not None and reference.draws is not None:
+        draws = np.log(best.flops) - log_flops(reference, reference.draws, best.draws, inside)
+    return Logs(value, draws, inside)
+
+
 def multiplier(best: Best, reference: Best, name: str) -> Multiplier | None:
     """The compute multiplier of a family against the reference called `name`, which needs at least two budgets.
 
     Its mean is over the budgets whose loss the reference reached, and over all where it reached none. Intervals where
     both have resamples. None where the reference's loss does not fall with compute.
     """
-    inside = (reference.loss.min() <= best.loss) & (best.loss <= reference.loss.max())
-    log_k = np.log(best.flops) - _reached(reference, reference.loss, best.loss, inside)
-    if not np.isfinite(log_k).all():
+    k = log_multiplier(best, reference)
+    if k is None:
         return None
-    draws = None
-    if best.draws is not None and reference.draws is not None:
-        draws = np.log(best.flops) - _reached(reference, reference.draws, best.draws, inside)
-    ratios = tuple(_ratio(best, i, log_k, draws, not inside[i]) for i in range(len(log_k)))
-    measured = inside if inside.any() else ~inside
-    mean = interval(log_k[measured].mean(), None if draws is None else draws[:, measured].mean(-1)).exp()
-    if len(log_k) < 2:
-        return Multiplier(name, ratios, mean, None)
-    trend = line(np.log(best.flops), log_k)[1]
-    trends = None if draws is None else line(np.log(best.flops), draws)[1]
-    return Multiplier(name, ratios, mean, interval(float(trend), trends))
+    ratios = tuple(_ratio(best, i, k.value, k.draws, not k.inside[i]) for i in range(len(k.value)))
+    mean = interval(float(k.mean()), None if k.draws is None else k.mean(k.draws)).exp()
+    by_loss = multiplier_by_loss(best, reference)
+    if len(k.value) < 2:
+        return Multiplier(name, ratios, mean, None, by_loss)
+    trend = line(np.log(best.flops), k.value)[1]
+    trends = None if k.draws is None else line(np.log(best.flops), k.draws)[1]
+    return Multiplier(name, ratios, mean, interval(float(trend), trends), by_loss)
 
 
-def _reached(reference: Best, of: Array, losses: Array, inside: Array) -> Array:
-    """ln C at which the reference, with its losses `of` [..., B], reaches `losses` [..., F]."""
+def multiplier_by_loss(best: Best, reference: Best, losses: Array | None = None) -> tuple[LossRatio, ...]:
+    """k at given losses (nats per token): the compute of the family's law over that of the reference's.
+
+    Without `losses`, at those of the reference's power law at its budgets. Both laws bend (`reach`) at losses that both
+    reached, and both are pure power laws elsewhere. Empty where either does not fall with compute, or has one budget.
+    """
+    if min(len(best.loss), len(reference.loss)) < 2:
+        return ()
+    if losses is None:
+        intercept, slope = line(np.log(reference.flops), np.log(reference.loss))
+        losses = np.exp(intercept + slope * np.log(reference.flops))
+    inside = np.all([(law.loss.min() <= losses) & (losses <= law.loss.max()) for law in (best, reference)], axis=0)
+    (own, own_draws), (other, other_draws) = (_at(law, losses, inside) for law in (best, reference))
+    if not np.isfinite([own, other]).all():
+        return ()
+    draws = None if own_draws is None or other_draws is None else own_draws - other_draws
+    return tuple(
+        LossRatio(float(loss), float(np.exp(own[i])), float(np.exp(other[i])), _k(own - other, i, draws), not inside[i])
+        for i, loss in enumerate(losses)
+    )
+
+
+def _at(law: Best, losses: Array, inside: NDArray[np.bool_]) -> tuple[Array, Array | None]:
+    draws = None if law.draws is None else log_flops(law, law.draws, losses, inside)
+    return log_flops(law, law.loss, losses, inside), draws
+
+
+def _k(log_k: Array, i: int, draws: Array | None) -> Estimate:
+    return interval(log_k[i], None if draws is None else draws[:, i]).exp()
+
+
+def log_flops(law: Best, of: Array, losses: Array, inside: NDArray[np.bool_]) -> Array:
+    """ln C at which a family, with its best losses `of` [..., B], reaches `losses` [..., F].
+
+    `inside` [F]: whether the law bends as in `reach`; else it is a pure power law.
+    """
     if of.ndim == 1:
-        intercept, slope = line(np.log(reference.flops), np.log(of))
+        intercept, slope = line(np.log(law.flops), np.log(of))
     else:
-        (intercept, slope), _ = law_draws(reference.flops, reference.loss, of)
+        (intercept, slope), _ = law_draws(law.flops, law.loss, of)
     pure = Reach(np.zeros_like(intercept), intercept, slope)
-    return np.where(inside, reach(reference.flops, of).log_flops(losses), pure.log_flops(losses))
+    return np.where(inside, reach(law.flops, of).log_flops(losses), pure.log_flops(losses))
 
 
 def _ratio(best: Best, i: int, log_k: Array, draws: Array | None, extrapolated: bool) -> Ratio:
-    flops = float(best.flops[i])
-    k = interval(log_k[i], None if draws is None else draws[:, i]).exp()
+    flops, k = float(best.flops[i]), _k(log_k, i, draws)
     return Ratio(flops, flops / k.value, k, bool(extrapolated))

@@ -8,25 +8,26 @@ of the starts of the other. Where the two disagree, outliers or a flat optimum d
 
 Intervals, 95 %, are a parametric bootstrap of the Huber fit: runs are redrawn around the fitted law with normal noise
 of the size of its own log residuals, over nu = n - 5 degrees of freedom, and fitted again. Each resample first draws
-that size, s^2 nu / chi^2_nu, for it is an estimate. Drawing runs instead would break the small grids of a study.
+that size, s^2 nu / chi^2_nu, for it is an estimate. Drawing runs instead would break the small grids of a study; from
+`MANY_RUNS` on it is done as well (`redraft.studies.robustness`), for it needs no normal noise of one size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 
 import numpy as np
 
+from redraft.studies.descent import DELTA, EXPONENTS, PARAMETERS, Axes, Objective, descend
 from redraft.studies.multiplier import Array, Estimate, interval
 from redraft.studies.records import Point
 
-DELTA = 1e-3  # Huber's, in units of log loss
-PARAMETERS = 5
+__all__ = ["DELTA", "Law", "Parametric", "fit_parametric", "huber_fit", "variable_projection"]
 FEWEST_RUNS = PARAMETERS + 1
-EXPONENTS = (0.02, 2.5)  # searched; published ones are .2 to .6
 TOO_FEW_RUNS = "too few runs"
+PRECISION = 1e-6  # a loss is never known better than this fraction of itself: files round
 
 
 @dataclass(frozen=True)
@@ -64,30 +65,43 @@ class Parametric:
     law: Law | None = None
     projected: Law | None = None  # by variable projection
     flags: tuple[str, ...] = ()
+    draws: Array | None = field(default=None, repr=False, compare=False)  # [R, 5] of E, A, B, alpha, beta
 
 
 def fit_parametric(points: Sequence[Point], seed: Sequence[int], resamples: int) -> Parametric:
     """The law of one family's runs by both engines, with intervals; flagged 'too few runs' below six."""
     if len(points) < FEWEST_RUNS:
         return Parametric(len(points), flags=(TOO_FEW_RUNS,))
-    n, d, loss = (np.array([getattr(p, field) for p in points]) for field in ("params", "tokens", "loss"))
+    n, d, loss = columns(points)
     if len(np.unique(n)) < 3 or len(np.unique(d)) < 3:
         return Parametric(len(points), flags=("fewer than three sizes or token counts",))
     projected = variable_projection(n, d, loss)
     law = huber_fit(n, d, loss, projected)
     rms = _rms(np.log(loss) - np.log(law.at(n, d)))
     draws = _draws(n, d, law, rms, np.random.default_rng(seed), resamples)
-    values = [law.E, law.A, law.B, law.alpha, law.beta, law.allocation]
-    floor, a, b, alpha, beta, allocation = (interval(value, draw) for value, draw in zip(values, draws))
+    floor, a, b, alpha, beta, allocation = estimates(law, draws)
     flags = _flags(law, floor)
-    return Parametric(len(points), floor, a, b, alpha, beta, allocation, rms, law, projected, flags)
+    return Parametric(len(points), floor, a, b, alpha, beta, allocation, rms, law, projected, flags, draws)
+
+
+def columns(points: Sequence[Point]) -> tuple[Array, Array, Array]:
+    """Parameters, training tokens and losses (nats per token), each [n]."""
+    n, d, loss = np.array([(p.params, p.tokens, p.loss) for p in points]).T
+    return n, d, loss
+
+
+def estimates(law: Law, draws: Array) -> list[Estimate]:
+    """E, A, B, alpha, beta and a = beta / (alpha + beta) of a law with resamples [R, 5] of the first five."""
+    values = [law.E, law.A, law.B, law.alpha, law.beta, law.allocation]
+    allocation = draws[:, 4] / (draws[:, 3] + draws[:, 4])
+    return [interval(value, draw) for value, draw in zip(values, [*draws.T, allocation])]
 
 
 def _rms(residual: Array) -> float:
     """Root mean square over n - 5; outliers count as four robust standard deviations, or one would drown the noise."""
     size = np.sort(np.abs(residual))[PARAMETERS:]  # Huber's fit all but passes through five of the runs
     cap = 4 * np.median(size) / 0.6745
-    return float(np.sqrt((np.minimum(size, cap) ** 2).mean()))
+    return max(float(np.sqrt((np.minimum(size, cap) ** 2).mean())), PRECISION)
 
 
 def _flags(law: Law, floor: Estimate) -> tuple[str, ...]:
@@ -100,18 +114,21 @@ def _flags(law: Law, floor: Estimate) -> tuple[str, ...]:
 
 def huber_fit(params: Array, tokens: Array, loss: Array, start: Law) -> Law:
     """The law that minimises the sum of Huber losses of the log residuals: the best of `start` and a grid of others."""
-    axes = _Axes(params, tokens)
-    theta = np.stack([axes.theta(start), *_starts(float(np.log(loss).mean()))])
-    theta, objective = _descend(theta, axes, np.log(loss), iterations=400)
-    return axes.law(theta[objective.argmin()])
+    axes = Axes(params, tokens)
+    theta = np.stack([axes.theta(_plain(start)), *_starts(float(np.log(loss).mean()))])
+    theta, objective = descend(theta, axes, Objective(np.log(loss)), iterations=1000)
+    return _law(axes, theta[objective.argmin()])
 
 
 def variable_projection(params: Array, tokens: Array, loss: Array) -> Law:
-    """The law of least squared relative error: a zooming search over (ln alpha, ln beta), all else being linear."""
-    axes = _Axes(params, tokens)
+    """The law of least squared relative error: a zooming search over (ln alpha, ln beta), all else being linear.
+
+    Gauss-Newton steps on all five at the end: squared errors alone lose half of the digits.
+    """
+    axes = Axes(params, tokens)
     low, high = np.log(EXPONENTS)
     centre, half = np.full(2, (low + high) / 2), (high - low) / 2
-    for points, rounds in ((25, 1), (9, 40)):
+    for points, rounds in ((25, 1), (9, 20)):
         for _ in range(rounds):
             ticks = np.linspace(-half, half, points)
             logs = centre + np.stack(np.meshgrid(ticks, ticks), axis=-1).reshape(-1, 2)
@@ -120,40 +137,42 @@ def variable_projection(params: Array, tokens: Array, loss: Array) -> Law:
             centre, linear = logs[error.argmin()], coefficients[error.argmin()]
             half *= 0.6
     with np.errstate(divide="ignore"):
-        return axes.law(np.concatenate([np.log(linear), centre]))
+        return _law(axes, _polished(axes, np.concatenate([np.log(linear), centre]), np.log(loss)))
 
 
-class _Axes:
-    """Sizes and token counts in centred logarithms, in which the law's parameters are all of order one.
+def _polished(axes: Axes, theta: Array, log_loss: Array) -> Array:
+    """Gauss-Newton on the relative errors from theta [5], as long as they fall; an absent part stays absent."""
+    free = np.isfinite(theta)
+    free[3:] &= (theta[3:] > np.log(EXPONENTS[0])) & (theta[3:] < np.log(EXPONENTS[1]))
+    errors, slopes = _relative(axes, theta, log_loss)
+    for _ in range(50):
+        step = np.zeros(PARAMETERS)
+        step[free] = np.linalg.lstsq(slopes[:, free], -errors, rcond=1e-15)[0]
+        trial = theta + step
+        if np.abs(step).max() > 1 or not np.all(
+            (trial[3:] >= np.log(EXPONENTS[0])) & (trial[3:] <= np.log(EXPONENTS[1]))
+        ):
+            break
+        trial_errors, trial_slopes = _relative(axes, trial, log_loss)
+        if (trial_errors**2).sum() >= (errors**2).sum():
+            break
+        theta, errors, slopes = trial, trial_errors, trial_slopes
+    return theta
 
-    theta [..., 5] is (ln E, ln A', ln B', ln alpha, ln beta), with A' / e^(alpha x) = A / N^alpha.
-    """
 
-    def __init__(self, params: Array, tokens: Array) -> None:
-        self.middle = np.array([np.log(params).mean(), np.log(tokens).mean()])
-        self.x = np.log(params) - self.middle[0]  # [n]
-        self.z = np.log(tokens) - self.middle[1]
+def _relative(axes: Axes, theta: Array, log_loss: Array) -> tuple[Array, Array]:
+    """Relative errors [n] and their derivatives [n, 5]."""
+    predicted, slopes = axes.log_loss(theta[None])
+    ratio = np.exp(predicted[0] - log_loss)
+    return ratio - 1, (slopes[0] * ratio).T
 
-    def theta(self, law: Law) -> Array:
-        linear = np.log(np.maximum([law.E, law.A, law.B], 1e-300))  # a part that is absent stays negligible
-        exponents = np.array([law.alpha, law.beta])
-        return np.array([linear[0], *(linear[1:] - exponents * self.middle), *np.log(exponents)])
 
-    def law(self, theta: Array) -> Law:
-        exponents = np.exp(theta[3:])
-        return Law(*np.exp([theta[0], *(theta[1:3] + exponents * self.middle)]).tolist(), *exponents.tolist())
+def _plain(law: Law) -> Array:
+    return np.array([law.E, law.A, law.B, law.alpha, law.beta])
 
-    def log_loss(self, theta: Array) -> tuple[Array, Array]:
-        """log L [S, n] and its derivatives [S, 5, n] at theta [S, 5]."""
-        e, a, b = theta[:, 0, None], theta[:, 1, None], theta[:, 2, None]
-        alpha, beta = np.exp(theta[:, 3, None]), np.exp(theta[:, 4, None])
-        parts = np.stack([e + 0 * self.x, a - alpha * self.x, b - beta * self.z], axis=1)
-        top = parts.max(1)
-        shares = np.exp(parts - top[:, None])
-        total = shares.sum(1)
-        shares /= total[:, None]
-        slopes = np.stack([-alpha * self.x * shares[:, 1], -beta * self.z * shares[:, 2]], axis=1)
-        return top + np.log(total), np.concatenate([shares, slopes], axis=1)
+
+def _law(axes: Axes, theta: Array) -> Law:
+    return Law(*axes.plain(theta).tolist())
 
 
 def _starts(log_loss: float) -> list[Array]:
@@ -162,45 +181,7 @@ def _starts(log_loss: float) -> list[Array]:
     return [np.array([*(log_loss + np.log([e, (1 - e) / 2, (1 - e) / 2])), np.log(k), np.log(k)]) for e, k in grid]
 
 
-def _descend(theta: Array, axes: _Axes, log_loss: Array, iterations: int) -> tuple[Array, Array]:
-    """Levenberg-Marquardt from S starts at once on Huber losses of log_loss [S, n] or [n]: thetas [S, 5], sums [S].
-
-    The weights are those of iteratively reweighted least squares, min(1, delta / |r|): each is a quadratic above
-    Huber's loss that touches it, so a step that lowers the quadratic lowers the loss.
-    """
-    low, high = np.log(EXPONENTS)
-    damping = np.full(len(theta), 1e-3)
-    predicted, slopes = axes.log_loss(theta)
-    objective = _huber(predicted - log_loss)
-    for _ in range(iterations):
-        residual = predicted - log_loss
-        weights = np.minimum(1.0, DELTA / np.maximum(np.abs(residual), 1e-300))
-        weighted = slopes * weights[:, None]
-        hessian = weighted @ slopes.transpose(0, 2, 1)
-        gradient = (weighted @ residual[:, :, None])[:, :, 0]
-        diagonal = np.einsum("sii->si", hessian)
-        diagonal += damping[:, None] * diagonal + 1e-14 * diagonal.max(1, keepdims=True) + 1e-300
-        trial = theta - np.linalg.solve(hessian, gradient[:, :, None])[:, :, 0]
-        trial[:, 3:] = np.clip(trial[:, 3:], low, high)
-        trial_predicted, trial_slopes = axes.log_loss(trial)
-        value = _huber(trial_predicted - log_loss)
-        better = value < objective
-        theta = np.where(better[:, None], trial, theta)
-        predicted = np.where(better[:, None], trial_predicted, predicted)
-        slopes = np.where(better[:, None, None], trial_slopes, slopes)
-        if np.all(np.where(better, objective - value, 0) <= 1e-14 * objective) and np.all(damping > 1e6):
-            break
-        objective = np.where(better, value, objective)
-        damping = np.where(better, damping / 5, np.minimum(damping * 4, 1e8))
-    return theta, objective
-
-
-def _huber(residual: Array) -> Array:
-    size = np.abs(residual)
-    return np.where(size < DELTA, size**2 / 2, DELTA * (size - DELTA / 2)).sum(-1)
-
-
-def _project(axes: _Axes, exponents: Array, loss: Array) -> tuple[Array, Array]:
+def _project(axes: Axes, exponents: Array, loss: Array) -> tuple[Array, Array]:
     """Least squared relative error [G] and its (E, A', B') >= 0 [G, 3] for pairs (alpha, beta) [G, 2].
 
     Non-negative least squares with three unknowns: the best feasible one of the seven sets that may be positive.
@@ -221,10 +202,9 @@ def _project(axes: _Axes, exponents: Array, loss: Array) -> tuple[Array, Array]:
 
 
 def _draws(params: Array, tokens: Array, law: Law, rms: float, rng: np.random.Generator, resamples: int) -> Array:
-    """Resamples [6, R] of E, A, B, alpha, beta and a."""
-    axes, dof = _Axes(params, tokens), len(params) - PARAMETERS
+    """Resamples [R, 5] of E, A, B, alpha and beta."""
+    axes, dof = Axes(params, tokens), len(params) - PARAMETERS
     sd = rms * np.sqrt(dof / rng.chisquare(dof, (resamples, 1)))
     log_loss = np.log(law.at(params, tokens)) + sd * rng.standard_normal((resamples, len(params)))
-    theta, _ = _descend(np.repeat(axes.theta(law)[None], resamples, axis=0), axes, log_loss, iterations=60)
-    laws = [axes.law(t) for t in theta]
-    return np.array([[w.E, w.A, w.B, w.alpha, w.beta, w.allocation] for w in laws]).T
+    starts = np.repeat(axes.theta(_plain(law))[None], resamples, axis=0)
+    return axes.plain(descend(starts, axes, Objective(log_loss), iterations=200)[0])

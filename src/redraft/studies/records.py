@@ -276,7 +276,7 @@ def _require_filled(values: dict[str, Any]) -> None:
 
 
 def _cell(column: str, value: Any) -> Any:
-    """The value of one cell; None where it is empty. Raises `UserError` where a number is none."""
+    """The value of one cell; None where it is empty, or a column that may be is NaN. `UserError` for no number."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     if column in TEXTS:
@@ -284,7 +284,12 @@ def _cell(column: str, value: Any) -> Any:
     try:
         if isinstance(value, bool):
             raise ValueError
-        return int(value) if column == "seed" else float(value)
+        number = float(value)
+        if math.isnan(number) and column not in REQUIRED:
+            return None
+        if column == "seed" and not number.is_integer():
+            raise ValueError
+        return int(number) if column == "seed" else number
     except (TypeError, ValueError, OverflowError):
         kind = "an integer" if column == "seed" else "a number"
         raise UserError(f"column '{column}' is {value!r}, not {kind}.") from None

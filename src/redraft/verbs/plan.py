@@ -2,6 +2,8 @@
 
 redraft plan --family duo --size 170M --data books.jsonl --tokenizer tokenizer.json --length 2048 --batch 256 --flops 1e19
 redraft plan demo
+redraft plan --budget 1e21 --latency 2 --generate 1e12       which family, size, tokens and steps (the published laws)
+redraft plan --quality 2.4 --study studies/first             the cheapest model that reaches a loss, by your own study
 """
 
 from __future__ import annotations
@@ -22,12 +24,23 @@ OVERRIDES = True
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("recipe", nargs="?", help="a TOML file or the name of a shipped recipe, of a run or a study")
     parser.add_argument("--rate", type=float, help="useful FLOP/s to expect; this CPU's is measured if left out")
+    advice = parser.add_argument_group("recommendation (give --budget, --quality or both)")
+    advice.add_argument("--budget", type=float, help="FLOPs to spend on training and on generating")
+    advice.add_argument("--quality", type=float, help="nats per token to reach")
+    advice.add_argument("--latency", type=float, help="seconds a text may take, alone on one device")
+    advice.add_argument("--generate", type=float, default=0.0, help="tokens that the model will write in its life")
+    advice.add_argument("--text", type=int, default=1024, help="tokens of a text")
+    advice.add_argument("--sampling-steps", help="steps to choose from, where a family has a choice: 16,64,256,1024")
+    advice.add_argument("--study", default="published:scaling-beyond", help="study, table or published:NAME to go by")
+    advice.add_argument("--hardware", default="h100", help="device that generates: a100, h100 or h200")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(options: Namespace, overrides: dict[str, Any]) -> None:
     from redraft.text.tokenizer import load_tokenizer
 
+    if options.budget is not None or options.quality is not None:
+        return _recommend(options, overrides)
     table = recipe_table(options.recipe, {})
     rate = options.rate or cpu_rate()
     if rate <= 0:
@@ -43,6 +56,31 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
         return emit({**budget.to_json(), "seconds": seconds([budget], rate), "flops_per_second": rate})
     print("\n".join([*run_sentences(config, budget), time_sentence(seconds([budget], rate), rate)]))
     return None
+
+
+def _recommend(options: Namespace, overrides: dict[str, Any]) -> None:
+    from redraft.studies.fit import fit
+    from redraft.studies.recommend import STEPS, Demand, recommend
+    from redraft.studies.recommend_text import recommendation_json, recommendation_lines
+    from redraft.studies.records import load_points
+    from redraft.studies.serving import hardware
+
+    if options.recipe or overrides:
+        extra = options.recipe or f"--{next(iter(overrides))}"
+        raise UserError(f"a recommendation plans no run, so it takes no {extra}: leave it out, or leave out --budget")
+    steps = _numbers(options.sampling_steps) if options.sampling_steps else STEPS
+    demand = Demand(
+        options.budget, options.quality, options.latency, options.generate, options.text, steps
+    )  # fmt: skip
+    found = recommend(fit(load_points(options.study)), demand, hardware(options.hardware, options.rate))
+    emit(recommendation_json(found)) if options.json else print("\n".join(recommendation_lines(found, options.study)))
+
+
+def _numbers(words: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(word) for word in words.split(","))
+    except ValueError:
+        raise UserError(f"--sampling-steps takes whole numbers such as 16,64,256; got {words!r}") from None
 
 
 def recipes() -> dict[str, Path]:

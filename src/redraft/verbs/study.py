@@ -5,8 +5,9 @@ redraft study run RECIPE --into studies/first --launcher slurm --workers 16 --sl
 torchrun --nproc-per-node 8 -m redraft study work studies/first        eight more workers on its queue, a GPU each
 redraft study tune RECIPE --into studies/rates     a learning rate for each family and size; writes tuned.toml, a recipe
 redraft study status studies/first --watch         where it stands, from any terminal
-redraft study fit FILE                             fits of a study folder, or of any CSV, JSONL or parquet with the
-                                                   columns family, params, tokens, flops, loss
+redraft study fit FILE                             fits of a study folder, of any CSV, JSONL or parquet with the columns
+                                                   family, params, tokens, flops, loss, or of published:scaling-beyond
+redraft study import SRC --into runs.csv --columns loss=val_loss,params=n_params,family=ar      records of other origin
 redraft study frontier studies/first               speed and quality of each family's best run
 redraft study report studies/first                 report.html, one page that works offline
 """
@@ -31,17 +32,19 @@ if TYPE_CHECKING:
 
 OVERRIDES = True
 TUNED = "tuned.toml"
-ACTIONS = ("run", "tune", "status", "fit", "frontier", "report", "work")
+ACTIONS = ("run", "tune", "status", "fit", "import", "frontier", "report", "work")
 
 
 def arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("action", help="run, tune, status, fit, frontier or report")
+    parser.add_argument("action", help="run, tune, status, fit, import, frontier or report")
     parser.add_argument("of", metavar="RECIPE|FOLDER|FILE")
-    parser.add_argument("--into", type=Path, help="folder of the study (run)")
+    parser.add_argument("--into", type=Path, help="folder of the study (run, tune), or table to write (import)")
     parser.add_argument("--workers", type=int, help="runs at a time (run)")
     parser.add_argument("--factors", help="learning rates to try, as multiples of the recipe's: 0.25,0.5,1,2,4 (tune)")
     parser.add_argument("--launcher", choices=("local", "slurm"), default="local", help="who works (run)")
     parser.add_argument("--watch", action="store_true", help="until all runs are settled (status)")
+    parser.add_argument("--columns", help="field=column or field=constant, ..., or a .toml or .json file (import)")
+    parser.add_argument("--take", default="last", help="the loss of a history: its last or its min (import)")
     parser.add_argument("--reference", default="ar", help="family that compute multipliers compare with (fit)")
     parser.add_argument("--resamples", type=int, default=400, help="bootstrap resamples (fit)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (fit)")
@@ -58,6 +61,7 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
         "tune": _tune,
         "status": _status,
         "fit": _fit,
+        "import": _import,
         "frontier": _frontier,
         "report": _report,
         "work": _work,
@@ -232,6 +236,13 @@ def _fit(options: Namespace, overrides: dict[str, Any]) -> None:
 
     fits = fit(load_points(options.of), reference=options.reference, seed=options.seed, resamples=options.resamples)
     emit(fits.to_json()) if options.json else print("\n".join(summary(fits)))
+
+
+def _import(options: Namespace, overrides: dict[str, Any]) -> None:
+    from redraft.studies.imports import import_into
+
+    told = import_into(options.of, _into(options), options.columns, take=options.take)
+    emit({"table": str(options.into), "notes": told}) if options.json else print("\n".join(told))
 
 
 def _frontier(options: Namespace, overrides: dict[str, Any]) -> None:

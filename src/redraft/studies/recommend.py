@@ -1,0 +1,185 @@
+"""Which family, size, tokens and steps for a budget: the optimum with the cost of serving in it, which neither paper computes.
+
+Training N parameters on D tokens costs c N D FLOPs, generating G tokens s(N) G more, s by `serving`. With a budget for both,
+the loss L(N, D) is least where no FLOP is better spent otherwise; a model that is used much should be smaller and trained for
+longer than the training optimum (Sardana et al. 2023, arXiv:2401.00448). With a loss to be reached, the sum is least instead.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from redraft.errors import UserError
+from redraft.studies.fit import Fits
+from redraft.studies.multiplier import Estimate
+from redraft.studies.serving import Hardware, writing
+from redraft.studies.surface import Surface, surface
+
+Cost = Callable[[float], float]  # of a number of parameters
+STEPS = (16, 64, 256, 1024)
+SMALLEST = 1e3  # parameters
+FAR = 3.0  # times the largest budget of a study, from which on a prediction is called far
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What is wanted. At least one of `budget` and `quality`."""
+
+    budget: float | None = None  # FLOPs, for training and for `generate` tokens
+    quality: float | None = None  # nats per token, at most
+    latency: float | None = None  # seconds a text, alone on one device
+    generate: float = 0.0  # tokens over the model's life
+    length: int = 1024  # tokens of a text
+    steps: tuple[int, ...] = STEPS  # of the families that have a choice
+
+
+@dataclass(frozen=True)
+class Option:
+    """One family with one number of steps, at its best size."""
+
+    family: str
+    steps: int
+    params: float
+    tokens: float
+    loss: Estimate  # nats per token, at the model's size and tokens
+    loss_kind: str
+    training_flops: float
+    serving_flops: float  # of all tokens to be generated
+    seconds: float  # a text alone on one device
+    misses: str  # what of the demand it does not meet; empty if it meets all
+    beyond: float  # its training budget over the study's largest, where that is above 1; else 1
+
+    @property
+    def total_flops(self) -> float:
+        return self.training_flops + self.serving_flops
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """Every option, best first; `chosen` is None where none meets the demand. `unknown`: what no number here knows."""
+
+    demand: Demand
+    hardware: Hardware
+    convention: str | None
+    options: tuple[Option, ...]
+    chosen: Option | None
+    unknown: tuple[str, ...]
+
+
+def recommend(fits: Fits, demand: Demand, device: Hardware) -> Recommendation:
+    """The best option of every family and number of steps. `UserError` for a demand without budget and quality."""
+    _check(demand)
+    if demand.budget is None and demand.quality is None:
+        raise UserError("a recommendation needs --budget FLOPs, or --quality in nats per token, or both")
+    surfaces = [surface(name, fitted) for name, fitted in fits.families.items() if fitted.laws.loss]
+    if not surfaces:
+        raise UserError("the study fits no law of the best loss, so it can recommend nothing: add budgets and sizes")
+    options = [
+        option for s in surfaces for steps in _choices(s, demand) if (option := _option(s, steps, demand, device))
+    ]
+    ranked = sorted(options, key=lambda o: (bool(o.misses), _rank(o, demand)))
+    chosen = ranked[0] if ranked and not ranked[0].misses else None
+    return Recommendation(
+        demand, device, fits.convention, tuple(ranked), chosen, tuple(_unknown(surfaces, ranked, demand))
+    )
+
+
+def _check(demand: Demand) -> None:
+    numbers = {"--budget": demand.budget, "--quality": demand.quality, "--latency": demand.latency}
+    for flag, value in numbers.items():
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise UserError(f"{flag} is {value:g}; it must be a finite number above 0")
+    if not (math.isfinite(demand.generate) and demand.generate >= 0):
+        raise UserError(f"--generate is {demand.generate:g}; it must be a number of tokens, 0 or more")
+    if demand.length < 1 or not demand.steps or min(demand.steps) < 1:
+        raise UserError("--text and --sampling-steps are numbers of tokens and steps, 1 or more")
+
+
+def _rank(option: Option, demand: Demand) -> tuple[float, float]:
+    """With a budget the loss counts, else what reaching the quality costs; at equal ones more steps write better text."""
+    return (option.loss.value if demand.budget is not None else option.total_flops), -option.steps
+
+
+def _choices(s: Surface, demand: Demand) -> Sequence[int]:
+    """Left to right has one number of steps; nobody needs more than the text has tokens."""
+    if writing(s.family, s.exact, demand.length, 1).calls == demand.length:
+        return [demand.length]
+    return sorted({min(steps, demand.length) for steps in demand.steps})
+
+
+def _option(s: Surface, steps: int, demand: Demand, device: Hardware) -> Option | None:
+    """None where no size does what is asked."""
+    way = writing(s.family, s.exact, demand.length, steps)
+    texts = demand.generate / demand.length
+    serve = lambda params: texts * way.flops(s.cost / 3 * params)
+    found = _by_budget(s, serve, demand.budget) if demand.budget is not None else _by_quality(s, serve, demand.quality)
+    if found is None:
+        return None
+    params, tokens = found
+    flops, loss = s.cost * params * tokens, s.loss(params, tokens)
+    spread = s.spread(flops)
+    ends = Estimate(loss, spread.low and loss * spread.low, spread.high and loss * spread.high)
+    seconds = way.seconds(params, s.cost / 3 * params, device)
+    kind, beyond = "exact" if s.exact else "bound", max(1.0, flops / s.budgets[1])
+    misses = "; ".join(_misses(loss, seconds, demand))
+    return Option(s.family, steps, params, tokens, ends, kind, flops, serve(params), seconds, misses, beyond)
+
+
+def _by_budget(s: Surface, serve: Cost, budget: float) -> tuple[float, float] | None:
+    """The N and D of least loss for what is left of the budget after serving."""
+
+    def tokens(params: float) -> float:
+        return (budget - serve(params)) / (s.cost * params)
+
+    largest = budget / (serve(1.0) + s.cost)  # with one token to train on: both costs grow as N
+    best = _least(lambda n: s.loss(n, tokens(n)) if tokens(n) >= 1 else math.inf, largest)
+    return None if best is None else (best, tokens(best))
+
+
+def _by_quality(s: Surface, serve: Cost, quality: float | None) -> tuple[float, float] | None:
+    """The N and D that reach the loss at the least cost of training and serving."""
+    assert quality is not None
+    cost = lambda n: s.cost * n * s.tokens_for(n, quality) + serve(n)
+    best = _least(cost, 1e15)
+    return None if best is None else (best, s.tokens_for(best, quality))
+
+
+def _least(cost: Cost, largest: float) -> float | None:
+    """The size of least cost, by looks that narrow down; None where every size costs infinitely much."""
+    low, high = math.log(SMALLEST), math.log(max(largest, 2 * SMALLEST))
+    for _ in range(6):
+        sizes = np.exp(np.linspace(low, high, 121))
+        values = [cost(float(n)) for n in sizes]
+        best = int(np.argmin(values))
+        low, high = (math.log(sizes[min(max(i, 0), 120)]) for i in (best - 1, best + 1))
+    return float(sizes[best]) if math.isfinite(values[best]) else None
+
+
+def _misses(loss: float, seconds: float, demand: Demand) -> Iterator[str]:
+    if demand.quality is not None and loss > demand.quality * (1 + 1e-9):
+        yield f"loss {loss:.3f} above {demand.quality:g}"
+    if demand.latency is not None and seconds > demand.latency:
+        yield f"{seconds:.3g} s a text above {demand.latency:g}"
+
+
+def _unknown(surfaces: Sequence[Surface], options: Sequence[Option], demand: Demand) -> Iterator[str]:
+    far = max((o.beyond for o in options), default=1.0)
+    if far > FAR:
+        yield f"Training budgets are up to {far:.3g} times the largest that was fitted: the laws may bend before that."
+    if any(not s.fitted for s in surfaces):
+        whom = ", ".join(s.family for s in surfaces if not s.fitted)
+        yield f"No irreducible loss: L(N, D) of {whom} is derived from optima alone, so gains far out are optimistic."
+    if len({s.exact for s in surfaces}) == 2:
+        yield "Diffusion losses are upper bounds, AR's are exact: part of a gap may be the bound and not the model."
+    if any(s.family != "ar" for s in surfaces):
+        yield "How good samples are after so many steps: a likelihood does not see it. Measure a frontier."
+    yield "Repeated data, other text, and learning rates other than those of the study's runs."
+    if demand.latency is not None or demand.generate:
+        yield (
+            "Real kernels: a call is taken to read all weights once in bfloat16 and to multiply at "
+            "the stated rate; attention over long texts and batching are left out."
+        )

@@ -1,0 +1,75 @@
+"""What generating text costs with a model of each family, in FLOPs and in seconds. No torch.
+
+A pass over one token costs a third of what training spends on it. Left to right writes a token a pass. Diffusion reads the
+whole text at each of its steps. Eso-LM, with its cache, reads every token twice, as a mask and as itself, whatever its calls.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from redraft.errors import unknown
+
+BYTES = 2.0  # of a weight as it is served: bfloat16
+USEFUL = 0.4  # of the peak rate, reached by large products; a guess to be replaced by --rate
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What one device multiplies (FLOP/s, dense bfloat16, as its data sheet says) and reads (bytes/s)."""
+
+    name: str
+    peak: float
+    bandwidth: float
+
+    @property
+    def rate(self) -> float:
+        return USEFUL * self.peak
+
+
+HARDWARE = {
+    h.name: h
+    for h in (
+        Hardware("a100", 312e12, 2.039e12),
+        Hardware("h100", 989e12, 3.35e12),
+        Hardware("h200", 989e12, 4.8e12),
+    )
+}
+
+
+def hardware(name: str, rate: float | None = None) -> Hardware:
+    """By name; `rate`, useful FLOP/s, stands in for the data sheet's share."""
+    if name not in HARDWARE:
+        raise unknown("hardware", name, HARDWARE)
+    known = HARDWARE[name]
+    return known if rate is None else Hardware(name, rate / USEFUL, known.bandwidth)
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How a family writes a text of `length` tokens: so many calls in a row, each over so many tokens."""
+
+    calls: int
+    tokens_per_call: float
+
+    def flops(self, flops_per_token: float) -> float:
+        """FLOPs of a whole text, where one pass over one token costs `flops_per_token`."""
+        return self.calls * self.tokens_per_call * flops_per_token
+
+    def seconds(self, params: float, flops_per_token: float, device: Hardware) -> float:
+        """One text alone on one device: every call reads all weights and multiplies, whichever takes longer."""
+        call = max(self.tokens_per_call * flops_per_token / device.rate, BYTES * params / device.bandwidth)
+        return self.calls * call
+
+
+def writing(family: str, exact: bool, length: int, steps: int) -> Writing:
+    """How a family writes. Those that are not known write left to right if their loss is exact, else by diffusion."""
+    stem = family.partition("-")[0]
+    if stem == "ar" or (exact and stem not in DIFFUSION):
+        return Writing(length, 1.0)
+    if stem == "esolm":
+        return Writing(min(steps, length), 2 * length / min(steps, length))
+    return Writing(steps, float(length))
+
+
+DIFFUSION = ("mdlm", "duo", "esolm", "smdm", "sedd", "d3pm", "gidd", "bd3lm")
