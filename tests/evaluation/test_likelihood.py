@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from redraft.evaluation.generation import distinct_bigrams, quality, unigram_entropy
+from redraft.evaluation.generation import quality
 from redraft.evaluation.likelihood import bound
 from redraft.families.base import build
 from redraft.registry import FAMILIES
@@ -45,13 +45,6 @@ def test_exact_likelihood_has_no_monte_carlo_error() -> None:
     assert result.exact and result.monte_carlo_error == 0 and result.sampling_error > 0
     assert result.perplexity == pytest.approx(math.exp(result.nats))
     assert result.bits_per_byte(2.0) == pytest.approx(result.nats / math.log(2) / 2)
-
-
-def test_entropy_and_distinct_bigrams_by_hand() -> None:
-    row = torch.tensor([0, 0, 1, 2])
-    expected = -(0.5 * math.log(0.5) + 2 * 0.25 * math.log(0.25))
-    assert float(unigram_entropy(row)) == pytest.approx(expected)
-    assert distinct_bigrams(torch.tensor([[0, 1, 0, 1], [0, 1, 2, 2]])) == pytest.approx(4 / 6)
 
 
 def test_judge_scores_its_own_token_ids() -> None:

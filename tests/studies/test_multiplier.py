@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from redraft.studies.fit import fit
 from redraft.studies.multiplier import Best, Estimate, interval, multiplier, power_law
+from redraft.studies.parametric import Law
+from redraft.studies.records import Point
 
 FLOPS = np.array([6e18, 1e19, 3e19, 6e19, 1e20])
 DIGITISED = {  # best sizes in millions, best losses: scaling.png of the paper's site, within 2-3 % and 0.004
@@ -77,3 +80,20 @@ def test_an_interval_with_too_many_undefined_draws_has_no_ends() -> None:
     assert interval(50, draws).low == pytest.approx(2.475)
     draws[:5] = np.nan
     assert interval(50, draws) == Estimate(50.0)
+
+
+def test_beyond_the_reference_the_multiplier_follows_its_fitted_law() -> None:
+    """A family that needs 25 times the compute of a reference with an irreducible loss: without noise k is 25 everywhere."""
+    law, k = Law(1.69, 406.4, 410.7, 0.34, 0.28), 25.0
+    a = law.allocation
+    slower = Law(law.E, law.A * k ** (a * law.alpha), law.B * k ** ((1 - a) * law.beta), law.alpha, law.beta)
+    points = []
+    for family, own in {"ar": law, "duo": slower}.items():
+        for flops in np.geomspace(6e18, 1e20, 5).tolist():
+            centre = (own.alpha * own.A / (own.beta * own.B)) ** (1 / (own.alpha + own.beta)) * (flops / 6) ** a
+            for params in centre * np.geomspace(0.3, 3, 7):
+                tokens = flops / 6 / params
+                points.append(Point(family, params, tokens, flops, float(own.at(params, tokens)), budget=flops))
+    found = fit(points, resamples=40).families["duo"].multiplier
+    assert found and all(r.extrapolated for r in found.ratios[:4])
+    assert [r.multiplier.value for r in found.ratios] == pytest.approx([k] * 5, rel=2e-3)

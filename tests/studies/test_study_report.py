@@ -16,7 +16,9 @@ from redraft.errors import UserError
 from redraft.studies.figures import figures
 from redraft.studies.fit import fit, label, span, summary
 from redraft.studies.frontier import load_frontier
+from redraft.studies.matched import match
 from redraft.studies.multiplier import Estimate
+from redraft.studies.page import script_hash
 from redraft.studies.records import load_points
 from redraft.studies.report import conclusions, visible, write_report
 from tests.studies.planted import HOSTILE, planted_points, write_study
@@ -25,6 +27,11 @@ from tests.studies.planted import HOSTILE, planted_points, write_study
 @pytest.fixture(scope="module")
 def page(study: Path) -> str:
     return write_report(study).read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def said(study: Path) -> list[str]:
+    return conclusions(study)
 
 
 class _Tags(HTMLParser):
@@ -39,15 +46,38 @@ class _Tags(HTMLParser):
         self.attributes += [(name, value or "") for name, value in attrs]
 
 
-def test_the_page_loads_nothing(page: str) -> None:
+def test_the_page_loads_nothing_and_runs_one_script_of_its_own(page: str) -> None:
     found = _Tags(page)
-    assert not {"script", "link", "img", "iframe", "object", "image", "base"} & set(found.tags)
+    assert not {"link", "img", "iframe", "object", "image", "base", "form"} & set(found.tags)
     links = [
         (n, v) for n, v in found.attributes if n in ("src", "href", "xlink:href", "action") and not v.startswith("#")
     ]
     assert links == []
     assert not re.search(r"url\((?!#)|@import", page)
     assert not [n for n, _ in found.attributes if n.startswith("on")]
+    (script,) = re.findall(r"<script>(.*?)</script>", page, re.S)
+    policy = next(v for n, v in found.attributes if n == "content" and "default-src" in v)
+    assert policy == f"default-src 'none'; style-src 'unsafe-inline'; script-src '{script_hash(script)}'"
+    assert not re.search(r"fetch|XMLHttp|WebSocket|import|eval|innerHTML|https?:", script)
+
+
+def test_a_point_says_which_run_it_is(page: str, study: Path) -> None:
+    says = re.findall(r'aria-label="([^"]*)" role="img" class="p"', page)
+    table = re.findall(r'<tr data-run="([^"]*)">', page)
+    fitted = [p for p in load_points(study) if p.family != "mdlm-nelbo"]  # one size and budget: it has no curve
+    for p in fitted:
+        mine = [text for text in says if text.startswith(f"{p.name}: ")]
+        assert mine and all(f"loss {p.loss:.4f}" in text for text in mine)
+        assert p.name in table
+    assert any("± 0.0030" in text for text in says)
+
+
+def test_tables_hold_numbers_to_sort_by(page: str) -> None:
+    runs = re.search(r'<table class="sortable" id="runs">.*?</table>', page, re.S)
+    assert runs is not None
+    losses = [float(v) for v in re.findall(r'data-v="([^"]*)">[\d.]+(?: ± [\d.]+)?</td><td class="text">', runs[0])]
+    assert len(losses) == runs[0].count("<tr data-run") and min(losses) > 1
+    assert 'data-of="runs"' in page and 'data-of="settings"' in page and 'id="settings"' in page
 
 
 def test_hostile_samples_and_titles_are_shown_not_run(page: str) -> None:
@@ -69,13 +99,13 @@ def test_ids_on_the_page_are_unique(page: str) -> None:
     assert set(re.findall(r"url\(#([^)]+)\)", page)) <= set(ids)
 
 
-def test_the_page_holds_every_part(page: str, study: Path) -> None:
-    assert page.count("<svg") == 5
+def test_the_page_holds_every_part(page: str, said: list[str], study: Path) -> None:
+    assert page.count("<svg") == 4 + 2 + 1 + 2 + 2 + 1 + 2 + 1 + 1  # panels of the nine figures
     for run in load_points(study):
         assert str(run.name) in page
     for word in ("AR", "MDLM", "Duo", "Eso-LM", "ab12" * 16, "blocks+head", "0123abcd", "x86_64", "judge-150k"):
         assert word in page
-    for line in conclusions(study):
+    for line in said:
         assert line.replace("'", "&#39;") in page
 
 
@@ -84,7 +114,7 @@ def test_a_study_without_samples_or_frontier_says_so(tmp_path: Path) -> None:
     for name in ("frontier.jsonl", "samples.jsonl", "study.toml"):
         (tmp_path / name).unlink()
     page = write_report(tmp_path, title="Other").read_text(encoding="utf-8")
-    assert "<h1>Other</h1>" in page and page.count("<svg") == 4
+    assert "<h1>Other</h1>" in page and page.count("<svg") == 4 + 2 + 1 + 2 + 2 + 1
     assert "There is no frontier.jsonl" in page and "There is no samples.jsonl" in page
 
 
@@ -110,16 +140,16 @@ def test_a_broken_study_is_one_clear_line(tmp_path: Path) -> None:
         write_report(tmp_path)
 
 
-def test_conclusions_are_ten_lines_at_most_and_name_the_winner(study: Path) -> None:
-    said = conclusions(study)
+def test_conclusions_are_few_and_name_the_winner(said: list[str]) -> None:
     assert 5 <= len(said) <= 10
+    assert any("at the same entropy" in line or "and the same entropy, AR" in line for line in said)
     assert said[0].startswith("At 270 GFLOPs AR has the lowest loss, 2.1")
-    assert any("MDLM 4.02 (3.5" in line for line in said)
+    assert any(re.search(r"MDLM [34]\.\d+ \(3\.\d+ to [45]\.\d+\)", line) for line in said)  # 4 was planted
     assert any("miniature" in line for line in said)
 
 
 def test_json_is_strict_and_complete(study: Path) -> None:
-    data = json.loads(json.dumps(fit(load_points(study)).to_json(), allow_nan=False))
+    data = json.loads(json.dumps(fit(load_points(study), resamples=40).to_json(), allow_nan=False))
     assert set(data["families"]) == {"ar", "mdlm", "duo", "esolm", "mdlm-nelbo"}
     assert data["families"]["mdlm"]["multiplier"]["mean"]["value"] == pytest.approx(4, abs=0.3)
     assert data["families"]["mdlm-nelbo"]["parametric"]["flags"] == ["too few runs"]
@@ -145,11 +175,13 @@ def test_no_reference_is_a_warning_by_default() -> None:
     assert any("no runs of 'ar'" in warning for warning in fits.warnings)
 
 
-def test_every_figure_renders(study: Path) -> None:
+def test_every_figure_has_a_name_of_its_own(study: Path) -> None:
     points = load_points(study)
-    for figure in figures(points, fit(points, resamples=40), load_frontier(study)):
-        assert figure.png(1).startswith(b"\x89PNG")
-        assert figure.svg().startswith("<svg") and "NaN" not in figure.svg()
+    speeds = load_frontier(study)
+    assert speeds is not None
+    drawn = figures(points, fit(points, resamples=40), speeds, match(speeds))
+    assert len({figure.name for figure in drawn}) == len(drawn) == 9
+    assert drawn[2].png(1).startswith(b"\x89PNG")
 
 
 def test_labels_and_numbers_read_well() -> None:

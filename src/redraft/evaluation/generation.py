@@ -1,6 +1,9 @@
-"""Speed and quality of sampling: tokens per second, nats per token under a judge, and the entropy that must travel with it.
+"""What samples cost: time, passes through the network, FLOPs and memory. How good they are, a judge says (judges.py).
 
-Quality under a judge can be bought with dull text, so sample entropy and distinct bigrams stand beside it.
+Counting. Tokens are those written on the canvas, end-of-document included; unconditional rows have no prompt. A pass is one
+call of the trunk. FLOPs are the forward pass by the ledger's groups (`network/ledger.py`, full: matrices, attention scores,
+modulation, head), for the tokens, keys and rows that really went through: a cached key costs only its scores, a row that is
+not headed no head. A causal mask saves nothing, as in the ledger.
 """
 
 from __future__ import annotations
@@ -12,10 +15,43 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from redraft.errors import UserError
+from redraft.evaluation.diversity import distinct, unigram_entropy
+from redraft.evaluation.judges import RedraftJudge
+from redraft.evaluation.memory import forget_peak, peak_bytes
 from redraft.hub.model import Model
-from redraft.noise.draws import Key
-from redraft.types import Batch, last
+from redraft.network.cache import KVCache
+from redraft.network.ledger import forward_flops
+from redraft.network.transformer import Transformer
+from redraft.types import Attention, Cache, Network, View, last
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Token rows [n, L] made in batches of `batch`, the model already loaded and warm; sampling operations included."""
+
+    tokens: Tensor
+    batch: int
+    seconds: tuple[float, ...]  # of each batch: the latency of its rows
+    forwards: float  # trunk passes of one batch, mean
+    flops: float  # forward FLOPs of all batches
+    peak_bytes: int | None
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens.numel() / sum(self.seconds)
+
+    @property
+    def tokens_per_forward(self) -> float:
+        """Tokens of one row that a pass writes, on average: 1 for left to right, at most L."""
+        return self.tokens.shape[1] / self.forwards
+
+    @property
+    def flops_per_token(self) -> float:
+        return self.flops / self.tokens.numel()
+
+    def latency(self, quantile: float) -> float:
+        """Seconds from the empty canvas to a finished batch; of one batch, every quantile is that one's."""
+        return float(torch.tensor(self.seconds, dtype=torch.float64).quantile(quantile))
 
 
 @dataclass(frozen=True)
@@ -29,54 +65,70 @@ class Quality:
     distinct_2: float
 
 
-@dataclass(frozen=True)
-class Generated:
-    """Token rows [n, L] and what they cost: sampling operations included, the model already loaded and warm."""
+class Metered:
+    """A network that adds up the forward FLOPs of what passes through it."""
 
-    tokens: Tensor
-    seconds: float
-    forwards: int
-    rows_headed: int
+    def __init__(self, network: Network):
+        assert isinstance(network, Transformer)
+        self.network, self.flops = network, 0.0
+        self.each = forward_flops(network.shape, 1)  # a token, a (token, key) pair, a row, a sequence
 
-    @property
-    def tokens_per_second(self) -> float:
-        return self.tokens.numel() / self.seconds
+    def trunk(self, view: View) -> Tensor:
+        rows, queries = view.tokens.shape
+        self.flops += rows * queries * (self.each["blocks"] + _keys(view) * self.each["attention"])
+        self.flops += rows * self.each.get("modulation", 0.0)
+        return self.network.trunk(view)
+
+    def head(self, rows: Tensor) -> Tensor:
+        self.flops += rows[..., 0].numel() * self.each["head"]
+        return self.network.head(rows)
+
+    def nats(self, rows: Tensor, targets: Tensor) -> Tensor:
+        self.flops += len(targets) * self.each["head"]
+        return self.network.nats(rows, targets)
+
+    def cache(self, rows: int, size: int) -> Cache:
+        return self.network.cache(rows, size)
 
 
-def generate(model: Model, n: int, length: int, steps: int, temperature: float = 1.0, seed: int = 0) -> Generated:
-    """`n` unconditional rows in one batch, timed from the empty canvas to the finished one, after a short warm-up."""
-    last(model.frames(model.canvas("", n, min(length, 8)), model.denoiser(), "", 2, seed))
-    denoiser, began = model.denoiser(temperature), time.perf_counter()
-    made = last(model.frames(model.canvas("", n, length), denoiser, "", steps, seed))
-    _wait(model.device)
-    return Generated(made.tokens.cpu(), time.perf_counter() - began, denoiser.calls, denoiser.rows)
+def _keys(view: View) -> int:
+    """How many keys each query of a view is scored against."""
+    if isinstance(view.attention, Tensor):
+        return view.attention.shape[-1]
+    if view.attention is Attention.CAUSAL and isinstance(view.cache, KVCache):
+        return view.cache.run.stop if view.cache.run else view.cache.size
+    return view.tokens.shape[1]
 
 
-@torch.no_grad()
+def generate(
+    model: Model, batches: int, batch: int, length: int, steps: int, temperature: float = 1.0, top_p: float = 1.0
+) -> Generated:
+    """`batches` x `batch` unconditional rows of `length` tokens, each batch timed from the empty canvas to the finished one.
+
+    A short warm-up comes first. Batch i has seed i: the rows of one batch are the same whatever the others.
+    """
+    last(model.frames(model.canvas("", batch, min(length, 8)), model.denoiser(temperature, top_p), "", 2, 0))
+    denoiser, canvas = model.denoiser(temperature, top_p), model.canvas("", batch, length)
+    meter = Metered(denoiser.network)
+    denoiser.network = meter
+    made, seconds = [], []
+    forget_peak(model.device)
+    for number in range(batches):
+        _wait(model.device)
+        began = time.perf_counter()
+        made.append(last(model.frames(canvas, denoiser, "", steps, number)).tokens)
+        _wait(model.device)
+        seconds.append(time.perf_counter() - began)
+    peak, tokens = peak_bytes(model.device), torch.cat(made).cpu()
+    return Generated(tokens, batch, tuple(seconds), denoiser.calls / batches, meter.flops, peak)
+
+
 def quality(tokens: Tensor, judge: Model) -> Quality:
-    """Score rows of the judge's own token ids [n, L]."""
-    if not judge.family.exact:
-        raise UserError(f"a judge must have an exact likelihood; {judge.family.name!r} has a bound. Try: ar")
-    batch = Batch(tokens.to(judge.device), torch.ones_like(tokens, dtype=torch.bool), torch.arange(len(tokens)))
-    nats = judge.family.nelbo(judge.network, batch, key=Key.of(0)).nats.double().mean(1).cpu()
+    """Score rows [n, L] of the judge's own token ids."""
+    scores = RedraftJudge.of(judge).score(tokens, judge.tokenizer)
     entropy = torch.stack([unigram_entropy(row) for row in tokens])
-    return Quality(*_mean(nats), *_mean(entropy), distinct_bigrams(tokens))
-
-
-def unigram_entropy(row: Tensor) -> Tensor:
-    """Entropy of a row's own token frequencies, nats."""
-    p = row.unique(return_counts=True)[1].double() / len(row)
-    return -(p * p.log()).sum()
-
-
-def distinct_bigrams(tokens: Tensor) -> float:
-    """Share of distinct pairs of neighbours among all of them."""
-    pairs = torch.stack([tokens[:, :-1].flatten(), tokens[:, 1:].flatten()], 1)
-    return len(pairs.unique(dim=0)) / len(pairs)
-
-
-def _mean(values: Tensor) -> tuple[float, float]:
-    return float(values.mean()), float(values.std() / math.sqrt(len(values)))
+    spread = float(entropy.std() / math.sqrt(len(entropy)))
+    return Quality(*scores.per_token(), float(entropy.mean()), spread, distinct(tokens, 2))
 
 
 def _wait(device: torch.device) -> None:

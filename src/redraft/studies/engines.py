@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from redraft.studies.isoflop import (
     fit_envelope,
     fit_isoflop,
 )
-from redraft.studies.multiplier import Array, Best
+from redraft.studies.multiplier import Array, Best, Reach, law_of_best
 from redraft.studies.parametric import PRECISION, Law, Parametric, fit_parametric
 from redraft.studies.records import Point
 
@@ -57,7 +57,17 @@ def fit_engines(points: Sequence[Point], every: Sequence[Curve], seed: int, resa
         isoflop, best = envelope, lowest
     elif (laws := bias_laws(parametric, noise, points)) is not None:
         isoflop, best = fit_isoflop(own, _better(noise, parametric, points), [seed, number, 0], resamples, laws)
+        best = best and _bent(best, laws, points)
     return Engines(isoflop, best or lowest, parabolas, envelope, parametric)
+
+
+def _bent(best: Best, laws: Laws, points: Sequence[Point]) -> Best:
+    """With what a trusted L(N, D) says of the best loss beyond the runs, and its resamples."""
+    cost = float(np.mean([np.log(p.flops / (p.params * p.tokens)) for p in points]))
+    middle = float(np.mean([np.log(p.flops) for p in points]))
+    value = law_of_best(laws.value, cost, middle)
+    single = Reach(*(np.asarray(part[0]) for part in (value.floor, value.intercept, value.slope)))
+    return replace(best, bend=single, bend_draws=law_of_best(laws.draws, cost, middle))
 
 
 def family_number(family: str) -> int:

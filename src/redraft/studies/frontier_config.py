@@ -24,7 +24,9 @@ Count = Annotated[int, Field(gt=0)]
 class FrontierConfig(Part):
     """Every family samples at every combination of steps, temperature and top-p; every batch is timed."""
 
-    judge: dict[str, Any] | str = Field(description="an arm to train (a table), or a model: folder, .gguf, .bin, hub name")
+    judge: dict[str, Any] | str = Field(
+        description="an arm to train (a table), or a model: folder, .gguf, .bin, hub name"
+    )
     source: str | None = Field(None, description="the model that the training text was drawn from: a second judge")
     download: bool = Field(False, description="a judge given by its hub name may be fetched")
     runs: list[str] = Field(default_factory=list, description="names of runs; each family's best if left out")
@@ -35,5 +37,7 @@ class FrontierConfig(Part):
     top_p: list[Share] = Field([1.0], min_length=1)
     batches: list[Count] = Field(default_factory=list, description="rows at a time; all samples at once if left out")
     repeats: int = Field(1, gt=0, description="timed batches, at least; p50 and p95 of latency need twenty or so")
-    entropy: float | None = Field(None, gt=0, description="nats at which families are compared; held-out text's if left out")
+    entropy: float | None = Field(
+        None, gt=0, description="nats at which families are compared; held-out text's if left out"
+    )
     keep: int = Field(4, gt=0, description="texts kept of every setting")

@@ -7,9 +7,9 @@ A family's best losses over budgets C follow loss* = A C^-g. The compute multipl
 with C_ref the compute at which the reference reaches the loss that f reaches with C: k > 1 says that f needs k times
 more compute. It need not be constant: in the figures of arXiv:2602.15014 that of MDLM rises with C, so it is given per
 budget, with a geometric mean and its slope. Within the losses that the reference reached its law may have an
-irreducible loss E (see `reach`). Outside, k rests on the pure power law holding there, as in the papers, and is marked
-(`Ratio.extrapolated`); that the law itself may bend is in no interval. The same at given losses, k(loss), compares the
-two laws with each other (`multiplier_by_loss`): there the family's own scatter about its law is smoothed away.
+irreducible loss E (see `reach`). Outside, its law is the best loss of its L(N, D), if that fits its runs (`law_of_best`),
+and else the pure power law, as in the papers. Both are marked (`Ratio.extrapolated`): a law that is wrong out there is in
+no interval.
 """
 
 from __future__ import annotations
@@ -64,6 +64,8 @@ class Best:
     flops: Array  # [B]
     loss: Array  # [B] nats per token
     draws: Array | None = None  # [R, B] nats per token
+    bend: Reach | None = None  # the law beyond these losses, where an L(N, D) is trusted with it: scalars
+    bend_draws: Reach | None = None  # [R]
 
 
 @dataclass(frozen=True)
@@ -192,6 +194,20 @@ def reach(flops: Array, losses: Array) -> Reach:
     return Reach(floor, *line(x, np.log(losses - floor[..., None])))
 
 
+def law_of_best(laws: Array, log_cost: float, log_flops: float) -> Reach:
+    """The best loss over compute of laws L(N, D) [R, 5] of E, A, B, alpha, beta, where C = cost N D: a power law above E.
+
+    Hoffmann et al. 2022, eq. 4. `log_flops`: ln of a budget among those of the runs.
+    """
+    floor, a, b, alpha, beta = laws.T
+    log_nd, total = log_flops - log_cost, alpha + beta
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log_n = (np.log(alpha * a) - np.log(beta * b) + beta * log_nd) / total
+        above = a * np.exp(-alpha * log_n) + b * np.exp(-beta * (log_nd - log_n))
+        slope = -alpha * beta / total
+        return Reach(floor, np.log(above) - slope * log_flops, slope)
+
+
 def _misfit(x: Array, losses: Array, floor: Array) -> Array:
     """Squared error of ln loss, [G, ...], of the best line under each floor [G, ...]."""
     intercept, slope = line(x, np.log(losses - floor[..., None]))
@@ -247,8 +263,9 @@ def multiplier(best: Best, reference: Best, name: str) -> Multiplier | None:
 def multiplier_by_loss(best: Best, reference: Best, losses: Array | None = None) -> tuple[LossRatio, ...]:
     """k at given losses (nats per token): the compute of the family's law over that of the reference's.
 
-    Without `losses`, at those of the reference's power law at its budgets. Both laws bend (`reach`) at losses that both
-    reached, and both are pure power laws elsewhere. Empty where either does not fall with compute, or has one budget.
+    Without `losses`, at those of the reference's power law at its budgets. Both laws are those of `reach` at losses that
+    both reached; elsewhere they are what L(N, D) says, or pure power laws. Empty where either does not fall with compute,
+    or has one budget.
     """
     if min(len(best.loss), len(reference.loss)) < 2:
         return ()
@@ -278,14 +295,20 @@ def _k(log_k: Array, i: int, draws: Array | None) -> Estimate:
 def log_flops(law: Best, of: Array, losses: Array, inside: NDArray[np.bool_]) -> Array:
     """ln C at which a family, with its best losses `of` [..., B], reaches `losses` [..., F].
 
-    `inside` [F]: whether the law bends as in `reach`; else it is a pure power law.
+    `inside` [F]: whether the law is that of `reach`; else it is what L(N, D) says of the best loss, or a pure power law.
     """
+    beyond = law.bend if of.ndim == 1 else law.bend_draws
+    if beyond is None:
+        beyond = _pure(law, of)
+    return np.where(inside, reach(law.flops, of).log_flops(losses), beyond.log_flops(losses))
+
+
+def _pure(law: Best, of: Array) -> Reach:
     if of.ndim == 1:
         intercept, slope = line(np.log(law.flops), np.log(of))
     else:
         (intercept, slope), _ = law_draws(law.flops, law.loss, of)
-    pure = Reach(np.zeros_like(intercept), intercept, slope)
-    return np.where(inside, reach(law.flops, of).log_flops(losses), pure.log_flops(losses))
+    return Reach(np.zeros_like(intercept), intercept, slope)
 
 
 def _ratio(best: Best, i: int, log_k: Array, draws: Array | None, extrapolated: bool) -> Ratio:

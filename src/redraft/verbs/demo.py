@@ -13,7 +13,8 @@ from typing import Any
 
 from redraft.display import emit
 from redraft.verbs.plan import recipe_table
-from redraft.verbs.study import carry_out, measure_frontier
+from redraft.verbs.study_queue import carry_out
+from redraft.verbs.study_results import measure_frontier
 
 
 def arguments(parser: ArgumentParser) -> None:
