@@ -182,3 +182,14 @@ def test_draws_of_a_family_do_not_depend_on_the_others() -> None:
     beside = fit([*points, *law_points(family="mdlm", noise=0.01)], resamples=60).families["ar"].parametric
     assert alone == beside
     assert fit_engines(points, curves(points), 0, 60).parametric == alone
+
+
+def test_arms_that_control_another_are_compared_run_by_run_and_get_no_law() -> None:
+    """One size at two budgets beside the family's own grid; alone, the same rows are the best of each budget."""
+    points = [replace(p, variant_of="ar", seed=0) for p in law_points(noise=0.01)]
+    sizes = sorted({p.params for p in points if p.budget == points[0].budget})
+    control = [replace(p, family="ar-cosine") for p in points if p.params == sizes[3] or p.budget != points[0].budget]
+    control = list({p.budget: p for p in control}.values())[:3]
+    found = fit([*points, *control], resamples=40)
+    assert found.families["ar-cosine"].laws.loss is None and found.families["ar-cosine"].multiplier is None
+    assert fit(control, resamples=40, reference="ar-cosine").families["ar-cosine"].laws.loss is not None

@@ -46,12 +46,15 @@ def fit_engines(points: Sequence[Point], every: Sequence[Curve], seed: int, resa
     family = points[0].family
     own = [curve for curve in every if curve.family == family]
     noise, number = estimate_noise(own, every), family_number(family)
-    lone = len(own) > 1 and all(len(curve.loss) == 1 for curve in own)
+    single = len(own) > 1 and all(len(curve.loss) == 1 for curve in own)
+    lone = single and not _control(points, every)
     parametric = fit_parametric(points, [seed, number, 1], resamples)
     if lone and parametric.law:
         parametric = Parametric(len(points), flags=(ONE_SIZE,))
     parabolas, best = fit_isoflop(own, noise, [seed, number, 0], resamples)
     envelope, lowest = fit_envelope(own, [seed, number, 2], resamples)
+    if single and not lone:
+        envelope, lowest = replace(envelope, params=None, tokens=None, loss=None), None
     isoflop = parabolas
     if lone:
         isoflop, best = envelope, lowest
@@ -59,6 +62,12 @@ def fit_engines(points: Sequence[Point], every: Sequence[Curve], seed: int, resa
         isoflop, best = fit_isoflop(own, _better(noise, parametric, points), [seed, number, 0], resamples, laws)
         best = best and _bent(best, laws, points)
     return Engines(isoflop, best or lowest, parabolas, envelope, parametric)
+
+
+def _control(points: Sequence[Point], every: Sequence[Curve]) -> bool:
+    """Whether these runs are another way to train a family of the study: there to be compared with it, run by run."""
+    arm, family = points[0].family, points[0].variant_of
+    return family is not None and family != arm and any(curve.family == family for curve in every)
 
 
 def _bent(best: Best, laws: Laws, points: Sequence[Point]) -> Best:
@@ -80,7 +89,9 @@ def bias_laws(parametric: Parametric, noise: Noise, points: Sequence[Point]) -> 
     from scipy.special import fdtrc
 
     law = parametric.law
-    if law is None or parametric.draws is None or parametric.rms is None or noise.sd is None or not _inside(law):
+    if law is None or parametric.flags or parametric.draws is None or parametric.rms is None or noise.sd is None:
+        return None
+    if not _inside(law):
         return None
     level = _level(points)
     ratio = (parametric.rms * level) ** 2 / max(noise.sd, PRECISION * level) ** 2
