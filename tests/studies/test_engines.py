@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 
@@ -193,3 +194,13 @@ def test_arms_that_control_another_are_compared_run_by_run_and_get_no_law() -> N
     found = fit([*points, *control], resamples=40)
     assert found.families["ar-cosine"].laws.loss is None and found.families["ar-cosine"].multiplier is None
     assert fit(control, resamples=40, reference="ar-cosine").families["ar-cosine"].laws.loss is not None
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_runs_without_any_law_are_fitted_without_one(seed: int) -> None:
+    """Noise alone, and a loss that rises with compute: no number overflows, and JSON stays strict."""
+    noise = np.random.default_rng(seed).standard_normal(15)
+    points = law_points(budgets=3, sizes=5)
+    for losses in (3 + 0.1 * noise, np.log([p.flops for p in points]) / 10):
+        found = fit([replace(p, loss=float(v)) for p, v in zip(points, losses, strict=True)], resamples=40)
+        json.dumps(found.to_json(), allow_nan=False)

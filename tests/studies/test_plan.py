@@ -66,6 +66,12 @@ def test_a_grid_that_cannot_be_is_refused_by_name(grid: dict[str, Any], message:
         plan_study(study(grid=grid))
 
 
+def test_two_runs_that_differ_are_not_one_because_of_their_name() -> None:
+    table = study(sizes=["150k"], families=["mdlm", {"name": "mdlm", "objective": "nelbo"}])
+    with pytest.raises(UserError, match="are called mdlm-150k-1e12-s0 and differ"):
+        plan_study(table)
+
+
 def test_an_arm_takes_sizes_or_a_grid() -> None:
     with pytest.raises(UserError, match="either sizes"):
         plan_study(study())

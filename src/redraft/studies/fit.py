@@ -85,6 +85,7 @@ class Fits:
         return contract(self)
 
 
+@np.errstate(all="ignore")  # a resample may leave the numbers; what is not finite is left out or null
 def fit(points: Sequence[Point], *, reference: str = REFERENCE, seed: int = 0, resamples: int = 400) -> Fits:
     """Fit every family: IsoFLOP minima and power laws, L(N, D), compute multipliers against `reference`, paired arms.
 
@@ -93,6 +94,8 @@ def fit(points: Sequence[Point], *, reference: str = REFERENCE, seed: int = 0, r
     """
     if not points:
         raise UserError("there are no runs to fit.")
+    if seed < 0:
+        raise UserError(f"the seed is {seed}; it must be 0 or more.")
     if resamples < 40:
         raise UserError(f"{resamples} resamples are too few for a 95 % interval: use 40 or more, 400 is usual.")
     require_comparable(points)

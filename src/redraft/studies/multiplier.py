@@ -6,9 +6,9 @@ A family's best losses over budgets C follow loss* = A C^-g. The compute multipl
 
 with C_ref the compute at which the reference reaches the loss that f reaches with C: k > 1 says that f needs k times
 more compute. It need not be constant: in the figures of arXiv:2602.15014 that of MDLM rises with C, so it is given per
-budget, with a geometric mean and its slope. Within the losses that the reference reached its law may have an
-irreducible loss E (see `reach`). Outside, its law is the best loss of its L(N, D), if that fits its runs (`law_of_best`),
-and else the pure power law, as in the papers. Both are marked (`Ratio.extrapolated`): a law that is wrong out there is in
+budget, with a geometric mean and its slope. The reference's law is the best loss of its L(N, D), if that fits its runs
+(`law_of_best`). Else, within the losses that it reached, one that may have an irreducible loss E (see `reach`), and outside
+the pure power law, as in the papers. What is outside is marked (`Ratio.extrapolated`): that the law may be wrong there is in
 no interval.
 """
 
@@ -263,9 +263,8 @@ def multiplier(best: Best, reference: Best, name: str) -> Multiplier | None:
 def multiplier_by_loss(best: Best, reference: Best, losses: Array | None = None) -> tuple[LossRatio, ...]:
     """k at given losses (nats per token): the compute of the family's law over that of the reference's.
 
-    Without `losses`, at those of the reference's power law at its budgets. Both laws are those of `reach` at losses that
-    both reached; elsewhere they are what L(N, D) says, or pure power laws. Empty where either does not fall with compute,
-    or has one budget.
+    Without `losses`, at those of the reference's power law at its budgets; the laws are those of `log_flops`. Empty where
+    either does not fall with compute, or has one budget.
     """
     if min(len(best.loss), len(reference.loss)) < 2:
         return ()
@@ -295,12 +294,13 @@ def _k(log_k: Array, i: int, draws: Array | None) -> Estimate:
 def log_flops(law: Best, of: Array, losses: Array, inside: NDArray[np.bool_]) -> Array:
     """ln C at which a family, with its best losses `of` [..., B], reaches `losses` [..., F].
 
-    `inside` [F]: whether the law is that of `reach`; else it is what L(N, D) says of the best loss, or a pure power law.
+    What L(N, D) says of the best loss, where it is trusted. Else the law of `reach` at the losses `inside` [F], and a pure
+    power law at the others.
     """
-    beyond = law.bend if of.ndim == 1 else law.bend_draws
-    if beyond is None:
-        beyond = _pure(law, of)
-    return np.where(inside, reach(law.flops, of).log_flops(losses), beyond.log_flops(losses))
+    bend = law.bend if of.ndim == 1 else law.bend_draws
+    if bend is not None:
+        return bend.log_flops(losses)
+    return np.where(inside, reach(law.flops, of).log_flops(losses), _pure(law, of).log_flops(losses))
 
 
 def _pure(law: Best, of: Array) -> Reach:

@@ -15,7 +15,7 @@ that size, s^2 nu / chi^2_nu, for it is an estimate. Drawing runs instead would 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 import numpy as np
@@ -27,6 +27,7 @@ from redraft.studies.records import Point
 __all__ = ["DELTA", "Law", "Parametric", "fit_parametric", "huber_fit", "variable_projection"]
 FEWEST_RUNS = PARAMETERS + 1
 TOO_FEW_RUNS = "too few runs"
+UNIDENTIFIED = "irreducible loss not identified"
 PRECISION = 1e-6  # a loss is never known better than this fraction of itself: files round
 
 
@@ -81,6 +82,8 @@ def fit_parametric(points: Sequence[Point], seed: Sequence[int], resamples: int)
     draws = _draws(n, d, law, rms, np.random.default_rng(seed), resamples)
     floor, a, b, alpha, beta, allocation = estimates(law, draws)
     flags = _flags(law, floor)
+    if UNIDENTIFIED in flags:
+        floor = replace(floor, low=0.0)  # it is searched as a logarithm, which never gets there
     return Parametric(len(points), floor, a, b, alpha, beta, allocation, rms, law, projected, flags, draws)
 
 
@@ -108,7 +111,7 @@ def _flags(law: Law, floor: Estimate) -> tuple[str, ...]:
     edge = [name for name in ("alpha", "beta") if not 1.02 * EXPONENTS[0] < getattr(law, name) < 0.98 * EXPONENTS[1]]
     flags = [f"{name} at the edge of the search" for name in edge]
     if floor.low is not None and floor.low < 0.01 * floor.value + 1e-6:
-        flags.append("irreducible loss not identified")
+        flags.append(UNIDENTIFIED)
     return tuple(flags)
 
 

@@ -97,13 +97,21 @@ def plan_study(table: dict[str, Any]) -> Study:
     config = validated(StudyConfig, table)
     runs: dict[str, PlannedRun] = {}
     for arm in config.arm:
-        runs |= {run.name: run for run in _runs(config.base, arm, arm.name)}
+        _add(runs, _runs(config.base, arm, arm.name))
     if config.frontier is not None and isinstance(config.frontier.judge, dict):
         judge = validated(ArmConfig, config.frontier.judge)
-        runs |= {run.name: run for run in _runs(config.base, judge, JUDGE)}
+        _add(runs, _runs(config.base, judge, JUDGE))
     if not runs:
         raise UserError("the study has no runs: an [[arm]] needs families, sizes, flops and seeds")
     return Study(config, tuple(sorted(runs.values(), key=lambda run: -run.budget.flops["full"])))
+
+
+def _add(runs: dict[str, PlannedRun], new: Sequence[PlannedRun]) -> None:
+    """`UserError` where two runs that differ would have one name."""
+    for run in new:
+        other = runs.setdefault(run.name, run)
+        if other.config != run.config:
+            raise UserError(f"two runs of the study are called {run.name} and differ: give one of the arms a name")
 
 
 def _runs(base: dict[str, Any], arm: ArmConfig, label: str) -> list[PlannedRun]:
@@ -154,6 +162,8 @@ def branched(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
     Needs train.schedule = "wsd". A warmup given as a share becomes that share of the shortest run, in steps: it has to be the
     same for all. `UserError` for an objective that depends on how much of the budget is spent.
     """
+    if not runs:
+        return []
     first, longest = runs[0], runs[-1]
     train, family = first.config.train, first.config.family
     if train.schedule != "wsd":

@@ -21,7 +21,7 @@ from redraft.studies.surface import Surface, surface
 
 Cost = Callable[[float], float]  # of a number of parameters
 STEPS = (16, 64, 256, 1024)
-SMALLEST = 1e3  # parameters
+SMALLEST, LARGEST = 1e3, 1e15  # parameters that are looked at
 FAR = 3.0  # times the largest budget of a study, from which on a prediction is called far
 
 
@@ -51,7 +51,7 @@ class Option:
     serving_flops: float  # of all tokens to be generated
     seconds: float  # a text alone on one device
     misses: str  # what of the demand it does not meet; empty if it meets all
-    beyond: float  # its training budget over the study's largest, where that is above 1; else 1
+    beyond: float  # how many times its training budget is above the study's largest or below its smallest; else 1
 
     @property
     def total_flops(self) -> float:
@@ -83,6 +83,12 @@ def recommend(fits: Fits, demand: Demand, device: Hardware) -> Recommendation:
     ]
     ranked = sorted(options, key=lambda o: (bool(o.misses), _rank(o, demand)))
     chosen = ranked[0] if ranked and not ranked[0].misses else None
+    if not ranked:
+        floors = ", ".join(f"{s.family} {s.law.E:.4g}" for s in surfaces)
+        raise UserError(
+            f"no family does it with {SMALLEST:g} to {LARGEST:g} parameters and at least a token to train on "
+            f"(irreducible losses: {floors}): ask for a larger budget, a higher loss, or less generating"
+        )
     return Recommendation(
         demand, device, fits.convention, tuple(ranked), chosen, tuple(_unknown(surfaces, ranked, demand))
     )
@@ -106,17 +112,20 @@ def _rank(option: Option, demand: Demand) -> tuple[float, float]:
 
 def _choices(s: Surface, demand: Demand) -> Sequence[int]:
     """Left to right has one number of steps; nobody needs more than the text has tokens."""
-    if writing(s.family, s.exact, demand.length, 1).calls == demand.length:
+    if writing(s.family, s.kind, demand.length, 1).calls == demand.length:
         return [demand.length]
     return sorted({min(steps, demand.length) for steps in demand.steps})
 
 
 def _option(s: Surface, steps: int, demand: Demand, device: Hardware) -> Option | None:
     """None where no size does what is asked."""
-    way = writing(s.family, s.exact, demand.length, steps)
+    way = writing(s.family, s.kind, demand.length, steps)
     texts = demand.generate / demand.length
     serve = lambda params: texts * way.flops(s.cost / 3 * params)
-    found = _by_budget(s, serve, demand.budget) if demand.budget is not None else _by_quality(s, serve, demand.quality)
+    # A hair below the latency, so that rounding does not miss it.
+    most = LARGEST if demand.latency is None else way.largest(demand.latency * (1 - 1e-9), s.cost / 3, device)
+    budget, quality = demand.budget, demand.quality
+    found = _by_budget(s, serve, budget, most) if budget is not None else _by_quality(s, serve, quality, most)
     if found is None:
         return None
     params, tokens = found
@@ -124,33 +133,35 @@ def _option(s: Surface, steps: int, demand: Demand, device: Hardware) -> Option 
     spread = s.spread(flops)
     ends = Estimate(loss, spread.low and loss * spread.low, spread.high and loss * spread.high)
     seconds = way.seconds(params, s.cost / 3 * params, device)
-    kind, beyond = "exact" if s.exact else "bound", max(1.0, flops / s.budgets[1])
+    kind, beyond = s.kind or "kind not stated", max(1.0, flops / s.budgets[1], s.budgets[0] / flops)
     misses = "; ".join(_misses(loss, seconds, demand))
     return Option(s.family, steps, params, tokens, ends, kind, flops, serve(params), seconds, misses, beyond)
 
 
-def _by_budget(s: Surface, serve: Cost, budget: float) -> tuple[float, float] | None:
-    """The N and D of least loss for what is left of the budget after serving."""
+def _by_budget(s: Surface, serve: Cost, budget: float, most: float) -> tuple[float, float] | None:
+    """The N <= `most` and D of least loss for what is left of the budget after serving."""
 
     def tokens(params: float) -> float:
         return (budget - serve(params)) / (s.cost * params)
 
     largest = budget / (serve(1.0) + s.cost)  # with one token to train on: both costs grow as N
-    best = _least(lambda n: s.loss(n, tokens(n)) if tokens(n) >= 1 else math.inf, largest)
+    best = _least(lambda n: s.loss(n, tokens(n)) if tokens(n) >= 1 else math.inf, min(largest, most))
     return None if best is None else (best, tokens(best))
 
 
-def _by_quality(s: Surface, serve: Cost, quality: float | None) -> tuple[float, float] | None:
-    """The N and D that reach the loss at the least cost of training and serving."""
+def _by_quality(s: Surface, serve: Cost, quality: float | None, most: float) -> tuple[float, float] | None:
+    """The N <= `most` and D that reach the loss at the least cost of training and serving."""
     assert quality is not None
-    cost = lambda n: s.cost * n * s.tokens_for(n, quality) + serve(n)
-    best = _least(cost, 1e15)
+    cost = lambda n: s.cost * n * s.tokens_for(n, quality) + serve(n) if s.tokens_for(n, quality) >= 1 else math.inf
+    best = _least(cost, most)
     return None if best is None else (best, s.tokens_for(best, quality))
 
 
 def _least(cost: Cost, largest: float) -> float | None:
     """The size of least cost, by looks that narrow down; None where every size costs infinitely much."""
-    low, high = math.log(SMALLEST), math.log(max(largest, 2 * SMALLEST))
+    if largest < SMALLEST:
+        return None
+    low, high = math.log(SMALLEST), math.log(largest)
     for _ in range(6):
         sizes = np.exp(np.linspace(low, high, 121))
         values = [cost(float(n)) for n in sizes]
@@ -169,12 +180,14 @@ def _misses(loss: float, seconds: float, demand: Demand) -> Iterator[str]:
 def _unknown(surfaces: Sequence[Surface], options: Sequence[Option], demand: Demand) -> Iterator[str]:
     far = max((o.beyond for o in options), default=1.0)
     if far > FAR:
-        yield f"Training budgets are up to {far:.3g} times the largest that was fitted: the laws may bend before that."
+        yield f"Training budgets are up to {far:.3g} times outside those that were fitted: the laws may bend before that."
     if any(not s.fitted for s in surfaces):
         whom = ", ".join(s.family for s in surfaces if not s.fitted)
         yield f"No irreducible loss: L(N, D) of {whom} is derived from optima alone, so gains far out are optimistic."
-    if len({s.exact for s in surfaces}) == 2:
+    if {"exact", "bound"} <= {s.kind for s in surfaces}:
         yield "Diffusion losses are upper bounds, AR's are exact: part of a gap may be the bound and not the model."
+    if any(s.kind is None for s in surfaces):
+        yield f"Whether losses of {', '.join(s.family for s in surfaces if s.kind is None)} are exact or bounds."
     if any(s.family != "ar" for s in surfaces):
         yield "How good samples are after so many steps: a likelihood does not see it. Measure a frontier."
     yield "Repeated data, other text, and learning rates other than those of the study's runs."

@@ -72,7 +72,7 @@ def _hardware(found: Recommendation) -> str:
 
 
 def _row(option: Option) -> tuple[str, ...]:
-    far = f"{option.beyond:.3g}x beyond the study" if option.beyond > 1 else ""
+    far = f"{option.beyond:.3g}x outside the study" if option.beyond > 1 else ""
     return (
         label(option.family), str(option.steps), quantity(option.params), quantity(option.tokens), span(option.loss, 4),
         quantity(option.training_flops), quantity(option.serving_flops) if option.serving_flops else "-",

@@ -162,8 +162,8 @@ def _separated(path: Path) -> Iterator[Row]:
 def _json(path: Path) -> Iterator[Row]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not JSON: line {error.lineno}, {error.msg}.") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON: {str(error)[:100]}.") from error
     if not isinstance(rows, list):
         raise UserError(f"{path} must hold a JSON list of runs; it holds one {type(rows).__name__}.")
     for number, cells in enumerate(rows, 1):
@@ -177,8 +177,8 @@ def json_lines(path: Path) -> Iterator[Row]:
         if line.strip():
             try:
                 yield where, _mapping(where, json.loads(line))
-            except json.JSONDecodeError as error:
-                raise UserError(f"{where} is not JSON: {error.msg}.") from error
+            except (ValueError, RecursionError) as error:
+                raise UserError(f"{where} is not JSON: {str(error)[:100]}.") from error
 
 
 def _parquet(path: Path) -> Iterator[Row]:

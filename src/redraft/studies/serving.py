@@ -6,9 +6,10 @@ whole text at each of its steps. Eso-LM, with its cache, reads every token twice
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-from redraft.errors import unknown
+from redraft.errors import UserError, unknown
 
 BYTES = 2.0  # of a weight as it is served: bfloat16
 USEFUL = 0.4  # of the peak rate, reached by large products; a guess to be replaced by --rate
@@ -41,6 +42,8 @@ def hardware(name: str, rate: float | None = None) -> Hardware:
     """By name; `rate`, useful FLOP/s, stands in for the data sheet's share."""
     if name not in HARDWARE:
         raise unknown("hardware", name, HARDWARE)
+    if rate is not None and not 0 < rate < math.inf:
+        raise UserError(f"--rate must be a positive number of FLOP/s, got {rate}")
     known = HARDWARE[name]
     return known if rate is None else Hardware(name, rate / USEFUL, known.bandwidth)
 
@@ -56,20 +59,25 @@ class Writing:
         """FLOPs of a whole text, where one pass over one token costs `flops_per_token`."""
         return self.calls * self.tokens_per_call * flops_per_token
 
+    def largest(self, seconds: float, flops_per_token: float, device: Hardware) -> float:
+        """Parameters of the largest model that writes a text in so many seconds; `flops_per_token` of one parameter."""
+        call = seconds / self.calls
+        return min(call * device.rate / (self.tokens_per_call * flops_per_token), call * device.bandwidth / BYTES)
+
     def seconds(self, params: float, flops_per_token: float, device: Hardware) -> float:
         """One text alone on one device: every call reads all weights and multiplies, whichever takes longer."""
         call = max(self.tokens_per_call * flops_per_token / device.rate, BYTES * params / device.bandwidth)
         return self.calls * call
 
 
-def writing(family: str, exact: bool, length: int, steps: int) -> Writing:
-    """How a family writes. Those that are not known write left to right if their loss is exact, else by diffusion."""
+def writing(family: str, kind: str | None, length: int, steps: int) -> Writing:
+    """How a family writes. Those that are not known write by diffusion if their losses are bounds, else left to right."""
     stem = family.partition("-")[0]
-    if stem == "ar" or (exact and stem not in DIFFUSION):
-        return Writing(length, 1.0)
     if stem == "esolm":
         return Writing(min(steps, length), 2 * length / min(steps, length))
-    return Writing(steps, float(length))
+    if stem in DIFFUSION or (kind == "bound" and stem != "ar"):
+        return Writing(steps, float(length))
+    return Writing(length, 1.0)
 
 
 DIFFUSION = ("mdlm", "duo", "esolm", "smdm", "sedd", "d3pm", "gidd", "bd3lm")

@@ -26,7 +26,7 @@ class Surface:
     """A family's law, and the budgets (FLOPs) that it rests on. Training costs `cost` N D FLOPs."""
 
     family: str
-    exact: bool
+    kind: str | None  # of its losses: 'exact', 'bound', or not stated
     law: Law
     fitted: bool  # as L(N, D); else derived from the optima, with no irreducible loss
     cost: float
@@ -56,7 +56,7 @@ def surface(family: str, fitted: FamilyFit) -> Surface:
     own = fitted.parametric
     law = own.law if own.law is not None and not own.flags else _derived(optima)
     span = (min(m.flops for m in used), max(m.flops for m in used))
-    return Surface(family, fitted.loss_kind == "exact", law, law is own.law, cost, span, optima)
+    return Surface(family, fitted.loss_kind, law, law is own.law, cost, span, optima)
 
 
 def _derived(optima: IsoFlop) -> Law:

@@ -8,6 +8,7 @@ redraft plan --quality 2.4 --study studies/first             the cheapest model 
 
 from __future__ import annotations
 
+import math
 from argparse import ArgumentParser, Namespace
 from importlib import resources
 from pathlib import Path
@@ -39,12 +40,12 @@ def arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace, overrides: dict[str, Any]) -> None:
     from redraft.text.tokenizer import load_tokenizer
 
-    if options.budget is not None or options.quality is not None:
+    if any(value is not None for value in (options.budget, options.quality, options.latency)):
         return _recommend(options, overrides)
     table = recipe_table(options.recipe, {})
-    rate = options.rate or cpu_rate()
-    if rate <= 0:
-        raise UserError(f"--rate must be positive, got {rate}")
+    rate = cpu_rate() if options.rate is None else options.rate
+    if not 0 < rate < math.inf:
+        raise UserError(f"--rate must be a positive number of FLOP/s, got {rate}")
     if "arm" in table:
         from redraft.studies.plan import plan_study, study_sentences
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from argparse import Namespace
 from collections import Counter
@@ -59,6 +60,8 @@ def tune(options: Namespace, overrides: dict[str, Any]) -> None:
     study = execute.read_study(folder)
     losses = {s.run.name: s.loss for s in execute.status(study, folder) if s.state == "done" and s.loss is not None}
     best = best_rates(study, losses)
+    if not best:
+        raise UserError(f"no run of {folder} ended well, so no learning rate is known: try smaller --factors")
     write_text(folder / TUNED, tomli_w.dumps(tuned_table(table, best)))
     if options.json:
         return emit({"rates": [asdict(b) for b in best], "recipe": str(folder / TUNED)})
@@ -71,7 +74,7 @@ def _factor(word: str) -> float:
         factor = float(word)
     except ValueError:
         factor = 0.0
-    if not factor > 0:
+    if not 0 < factor < math.inf:
         raise UserError(f"--factors takes positive numbers such as 0.25,0.5,1,2,4; it holds {word!r}")
     return factor
 
