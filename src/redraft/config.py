@@ -63,7 +63,32 @@ class DataConfig(Part):
     source: str = Field("stdlib", description="stdlib, a path or glob (.txt .jsonl .parquet .bin), or hf:DATASET")
     validation: str | None = Field(None, description="a source of its own; else a share of the documents is held out")
     tokenizer: str = Field("bytes", description="bytes, or a path to tokenizer.json or a sentencepiece .model")
-    length: int = Field(256, gt=1, description="tokens in a row")
+    length: int = Field(256, gt=1, description="tokens in a row; of prompt formats, the most")
+    format: Literal["auto", "text", "prompts", "chat", "traces"] = Field(
+        "auto", description="text, or what to fine-tune on; auto reads it off the fields of .jsonl and .parquet"
+    )
+    template: str | None = Field(
+        None, description="of chat: vicuna, chatml, plain or a Jinja file; of traces: whole or staged"
+    )
+    eos: Literal["one", "fill", "none"] = Field(
+        "one", description="ends of text after a completion, which are paid for"
+    )
+    overlong: Literal["skip", "truncate"] = Field("skip", description="what becomes of examples longer than a row")
+    drop: float = Field(
+        0.0, ge=0, le=1, description="share of the prompts that are blanked, for classifier-free guidance"
+    )
+    short: float = Field(
+        0.0, ge=0, le=1, description="share of the steps whose rows of text get a random shorter length"
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> DataConfig:
+        text = self.format == "text"
+        if self.short and not text and self.format != "auto":
+            raise UserError("data.short cuts rows of text: prompts have lengths of their own, so leave it out")
+        if self.drop and text:
+            raise UserError("data.drop blanks prompts, and data.format text has none: leave it out")
+        return self
 
 
 class BudgetConfig(Part):
@@ -89,6 +114,14 @@ class TransferConfig(Part):
     depth: int = Field(gt=0)
 
 
+class LoraConfig(Part):
+    """Adapters of low rank that are trained in the place of the weights (Hu et al. 2021, arXiv:2106.09685)."""
+
+    rank: int = Field(8, gt=0)
+    alpha: float = Field(16.0, gt=0, description="the adapters' output is multiplied by alpha / rank")
+    targets: list[Literal["qkv", "out", "up", "down", "gate"]] = Field(["qkv", "out"], min_length=1)
+
+
 class TrainConfig(Part):
     """How to descend."""
 
@@ -111,6 +144,7 @@ class TrainConfig(Part):
     threads: int = Field(0, ge=0, description="CPU threads; 0 leaves it to torch")
     transfer: TransferConfig | None = Field(None, description="the small network whose settings these are (CompleteP)")
     start: str | None = Field(None, description="model folder whose weights training starts from; fresh if left out")
+    lora: LoraConfig | None = Field(None, description="train adapters of low rank, merged into the weights at the end")
     save_every: int = Field(200, gt=0, description="steps between checkpoints")
 
 
@@ -139,6 +173,8 @@ class RunConfig(Part):
             raise UserError(
                 f"train.batch {self.train.batch} must be a multiple of train.accumulate {self.train.accumulate}"
             )
+        if self.train.lora and self.train.transfer:
+            raise UserError("train.transfer scales the learning rates of whole weights: leave it or train.lora out")
         return self
 
 

@@ -31,6 +31,7 @@ class Batch:
     tokens: Tensor  # [B, L] text ids
     scored: Tensor  # [B, L] bool: may be corrupted, and is paid for
     index: Tensor  # [B] global sample numbers: all randomness of a row is a function of (key, its index)
+    lengths: Tensor | None = None  # [B] tokens of each row, those after are padding; None: every row is whole
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class View:
     sigma: Tensor | None = None  # [B, 1] noise level -log alpha_t; None for a family without a clock
     cache: Cache | None = None
     soft: Soft | None = None  # embedded instead of `tokens`
+    lengths: Tensor | None = None  # [B]: tokens at positions from there on are padding, which nobody looks at
 
 
 @dataclass(frozen=True)

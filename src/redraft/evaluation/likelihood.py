@@ -17,8 +17,10 @@ from torch import Tensor
 
 from redraft.evaluation.estimators import ContinuousTime, Estimator
 from redraft.families.base import Family
+from redraft.network.padding import reading
 from redraft.network.transformer import Transformer
 from redraft.noise.draws import Key
+from redraft.text.packing import Rows
 from redraft.types import Batch
 
 
@@ -44,32 +46,39 @@ class Bound:
 
 
 def bound(
-    network: Transformer, family: Family, windows: NDArray[np.int64], draws: int, batch: int, seed: int = 0
+    network: Transformer, family: Family, windows: NDArray[np.int64] | Rows, draws: int, batch: int, seed: int = 0
 ) -> Bound:
-    """Score `windows` [N, L] with `draws` draws each of the family's own bound (one where the family is exact)."""
+    """Score `windows`, [N, L] or rows of their own lengths, with `draws` draws each of the family's own bound (one where the
+    family is exact)."""
     return estimate(network, family, windows, ContinuousTime(), draws, batch, seed)
 
 
 def estimate(
     network: Transformer,
     family: Family,
-    windows: NDArray[np.int64],
+    windows: NDArray[np.int64] | Rows,
     estimator: Estimator,
     draws: int,
     batch: int,
     seed: int = 0,
 ) -> Bound:
-    """Score `windows` [N, L] with `draws` draws each of `estimator` (one where they would not differ).
+    """Score `windows` with `draws` draws each of `estimator` (one where they would not differ). The mean is over all scored
+    tokens: rows weigh as many as they have.
 
     `exact` then means: no randomness. For a chain rule in a fixed order, exact for the model that writes in that order.
     """
-    per_token = draw_nats(network, family, windows, estimator, draws, batch, seed) / windows.shape[1]
+    rows = as_rows(windows)
+    counts = torch.from_numpy(rows.scored.sum(1)).double()
+    per_token = draw_nats(network, family, rows, estimator, draws, batch, seed) / counts.mean()
+    nats, n = float(per_token.mean()), len(rows.tokens)
+    # Of a ratio of two means, nats and tokens: the spread of what a row pays beyond its share.
+    beyond = per_token.mean(1) - nats * (counts / counts.mean() - 1)
     return Bound(
-        nats=float(per_token.mean()),
+        nats=nats,
         monte_carlo_error=_noise_error(per_token),
-        sampling_error=float(per_token.mean(1).std() / math.sqrt(len(windows))) if len(windows) > 1 else math.inf,
+        sampling_error=float(beyond.std() / math.sqrt(n)) if n > 1 else math.inf,
         exact=not estimator.random(family),
-        windows=len(windows),
+        windows=n,
         draws=per_token.shape[1],
     )
 
@@ -78,27 +87,37 @@ def estimate(
 def draw_nats(
     network: Transformer,
     family: Family,
-    windows: NDArray[np.int64],
+    windows: NDArray[np.int64] | Rows,
     estimator: Estimator,
     draws: int,
     batch: int,
     seed: int = 0,
 ) -> Tensor:
     """Nats of each window by each draw, float64 [N, R]; R = 1 where draws would not differ. `batch` rows a pass."""
-    draws = draws if estimator.random(family) else 1
+    draws, rows = draws if estimator.random(family) else 1, as_rows(windows)
     key = Key.of(seed).fold("evaluation")
-    tokens = torch.from_numpy(windows).repeat_interleave(draws, 0)
     parts = [
-        estimator.nats(network, family, part, draws=draws, key=key).cpu() for part in _batches(tokens, batch, network)
+        estimator.nats(reading(network, part), family, part, draws=draws, key=key).cpu()
+        for part in _batches(rows, draws, batch, network.embedding.device)
     ]
-    return torch.cat(parts).view(len(windows), draws)
+    return torch.cat(parts).view(len(rows.tokens), draws)
 
 
-def _batches(tokens: Tensor, size: int, network: Transformer) -> Iterator[Batch]:
-    device = network.embedding.device
-    for index in torch.arange(len(tokens)).split(size):
-        part = tokens[index].to(device)
-        yield Batch(part, torch.ones_like(part, dtype=torch.bool), index.to(device))
+def as_rows(windows: NDArray[np.int64] | Rows) -> Rows:
+    """Windows [N, L] as rows of which every token is scored."""
+    if isinstance(windows, Rows):
+        return windows
+    return Rows(windows, np.ones(windows.shape, np.bool_), np.arange(len(windows)))
+
+
+def _batches(rows: Rows, draws: int, size: int, device: torch.device) -> Iterator[Batch]:
+    """Draw r of row i as sample i R + r, with no more padding than the longest row of a batch needs."""
+    for index in torch.arange(len(rows.tokens) * draws).split(size):
+        number = index.numpy() // draws
+        lengths = None if rows.lengths is None else rows.lengths[number]
+        longest = rows.tokens.shape[1] if lengths is None else int(lengths.max())
+        tokens, scored = (torch.from_numpy(x[number, :longest]).to(device) for x in (rows.tokens, rows.scored))
+        yield Batch(tokens, scored, index.to(device), None if lengths is None else torch.from_numpy(lengths).to(device))
 
 
 def _noise_error(per_token: Tensor) -> float:

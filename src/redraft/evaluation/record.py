@@ -15,6 +15,7 @@ import torch
 import redraft
 from redraft.evaluation.likelihood import Bound
 from redraft.hub.folder import WEIGHTS
+from redraft.text.examples import PromptCorpus
 from redraft.training.setup import Setup
 
 RECORD = "record.json"
@@ -73,16 +74,37 @@ def run_record(
 
 
 def data_summary(setup: Setup) -> dict[str, Any]:
-    train = setup.corpus.split("train")
-    return {
-        "source": setup.config.data.source,
-        "validation": setup.config.data.validation,
+    data = setup.config.data
+    summary = {
+        "source": data.source,
+        "validation": data.validation,
+        "format": data.format,
         "sha256": setup.corpus.sha256,
         "tokenizer": setup.tokenizer.name,
         "tokenizer_fingerprint": setup.tokenizer.fingerprint,
+    }
+    if isinstance(setup.corpus, PromptCorpus):
+        return summary | _examples(setup, setup.corpus)
+    train = setup.corpus.split("train")
+    return summary | {
         "tokens": train.count,
         "epochs": setup.budget.tokens / train.count,
         "validation_tokens": setup.corpus.split("validation").count,
+    }
+
+
+def _examples(setup: Setup, corpus: PromptCorpus) -> dict[str, Any]:
+    """Of examples: tokens with prompts, without padding; epochs are passes over the examples."""
+    train, held_out = corpus.split("train"), corpus.split("validation")
+    return {
+        "tokens": int(train.starts[-1]),
+        "epochs": setup.budget.steps * setup.config.train.batch / train.count,
+        "validation_tokens": int(held_out.starts[-1]),
+        "examples": train.count,
+        "validation_examples": held_out.count,
+        "truncated": train.truncated,
+        "skipped": train.skipped,
+        "scored_tokens": int(train.paid.sum()),
     }
 
 

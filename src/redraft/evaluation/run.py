@@ -25,12 +25,11 @@ from redraft.evaluation.likelihood import bound
 from redraft.evaluation.record import RECORD, Timing, run_record, start_summary
 from redraft.files import make_folder, read_json, write_json, write_text
 from redraft.hub.folder import ModelConfig, load_model, read_config, save_model
-from redraft.text.packing import ordered_windows
 from redraft.text.prepare import Progress
 from redraft.training.checkpoint import STATE
 from redraft.training.journal import StepRecord
 from redraft.training.loop import Trainer, train
-from redraft.training.setup import Setup, set_up
+from redraft.training.setup import Setup, held_out, set_up
 
 CONFIG, START = "config.toml", "start.json"
 
@@ -79,7 +78,7 @@ def carry_out(
     yield from train(trainer, folder, forks)
     timing = Timing(time.perf_counter() - began, setup.budget.steps - started)
     network = trainer.final_weights().eval()
-    windows = ordered_windows(setup.corpus.split("validation"), config.data.length, config.evaluate.rows)
+    windows = held_out(setup.corpus, config.data.length, config.evaluate.rows)
     result = bound(network, setup.family, windows, config.evaluate.draws, config.evaluate.batch)
     start = read_json(folder / START) if config.train.start is not None else None
     record = run_record(name or folder.name, arm or config.family.name, setup, result, timing, start)
@@ -106,6 +105,8 @@ def _stored(config: RunConfig, folder: Path) -> RunConfig | None:
     stored = validated(RunConfig, read_toml(folder / CONFIG))
     chosen = {k: getattr(stored.train, k) for k in ("precision", "device") if getattr(config.train, k) == "auto"}
     asked = config.model_copy(update={"train": config.train.model_copy(update=chosen)})
+    if config.data.format == "auto":
+        asked = asked.model_copy(update={"data": config.data.model_copy(update={"format": stored.data.format})})
     if asked != stored:
         raise UserError(f"{folder} holds another run ({_difference(asked, stored)}): give another folder, or remove it")
     return stored
@@ -114,6 +115,8 @@ def _stored(config: RunConfig, folder: Path) -> RunConfig | None:
 def _check_start(setup: Setup) -> None:
     """`UserError` where the weights to start from are missing or damaged, of another shape, or of another vocabulary."""
     if setup.config.train.start is None:
+        if setup.config.train.lora is not None:
+            raise UserError("train.lora adapts a trained model: give it by --from FOLDER")
         if setup.teachers:
             raise UserError("family.objective distillation learns from a trained model: give it by --from FOLDER")
         return

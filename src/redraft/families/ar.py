@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from redraft.errors import UserError
-from redraft.families.base import Family, no_order
+from redraft.families.base import Family, masked_nats, no_order
 from redraft.noise.draws import Key
 from redraft.types import Attention, Batch, Network, Noise, TokenLoss, View
 
@@ -38,8 +38,7 @@ class AR(Family):
 
     def nelbo(self, network: Network, batch: Batch, *, key: Key) -> TokenLoss:
         hidden = network.trunk(self.view(self.shifted(batch.tokens)[:, :-1]))
-        nats = network.nats(hidden.flatten(0, 1), batch.tokens.flatten()).view_as(batch.tokens)
-        return TokenLoss(nats.where(batch.scored, 0.0), batch.scored)
+        return TokenLoss(masked_nats(network, hidden, batch.scored, batch.tokens), batch.scored)
 
     def log_p(self, network: Network, tokens: Tensor, t: Tensor | None, order: Tensor | None) -> Tensor:
         """Row l is the token *after* position l."""

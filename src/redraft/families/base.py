@@ -23,7 +23,7 @@ from redraft.registry import FAMILIES, checked_options
 from redraft.types import Batch, Cache, Network, Noise, Predict, TokenLoss, View
 
 Charge = Callable[[Network, Tensor, Tensor, Tensor, Tensor], Tensor]
-"""(network, hidden [B, L, d], xt, x0 [B, L], t [B, 1]) -> nats [B, L]."""
+"""(network, hidden [B, L, d], xt, x0, t [B, L]) -> nats [B, L]; rows and tokens as `picked` gives them."""
 
 
 class Family(ABC):
@@ -96,7 +96,7 @@ class DiffusionFamily(Family):
 
     @abstractmethod
     def token_nelbo(self, network: Network, hidden: Tensor, xt: Tensor, x0: Tensor, t: Tensor) -> Tensor:
-        """The bound's integrand at time t, nats [B, L]."""
+        """The bound's integrand at times t [B, 1] or [B, L], nats [B, L]."""
 
     @abstractmethod
     def forget(self, t: Tensor, noise: Noise) -> Tensor:
@@ -120,16 +120,17 @@ class DiffusionFamily(Family):
         return self.interpret(network.head(hidden), tokens)
 
     def charged(self, charge: Charge, network: Network, batch: Batch, key: Key, early: int = 1) -> TokenLoss:
-        """`charge` for one corruption of each row, at a time of its own; nothing where not scored. Times are u^`early`,
-        and what is charged there is weighed by dt/du, so that its mean over time is the same."""
+        """`charge` for one corruption of each row, at a time of its own; what is not scored is not even headed. Times are
+        u^`early`, and what is charged there is weighed by dt/du, so that its mean over time is the same."""
         u = draws.times(key.fold("time"), batch.index)[:, None]
         t = on_grid(u**early, self.grid)
         noise = draws.field(key, batch.index, batch.tokens.shape[1])
         xt = self.corrupt(batch.tokens, t, noise).where(batch.scored, batch.tokens)
         hidden = network.trunk(self.view(xt, t))
-        nats = charge(network, hidden, xt, batch.tokens, t)
-        nats = nats if early == 1 else nats * (early * u ** (early - 1)).to(nats.dtype)
-        return TokenLoss(nats.where(batch.scored, 0.0), batch.scored)
+        nats = charge(network, *picked(batch.scored, hidden, xt, batch.tokens, t))
+        if early != 1:
+            nats = nats * picked(batch.scored, early * u ** (early - 1))[0].to(nats.dtype)
+        return TokenLoss(in_place(nats, batch.scored), batch.scored)
 
 
 class Absorbing(DiffusionFamily):
@@ -247,6 +248,16 @@ def masked_nats(network: Network, hidden: Tensor, hide: Tensor, x0: Tensor) -> T
     """Cross-entropy [B, L] at the hidden positions, zero elsewhere; only their rows are headed."""
     nats = hidden.new_zeros(x0.shape)
     return nats.masked_scatter(hide, network.nats(hidden[hide], x0[hide]).to(nats.dtype))
+
+
+def picked(where: Tensor, *parts: Tensor) -> list[Tensor]:
+    """The R positions that `where` [B, L] picks, as one row: each part [B, L, ...] or [B, 1] -> [1, R, ...]."""
+    return [part.expand(*where.shape, *part.shape[2:])[where][None] for part in parts]
+
+
+def in_place(nats: Tensor, where: Tensor) -> Tensor:
+    """What `picked` took, back at its positions: [1, R] -> [B, L], zero elsewhere."""
+    return nats.new_zeros(where.shape).masked_scatter(where, nats)
 
 
 def no_order(name: str, order: Tensor | None) -> None:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from redraft.errors import UserError, unknown
-from redraft.families.base import DiffusionFamily, clock, full_view
+from redraft.families.base import DiffusionFamily, clock, full_view, in_place, picked
 from redraft.families.duo_distill import DIRECTIONS, consistency
 from redraft.families.mixture import LogMixture, three_ways
 from redraft.network.rows import by_rows
@@ -100,8 +100,8 @@ class Duo(DiffusionFamily):
         alpha, dalpha = self.bridge(t)
         z, soft = self._tempered(batch, self.bridge.gamma(t), self.tau * (self.tau_end / self.tau) ** share, key)
         hidden = network.trunk(replace(self.noisy_view(z, alpha), soft=soft))
-        nats = self._charge(network, hidden, z, batch.tokens, alpha, dalpha)
-        return TokenLoss(nats.where(batch.scored, 0.0), batch.scored)
+        nats = self._charge(network, *picked(batch.scored, hidden, z, batch.tokens, alpha, dalpha))
+        return TokenLoss(in_place(nats, batch.scored), batch.scored)
 
     def noisy_view(self, tokens: Tensor, alpha: Tensor) -> View:
         """What the network sees of `tokens` [B, L] of which a share `alpha` [B, 1] survived."""
@@ -169,6 +169,10 @@ class Duo(DiffusionFamily):
             own = torch.zeros_like(weights)
             own[..., 0] = 1
             return z.where(batch.scored, x0), Soft(weights.where(batch.scored[..., None], own), ids)
+        if (x0 >= self.vocab).any():
+            raise UserError(
+                "family.rivals 0 weighs text ids alone, so it can show no blank prompt: use 3, or data.drop 0"
+            )
         z, weights = tempered(x0, gamma, gaussians(key.fold("gaussian"), batch.index, length, self.vocab), tau)
         own = torch.nn.functional.one_hot(x0, self.vocab).to(weights.dtype)
         return z.where(batch.scored, x0), Soft(weights.where(batch.scored[..., None], own), None)

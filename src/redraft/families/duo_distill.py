@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from redraft.errors import UserError
-from redraft.families.base import Taught
+from redraft.families.base import Taught, in_place, picked
 from redraft.network.rows import by_rows
 from redraft.noise import draws
 from redraft.noise.bridge import Bridge, race
@@ -55,5 +55,5 @@ def consistency(
         p, q = (student, teacher) if kl == "backward" else (teacher, student)
         return (p.exp() * (p - q)).sum(-1)
 
-    nats = by_rows(charge, bridge.vocab, learns, teaches)
-    return TokenLoss(nats.where(batch.scored, 0.0), batch.scored)
+    nats = by_rows(charge, bridge.vocab, *picked(batch.scored, learns, teaches))
+    return TokenLoss(in_place(nats, batch.scored), batch.scored)

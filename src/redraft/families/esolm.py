@@ -21,6 +21,7 @@ from torch import Tensor
 from redraft.errors import UserError, unknown
 from redraft.families.base import AnyOrder, Family, masked_nats
 from redraft.families.mdlm import carry_over, check_objective
+from redraft.network.padding import of_rows
 from redraft.noise import draws
 from redraft.noise.draws import Key
 from redraft.types import Attention, Batch, Network, Noise, TokenLoss, View
@@ -66,10 +67,12 @@ class EsoLM(Family, AnyOrder):
         nats = torch.zeros_like(batch.tokens, dtype=torch.float32)
         if even.any():
             nats = nats.index_put(
-                (even,), 2 * self._diffusion(network, _rows(batch, even), key, self.objective).float()
+                (even,), 2 * self._diffusion(of_rows(network, even), _rows(batch, even), key, self.objective).float()
             )
         if not even.all():
-            nats = nats.index_put((~even,), 2 * self._sequential(network, _rows(batch, ~even), key).float())
+            nats = nats.index_put(
+                (~even,), 2 * self._sequential(of_rows(network, ~even), _rows(batch, ~even), key).float()
+            )
         return TokenLoss(nats, batch.scored)
 
     def nelbo(self, network: Network, batch: Batch, *, key: Key) -> TokenLoss:
@@ -102,10 +105,11 @@ class EsoLM(Family, AnyOrder):
         return View(tokens, order, _causal_but(written, tokens.shape[1]))
 
     def diffusion_nats(self, network: Network, zt: Tensor, x0: Tensor, order: Tensor) -> Tensor:
-        """Cross-entropy [B, L] of the hidden tokens of `zt`, seen causally in `order`."""
+        """Cross-entropy [B, L] of the hidden tokens of `zt`, seen causally in `order`. What is [MASK] in `x0` too, as a prompt
+        may be (classifier-free guidance), is no target."""
         z, x = zt.gather(1, order), x0.gather(1, order)
         hidden = network.trunk(self.view(z, order, (z != self.mask_id).sum(1)))
-        nats = masked_nats(network, hidden, z == self.mask_id, x)
+        nats = masked_nats(network, hidden, (z == self.mask_id) & (x != self.mask_id), x)
         return torch.zeros_like(nats).scatter(1, order, nats)
 
     def sequential_nats(self, network: Network, z0: Tensor, x0: Tensor, order: Tensor) -> Tensor:
@@ -121,7 +125,8 @@ class EsoLM(Family, AnyOrder):
         written = length - hidden_ranks.sum(1) if self.variant == "A" else torch.zeros_like(rank[:, 0])
         pattern = _two_streams(rank, masks, _causal_but(written, length))
         hidden = network.trunk(View(tokens, torch.cat([place, order], 1), pattern))
-        nats = masked_nats(network, hidden[:, : rank.shape[1]], masks, x0.gather(1, place))
+        targets = x0.gather(1, place)
+        nats = masked_nats(network, hidden[:, : rank.shape[1]], masks & (targets != self.mask_id), targets)
         return torch.zeros_like(x0, dtype=nats.dtype).scatter_add(1, place, nats)
 
     def chain_nats(self, network: Network, x0: Tensor, scored: Tensor, order: Tensor) -> Tensor:
@@ -173,7 +178,8 @@ class EsoLM(Family, AnyOrder):
 
 
 def _rows(batch: Batch, which: Tensor) -> Batch:
-    return Batch(batch.tokens[which], batch.scored[which], batch.index[which])
+    lengths = None if batch.lengths is None else batch.lengths[which]
+    return Batch(batch.tokens[which], batch.scored[which], batch.index[which], lengths)
 
 
 def _mask_stream(hidden: Tensor) -> tuple[Tensor, Tensor]:

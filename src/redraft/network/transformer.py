@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from redraft.network.attention import attend, rotary
 from redraft.network.cache import KVCache
 from redraft.network.head import cross_entropy, logits, wide
+from redraft.network.padding import unpadded
 from redraft.network.sizes import Shape
 from redraft.types import Soft, View
 
@@ -137,6 +138,7 @@ class Transformer(nn.Module):
         self.output = Linear(shape.width, shape.vocab, bias=shape.block == "dit")
 
     def trunk(self, view: View) -> Tensor:
+        view = unpadded(view)
         h = F.embedding(view.tokens, self.embedding) if view.soft is None else self.blend(view.soft)
         turn = rotary(view.positions, self.shape.width // self.shape.heads, self.compute)
         cond = None

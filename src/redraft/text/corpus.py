@@ -126,7 +126,7 @@ class HubDataset(Source):
 
     def documents(self) -> Iterator[Document]:
         read, field = 0, ""
-        for number, row in enumerate(self._rows()):
+        for number, row in enumerate(self.rows()):
             field = field or text_field(list(row), f"hf:{self.spec}")
             text = row[field]
             if text and not text.isspace():
@@ -136,7 +136,8 @@ class HubDataset(Source):
     def identity(self) -> str:
         return f"hf:{self.spec}"
 
-    def _rows(self) -> Any:
+    def rows(self) -> Any:
+        """The rows as they are, streamed."""
         try:
             from datasets import load_dataset
         except ImportError as error:
@@ -176,12 +177,24 @@ def assigned(source: Source, validation: Source | None, fraction: float) -> Iter
     if validation is None:
         yield from _divided(source.documents(), fraction)
         return
-    shared = {str(path.absolute()) for path in _paths(source)} & {str(path.absolute()) for path in _paths(validation)}
-    if shared:
-        raise UserError(f"{min(shared)} is in both the source and the validation source: name it in one of them.")
+    refuse_shared(source, validation)
     yield from (Assigned(TRAIN, document.text, document.read) for document in source.documents())
     before = source.total or 0
     yield from (Assigned(VALIDATION, document.text, before + document.read) for document in validation.documents())
+
+
+def refuse_shared(source: Source, validation: Source | None) -> None:
+    """`UserError` where a file is in both."""
+    ours, theirs = ({str(path.absolute()) for path in _paths(one)} for one in (source, validation))
+    if ours & theirs:
+        raise UserError(
+            f"{min(ours & theirs)} is in both the source and the validation source: name it in one of them."
+        )
+
+
+def in_validation(number: int, key: str, fraction: float) -> bool:
+    """Whether a document is held out: the first never is, the second always, the others by the hash of their keys."""
+    return number == 1 or (number > 1 and _unit(key) < fraction)
 
 
 def _divided(documents: Iterator[Document], fraction: float) -> Iterator[Assigned]:
@@ -195,8 +208,8 @@ def _divided(documents: Iterator[Document], fraction: float) -> Iterator[Assigne
         return
     yield Assigned(TRAIN, first.text, first.read)
     yield Assigned(VALIDATION, second.text, second.read)
-    for text, key, read in documents:
-        yield Assigned(VALIDATION if _unit(key) < fraction else TRAIN, text, read)
+    for number, (text, key, read) in enumerate(documents, start=2):
+        yield Assigned(VALIDATION if in_validation(number, key, fraction) else TRAIN, text, read)
 
 
 def _line_end(text: str, fraction: float) -> int:
@@ -214,7 +227,7 @@ def _unit(key: str) -> float:
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
 
 
-def _paths(source: Source) -> list[Path]:
+def _paths(source: Source | None) -> list[Path]:
     return source.paths if isinstance(source, Files) else []
 
 

@@ -1,4 +1,4 @@
-"""The documents in one file: `.txt`, `.jsonl` / `.json` lines or `.parquet`, plain or `.gz`, `.xz`, `.zst`."""
+"""The documents, or records, in one file: `.txt`, `.jsonl` / `.json` lines or `.parquet`, plain or `.gz`, `.xz`, `.zst`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import lzma
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, cast
 
@@ -34,14 +34,37 @@ def read_documents(path: Path) -> Read:
 
     Raises `UserError` for a file that is empty, damaged, binary, not UTF-8, or without a field of text.
     """
+    with _opened(path) as (stream, raw):
+        for text, read in _READERS[_kind(path)](path, stream, raw):
+            if text and not text.isspace():
+                yield text, read
+
+
+def read_records(path: Path) -> Iterator[tuple[int, str | Mapping[str, Any]]]:
+    """Each record of a file and its number, from 1: a line of a `.txt` file, an object of `.jsonl`, a row of `.parquet`.
+
+    Blank lines are passed over. Raises `UserError` as `read_documents` does, and for a line that is no JSON object.
+    """
+    with _opened(path) as (stream, raw):
+        if _kind(path) == ".parquet":
+            file = _parquet(path, stream, raw)
+            rows = (row for batch in file.iter_batches(batch_size=1024) for row in batch.to_pylist())
+            yield from enumerate(rows, start=1)
+            return
+        for number, line in enumerate(stream, start=1):
+            if line.strip():
+                yield number, (_line(path, line) if _kind(path) == ".txt" else _object(path, number, line))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
+    """A file's bytes, decompressed and as they are; what is wrong with it is a `UserError`."""
     try:
         with path.open("rb") as raw, closing(_decompressed(path, raw)) as stream:
             if raw.seek(0, io.SEEK_END) == 0:
                 raise UserError(f"{path} is empty: remove it, or leave it out.")
             raw.seek(0)
-            for text, read in _READERS[_kind(path)](path, stream, raw):
-                if text and not text.isspace():
-                    yield text, read
+            yield stream, raw
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise UserError(f"{path} cannot be read: it is damaged, cut short or not permitted ({error}).") from error
 
@@ -85,10 +108,17 @@ def _read_txt(path: Path, stream: BinaryIO, raw: BinaryIO) -> Read:
 def _read_lines(path: Path, stream: BinaryIO, raw: BinaryIO) -> Read:
     for number, line in enumerate(stream, start=1):
         if line.strip():
-            yield _clean(_value(path, number, line)), raw.tell()
+            yield clean(_value(path, number, line)), raw.tell()
 
 
-def _value(path: Path, number: int, line: bytes) -> str:
+def _line(path: Path, line: bytes) -> str:
+    try:
+        return line.decode("utf-8-sig").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        _not_text(path, error)
+
+
+def _object(path: Path, number: int, line: bytes) -> Mapping[str, Any]:
     where = f"line {number} of {path}"
     try:
         row = json.loads(line)
@@ -97,7 +127,12 @@ def _value(path: Path, number: int, line: bytes) -> str:
     except ValueError as error:
         raise UserError(f"{where} is not JSON ({error}): write one object on each line.") from error
     if not isinstance(row, Mapping):
-        raise UserError(f"{where} is a JSON {type(row).__name__}: write one object with a field 'text' on each line.")
+        raise UserError(f"{where} is a JSON {type(row).__name__}: write one object with its fields on each line.")
+    return row
+
+
+def _value(path: Path, number: int, line: bytes) -> str:
+    where, row = f"line {number} of {path}", _object(path, number, line)
     field = text_field(list(row), where)
     if not isinstance(row[field], str):
         raise UserError(f"{where} holds a {type(row[field]).__name__} in its field {field!r}: it must hold text.")
@@ -106,14 +141,10 @@ def _value(path: Path, number: int, line: bytes) -> str:
 
 def _read_parquet(path: Path, stream: BinaryIO, raw: BinaryIO) -> Read:
     import pyarrow
-    import pyarrow.parquet
 
     length = raw.seek(0, io.SEEK_END)
     raw.seek(0)
-    try:
-        file = pyarrow.parquet.ParquetFile(stream if stream is raw else io.BytesIO(stream.read()))
-    except pyarrow.ArrowInvalid as error:
-        raise UserError(f"{path} is not a parquet file ({error}).") from error
+    file = _parquet(path, stream, raw)
     field = text_field(file.schema_arrow.names, str(path))
     if file.schema_arrow.field(field).type not in (pyarrow.string(), pyarrow.large_string()):
         raise UserError(f"the column {field!r} of {path} holds {file.schema_arrow.field(field).type}, not text.")
@@ -124,10 +155,20 @@ def _read_parquet(path: Path, stream: BinaryIO, raw: BinaryIO) -> Read:
             yield text, length * rows // total
 
 
+def _parquet(path: Path, stream: BinaryIO, raw: BinaryIO) -> Any:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return pyarrow.parquet.ParquetFile(stream if stream is raw else io.BytesIO(stream.read()))
+    except pyarrow.ArrowInvalid as error:
+        raise UserError(f"{path} is not a parquet file ({error}).") from error
+
+
 _READERS: dict[str, Any] = {".txt": _read_txt, ".jsonl": _read_lines, ".json": _read_lines, ".parquet": _read_parquet}
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
     """JSON can escape half of a surrogate pair, which no UTF-8 can hold: such a half becomes `?`."""
     return text if text.isascii() else text.encode(errors="replace").decode()
 

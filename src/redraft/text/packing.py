@@ -8,6 +8,8 @@ is the same on every machine and with every version of numpy.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,6 +18,16 @@ from redraft.text.tokens import Tokens
 
 U64 = NDArray[np.uint64]
 _ROUNDS = 8  # four already look random on large domains; small ones need more to reach most of their permutations
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Samples as arrays. `lengths` None: every row is whole; else what comes after so many tokens is padding."""
+
+    tokens: NDArray[np.int64]  # [n, L]
+    scored: NDArray[np.bool_]  # [n, L]: paid for, never padding
+    index: NDArray[np.int64]  # [n] sample numbers
+    lengths: NDArray[np.int64] | None = None  # [n]
 
 
 class Blocks:
@@ -40,6 +52,15 @@ class Blocks:
         for row, window in enumerate(self.windows(index).tolist()):
             out[row] = self.tokens.read(window * self.length, self.length)
         return out
+
+    def rows(self, index: NDArray[np.int64]) -> Rows:
+        """Samples `index` [n], every token of them paid for."""
+        tokens = self.sample(index)
+        return Rows(tokens, np.ones(tokens.shape, np.bool_), index)
+
+    def tokens_in(self, samples: int) -> int:
+        """Tokens of so many samples."""
+        return samples * self.length
 
     def batch(self, step: int, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Batch `step` of `size` samples: their tokens, int64 [size, length], and their numbers, int64 [size]."""

@@ -29,7 +29,7 @@ _WORD_START = re.compile(
     r"(?<=[^\W\d_])(?= [^\W\d_])"
 )  # a space between letters: most tokenizers never merge across it
 _CONTEXT = 200  # characters on either side of a cut that must encode alike with and without it
-_END_OF_DOCUMENT = (
+END_OF_DOCUMENT = (
     "</s>",
     "<|endoftext|>",
     "<eos>",
@@ -66,6 +66,12 @@ class Tokenizer(ABC):
         cuts = [*self._cuts(text), len(text)]
         rest = [self._after_word(text[start:stop]) for start, stop in pairwise(cuts)]
         return np.concatenate([self._ids(text[: cuts[0]]), *rest])
+
+    @final
+    def encode_after(self, text: str) -> Ids:
+        """The ids of a text that follows other text: none begins with the space that many models put before a first word."""
+        lead, ids = self._ids("\n"), self.encode("\n" + text)
+        return ids[len(lead) :] if np.array_equal(ids[: len(lead)], lead) else self.encode(text)
 
     @final
     def decode(self, ids: Iterable[int] | Ids) -> str:
@@ -138,7 +144,7 @@ class HuggingFace(Tokenizer):
         self._engine.encode_special_tokens = True
         known = 1 + max(self._engine.get_vocab(with_added_tokens=True).values())
         special = {token.content: i for i, token in self._engine.get_added_tokens_decoder().items()}
-        self.eos = next((special[token] for token in _END_OF_DOCUMENT if token in special), known)
+        self.eos = next((special[token] for token in END_OF_DOCUMENT if token in special), known)
         self.size = max(known, self.eos + 1)
         self.fingerprint = hashlib.sha256(definition.encode()).hexdigest()
         self.name = f"tokenizer.json:{self.fingerprint[:8]}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,7 +23,11 @@ STEP_OVERHEAD = 4e-3  # seconds
 
 @dataclass(frozen=True)
 class Budget:
-    """Steps, tokens and FLOPs of a run. `flops` maps each convention to the run's total."""
+    """Steps, tokens and FLOPs of a run. `flops` maps each convention to the run's total.
+
+    Tokens are those the network reads, padding not counted, prompts included. `row` is how many a row has in the mean:
+    where rows differ, `tokens_per_step` is a mean too, rounded, and FLOPs are counted as if all rows were of that length.
+    """
 
     shape: Shape
     parameters: dict[str, int]
@@ -34,20 +38,28 @@ class Budget:
     convention: str
     flops: dict[str, float]
     memory_bytes: float
+    row: float
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def plan_run(config: RunConfig, vocab: int) -> Budget:
-    """The budget of a run over `vocab` text ids; `UserError` where it does not buy one step."""
-    shape, length = from_config(config.network, vocab), config.data.length
-    per_step = config.train.batch * length
+def plan_run(
+    config: RunConfig, vocab: int, row: float | None = None, tokens_in: Callable[[int], int] | None = None
+) -> Budget:
+    """The budget of a run over `vocab` text ids; `UserError` where it does not buy one step.
+
+    `row`: tokens a row has in the mean, and `tokens_in`: tokens of so many samples. Left out, rows are taken as whole: of
+    prompt formats, whose data alone can tell, the plan is then an upper limit.
+    """
+    shape, batch = from_config(config.network, vocab), config.train.batch
+    row = expected_row(config) if row is None else row
+    length, per_step = max(1, round(row)), max(1, round(batch * row))
     entry, options = FAMILIES[config.family.name], config.family.options
     passes, effort = entry.passes(options), entry.effort(options)
     per_token = {c: training_flops_per_token(shape, length, c, passes, effort) for c in CONVENTIONS}
     steps = _steps(config, per_step, per_token[config.budget.convention])
-    tokens = steps * per_step
+    tokens = tokens_in(steps * batch) if tokens_in else steps * per_step
     return Budget(
         shape=shape,
         parameters=parameters(shape),
@@ -58,7 +70,14 @@ def plan_run(config: RunConfig, vocab: int) -> Budget:
         convention=config.budget.convention,
         flops={c: f * tokens for c, f in per_token.items()},
         memory_bytes=_memory(config, shape, passes),
+        row=row,
     )
+
+
+def expected_row(config: RunConfig) -> float:
+    """Tokens of a row of text in the mean: a share `short` of the steps has (L + 1) / 2 of them (SMDM counts so too)."""
+    length, short = config.data.length, config.data.short
+    return length * (1 - short) + short * (length + 1) / 2
 
 
 def _steps(config: RunConfig, per_step: int, flops_per_token: float) -> int:

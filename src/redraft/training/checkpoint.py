@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -25,7 +26,7 @@ def save(
 ) -> None:
     """After `step` steps."""
     tensors: dict[str, Tensor] = {f"model.{name}": p for name, p in network.named_parameters()}
-    for name, parameter in network.named_parameters():
+    for name, parameter in _trained(network):
         for moment in _MOMENTS:
             tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment]
     if average:
@@ -48,13 +49,18 @@ def load(
         with safe_open(path, "pt") as file, torch.no_grad():
             for number, (name, parameter) in enumerate(network.named_parameters()):
                 parameter.copy_(file.get_tensor(f"model.{name}"))
+                if average:
+                    average[number].copy_(file.get_tensor(f"ema.{name}"))
+            for name, parameter in _trained(network):
                 moments = {m: file.get_tensor(f"{m}.{name}").to(parameter.device) for m in _MOMENTS}
                 step = torch.tensor(float(file.metadata()["step"]), device=parameter.device)
                 optimizer.state[parameter] = {"step": step, **moments}
-                if average:
-                    average[number].copy_(file.get_tensor(f"ema.{name}"))
             for name, parameter in teacher.named_parameters() if teacher is not None else ():
                 parameter.copy_(file.get_tensor(f"teacher.{name}"))
             return int(file.metadata()["step"])
     except (SafetensorError, KeyError, RuntimeError) as error:
         raise UserError(f"{path} is not a whole checkpoint of this run ({error}); delete it to start over") from None
+
+
+def _trained(network: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    return ((name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad)

@@ -19,10 +19,12 @@ from torch import Tensor, nn
 from redraft.errors import Diverged
 from redraft.families.base import Taught
 from redraft.network.init import initialised
+from redraft.network.padding import reading
 from redraft.network.transformer import Transformer
 from redraft.noise.draws import Key
-from redraft.training import checkpoint
+from redraft.training import checkpoint, lora
 from redraft.training.budget import Budget
+from redraft.training.data import as_batch
 from redraft.training.journal import Journal, StepRecord
 from redraft.training.optim import adamw, follow
 from redraft.training.precision import DTYPES
@@ -68,6 +70,8 @@ class Trainer:
             rescale(network, train.transfer)
         if given is not None:
             network.load_state_dict(given)
+        if train.lora is not None:
+            lora.adapt(network, train.lora, setup.config.seed)
         network.to(train.device)
         teacher = deepcopy(network).requires_grad_(False) if setup.teachers else None
         if train.compile:
@@ -98,19 +102,26 @@ class Trainer:
             yield Step(self.step, loss, grad_norm, lr)
 
     def descend(self, step: int) -> Tensor:
-        """Gradients of the mean loss over the step's scored tokens, micro-batch by micro-batch; returns the mean."""
-        train, budget = self.setup.config.train, self.setup.budget
+        """Gradients of the mean loss over the step's scored tokens, micro-batch by micro-batch; returns the mean.
+
+        The tokens are counted over the whole step beforehand, so each weighs the same however the rows are parted.
+        """
+        train, rows = self.setup.config.train, self.setup.reader.step(step)
+        scored, size = int(rows.scored.sum()), train.batch // train.accumulate
         total = torch.zeros((), device=train.device)
-        for part in self.batches(step):
-            loss = self.loss(part, step / budget.steps)
-            share = loss.nats.sum() / budget.tokens_per_step
+        for start in range(0, train.batch, size):
+            part = as_batch(rows, slice(start, start + size), train.device)
+            loss = self.loss(part, step / self.setup.budget.steps)
+            share = loss.nats.sum() / scored
             share.backward()
             total += share.detach()
         return total
 
     def loss(self, batch: Batch, progress: float) -> TokenLoss:
         key = Key.of(self.setup.config.seed).fold("corruption")
-        network = self.network if self.teacher is None else Taught(self.network, self.teacher)
+        network = reading(self.network, batch)
+        if self.teacher is not None:
+            network = Taught(network, reading(self.teacher, batch))
         return self.setup.family.loss(network, batch, key=key, progress=progress)
 
     def renew_teacher(self) -> None:
@@ -121,23 +132,18 @@ class Trainer:
                 for theirs, ours in zip(self.teacher.parameters(), self.network.parameters(), strict=True):
                     theirs.copy_(ours)
 
-    def batches(self, step: int) -> Iterator[Batch]:
-        """The micro-batches of a step: consecutive sample numbers."""
-        train = self.setup.config.train
-        tokens, index = self.setup.blocks.batch(step, train.batch)
-        for rows in torch.arange(train.batch).chunk(train.accumulate):
-            part = torch.from_numpy(tokens)[rows].to(train.device)
-            yield Batch(part, torch.ones_like(part, dtype=torch.bool), torch.from_numpy(index)[rows].to(train.device))
-
     def save(self, folder: Path, name: str = checkpoint.STATE) -> None:
         checkpoint.save(folder / name, self.step, self.network, self.optimizer, self.average, self.teacher)
 
     def final_weights(self) -> Transformer:
-        """The network to keep: the moving average where there is one."""
+        """The network to keep: the moving average where there is one, adapters merged. Training is over then."""
         if self.average:
             with torch.no_grad():
                 for parameter, mean in zip(self.network.parameters(), self.average, strict=True):
                     parameter.copy_(mean)
+        if self.setup.config.train.lora is not None:
+            lora.merge(self.network)
+            self.network.requires_grad_(True)
         return self.network
 
 
@@ -177,4 +183,4 @@ def _logged(at: Step, budget: Budget, seconds: float) -> StepRecord:
             f"lower train.lr (now {at.lr:g}) or train.clip, or lengthen train.warmup"
         )
     flops = budget.flops[budget.convention] / budget.steps * at.step
-    return StepRecord(at.step, loss, at.lr, grad_norm, at.step * budget.tokens_per_step, flops, seconds)
+    return StepRecord(at.step, loss, at.lr, grad_norm, budget.tokens * at.step // budget.steps, flops, seconds)

@@ -11,10 +11,10 @@ from redraft.training.transfer import groups
 
 
 def adamw(network: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW over all parameters in one group, decay on each, as both papers' code does; with `transfer`, CompleteP's."""
+    """AdamW over what is trained, in one group, decay on each, as both papers' code does; with `transfer`, CompleteP's."""
     carried = groups(network, config) if isinstance(network, Transformer) and config.transfer else None
     return torch.optim.AdamW(
-        carried or network.parameters(),
+        carried or (parameter for parameter in network.parameters() if parameter.requires_grad),
         lr=config.lr,
         betas=(config.beta1, config.beta2),
         eps=config.eps,

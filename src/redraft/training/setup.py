@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from redraft.config import RunConfig
+import numpy as np
+
+from redraft.config import DataConfig, RunConfig, validated
 from redraft.families.base import Family, build
 from redraft.registry import FAMILIES
-from redraft.text.packing import Blocks
+from redraft.text.examples import PromptCorpus, Recipe, Shuffled, prepare_prompts
+from redraft.text.packing import Blocks, Rows, ordered_windows
 from redraft.text.prepare import Progress, prepare_cached
+from redraft.text.prompts import detected
 from redraft.text.shards import Corpus
 from redraft.text.tokenizer import Tokenizer, load_tokenizer
+from redraft.training import lora
 from redraft.training.budget import Budget, plan_run
+from redraft.training.data import Reader
 from redraft.training.precision import pick_device, pick_precision
 
 
@@ -21,10 +27,10 @@ class Setup:
 
     config: RunConfig
     tokenizer: Tokenizer
-    corpus: Corpus
+    corpus: Corpus | PromptCorpus
     family: Family
     budget: Budget
-    blocks: Blocks
+    reader: Reader
 
     @property
     def teachers(self) -> int:
@@ -36,10 +42,49 @@ def set_up(config: RunConfig, progress: Progress | None = None) -> Setup:
     """Tokenise (or find tokenised) the data, build the family, plan the budget. Raises `UserError` on anything amiss."""
     tokenizer = load_tokenizer(config.data.tokenizer)
     family = build(config.family.name, config.family.options, tokenizer.size)
-    budget = plan_run(config, tokenizer.size)
+    shape = plan_run(config, tokenizer.size).shape  # what is amiss with sizes and budget is known before text is read
+    if config.train.lora is not None:
+        lora.check(config.train.lora, shape.block)
     device = pick_device(config.train.device)
+    data = resolved(config.data)
+    corpus = prepared(data, tokenizer, progress)
+    samples = samples_of(corpus, data.length, config.seed)
+    if isinstance(samples, Shuffled):
+        lengths = samples.examples.lengths
+        budget = plan_run(config, tokenizer.size, float(lengths.mean()), samples.tokens_in)
+    else:
+        budget = plan_run(config, tokenizer.size)
     precision = pick_precision(config.train.precision, budget.shape, device)
-    corpus = prepare_cached(config.data.source, tokenizer, validation=config.data.validation, progress=progress)
-    blocks = Blocks(corpus.split("train"), config.data.length, config.seed)
     train = config.train.model_copy(update={"precision": precision, "device": str(device)})
-    return Setup(config.model_copy(update={"train": train}), tokenizer, corpus, family, budget, blocks)
+    config = config.model_copy(update={"train": train, "data": data})
+    reader = Reader(samples, data, train.batch, config.seed, tokenizer.size)
+    return Setup(config, tokenizer, corpus, family, budget, reader)
+
+
+def resolved(data: DataConfig) -> DataConfig:
+    """The data with their format named. `UserError` where a setting is of another format."""
+    form = detected(data.source) if data.format == "auto" else data.format
+    return validated(DataConfig, {**data.model_dump(), "format": form})
+
+
+def prepared(data: DataConfig, tokenizer: Tokenizer, progress: Progress | None = None) -> Corpus | PromptCorpus:
+    """The tokens of the data, both splits."""
+    if data.format == "text":
+        return prepare_cached(data.source, tokenizer, validation=data.validation, progress=progress)
+    recipe = Recipe(data.format, data.template, data.length, data.eos, data.overlong)
+    return prepare_prompts(data.source, tokenizer, recipe, validation=data.validation, progress=progress)
+
+
+def samples_of(corpus: Corpus | PromptCorpus, length: int, seed: int) -> Blocks | Shuffled:
+    """The samples of training in their order."""
+    if isinstance(corpus, Corpus):
+        return Blocks(corpus.split("train"), length, seed)
+    return Shuffled(corpus.split("train"), seed)
+
+
+def held_out(corpus: Corpus | PromptCorpus, length: int, limit: int | None) -> Rows:
+    """At most `limit` rows of the validation split, evenly spread over it."""
+    if isinstance(corpus, PromptCorpus):
+        return corpus.split("validation").spread(limit)
+    windows = ordered_windows(corpus.split("validation"), length, limit)
+    return Rows(windows, np.ones(windows.shape, np.bool_), np.arange(len(windows)))

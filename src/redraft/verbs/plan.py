@@ -111,7 +111,7 @@ def run_sentences(config: RunConfig, budget: Budget) -> list[str]:
         f"{config.family.name} on {config.data.source} ({config.data.tokenizer}, {shape.vocab} text ids), seed {config.seed}.",
         f"Network: {shape.block}, {shape.depth} layers of width {shape.width}, {shape.heads} heads; "
         f"{quantity(sum(counts.values()))} parameters ({groups}).",
-        f"Training: {budget.steps} steps of {config.train.batch} rows x {config.data.length} tokens "
+        f"Training: {budget.steps} steps of {config.train.batch} rows x {budget.row:.4g} tokens "
         f"= {quantity(budget.tokens)} tokens, {budget.tokens / budget.params:.3g} per parameter.",
         f"Compute: {flops}.",
         f"Memory: about {quantity(budget.memory_bytes, 'B')} above the idle process.",

@@ -3,6 +3,7 @@
   redraft train --into runs/first --family mdlm --size 1M --flops 1e13
   redraft train recipe.toml --into runs/second --train.lr 3e-4
   redraft train --into runs/fewsteps --from runs/duo --family.objective distillation --steps 5000
+  redraft train --into runs/chat --from runs/duo --data chat.jsonl --data.format chat --steps 2000
 
 Any key of a run can be set by a dotted flag (redraft list keys). The same command continues an interrupted run.
 """
@@ -42,7 +43,8 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
     config = validated(RunConfig, table if options.start is None else merge(start_table(Path(options.start)), table))
     setup = open_run(config, options.into, tokenising(options.json))
     if not options.json:
-        print("\n".join([*run_sentences(setup.config, setup.budget), *_time(setup)]), flush=True)
+        sentences = run_sentences(setup.config, setup.budget)
+        print("\n".join([*sentences, *data_sentences(setup), *_time(setup)]), flush=True)
     line, began, start = Line(quiet=options.json), time.monotonic(), None
     for at in carry_out(setup, options.into):
         start = at.step if start is None else start
@@ -70,6 +72,23 @@ def start_table(folder: Path) -> dict[str, Any]:
         "data": {"tokenizer": str(folder), "length": start.length},
         "train": {"start": str(folder)},
     }
+
+
+def data_sentences(setup: Setup) -> list[str]:
+    """What fine-tuning reads and leaves out; nothing of a run on text."""
+    from redraft.text.examples import PromptCorpus
+
+    if not isinstance(setup.corpus, PromptCorpus):
+        return []
+    data, (train, held_out) = setup.config.data, (setup.corpus.split(name) for name in ("train", "validation"))
+    epochs = setup.budget.steps * setup.config.train.batch / train.count
+    left_out = f"{train.skipped} longer than {data.length} tokens skipped, {train.truncated} truncated"
+    dropped = f", {data.drop:.3g} of the prompts blanked" if data.drop else ""
+    return [
+        f"Examples: {train.count} to train on ({left_out}), {held_out.count} to validate on; {epochs:.3g} epochs. "
+        f"Rows of {setup.budget.row:.4g} tokens in the mean, padding not counted, of which "
+        f"{train.paid.sum() / train.count:.4g} are completion and paid for{dropped}."
+    ]
 
 
 def _time(setup: Setup) -> list[str]:
