@@ -1,12 +1,12 @@
 """Families, samplers, sizes, recipes, and every key of a run. Loads no torch.
 
-redraft list [families|samplers|sizes|recipes|keys]
+redraft list [families|samplers|sizes|recipes|presets|keys]
 """
 
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 
@@ -15,9 +15,10 @@ from redraft.display import emit
 from redraft.errors import unknown
 from redraft.network.sizes import LADDER, from_size
 from redraft.registry import FAMILIES, SAMPLERS
+from redraft.studies.presets import PRESETS
 from redraft.verbs.plan import recipes
 
-KINDS = ("families", "samplers", "sizes", "recipes", "keys")
+KINDS = ("families", "samplers", "sizes", "recipes", "presets", "keys")
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -48,6 +49,8 @@ def _rows(kind: str) -> dict[str, Any]:
         return {name: _size(name) for name in LADDER}
     if kind == "recipes":
         return {name: {"summary": path.read_text().splitlines()[0].lstrip("# ")} for name, path in recipes().items()}
+    if kind == "presets":
+        return {name: {"summary": preset.summary} for name, preset in PRESETS.items()}
     return _keys(RunConfig, "")
 
 
@@ -63,12 +66,16 @@ def _size(name: str) -> dict[str, Any]:
 def _keys(model: type[BaseModel], prefix: str) -> dict[str, Any]:
     rows: dict[str, Any] = {}
     for name, field in model.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            rows |= _keys(kind, f"{prefix}{name}.")
+        part = next((k for k in (field.annotation, *get_args(field.annotation)) if _is_part(k)), None)
+        if part is not None:
+            rows |= _keys(part, f"{prefix}{name}.")
         else:
             rows[prefix + name] = {"summary": field.description or "", "options": {"default": _plain(field.default)}}
     return rows
+
+
+def _is_part(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 def _plain(value: Any) -> Any:
