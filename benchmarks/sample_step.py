@@ -52,6 +52,7 @@ def transformers(rows: int, new: int) -> Callable[[], Tensor]:
         num_attention_heads=shape.heads,
         max_position_embeddings=2 * NEW,
         tie_word_embeddings=False,
+        eos_token_id=None,  # its default would end one text in a hundred early
     )
     model, prompt = LlamaForCausalLM(config).eval(), torch.ones(rows, 1, dtype=torch.int64)
     how = GenerationConfig(
