@@ -274,6 +274,9 @@ def test_failed_run_is_named_and_the_others_go_on(source: Path, tmp_path: Path) 
 def test_folder_of_another_study_is_refused(source: Path, tmp_path: Path) -> None:
     open_study(recipe(source), tmp_path / "study")
     assert read_study(tmp_path / "study").runs == open_study(recipe(source), tmp_path / "study").runs
+    open_study(recipe(source, 6e8), tmp_path / "study")  # nothing was begun: a recipe may still be mended
+    open_study(recipe(source), tmp_path / "study")
+    (tmp_path / "study" / "runs" / "begun").mkdir()
     with pytest.raises(UserError, match="holds another study"):
         open_study(recipe(source, 5e8), tmp_path / "study")
     with pytest.raises(UserError, match="holds no study"):
