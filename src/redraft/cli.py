@@ -18,6 +18,7 @@ VERBS = {
     "train": "train one model, score it, leave a folder with weights and a record",
     "sample": "write text with a trained model",
     "eval": "the likelihood (or its bound) of held-out text under a trained model, with its errors",
+    "answer": "answer MT-bench's questions in FastChat's format; a judge by URL",
     "study": "run, inspect, fit and report many runs: study run|status|fit|frontier|report",
     "list": "families, samplers, sizes, recipes",
     "doctor": "what this machine can do, and what is missing",
