@@ -19,8 +19,9 @@ import torch
 from redraft.errors import UserError
 from redraft.evaluation.judges import CausalJudge, Identity, Judge, RedraftJudge
 from redraft.files import read_json
-from redraft.hub.folder import CONFIG, WEIGHTS
+from redraft.hub.folder import CONFIG
 from redraft.hub.model import load
+from redraft.hub.shards import weight_files
 
 ACCEPTED = (
     "a judge is a redraft folder of an exact family, a folder or hub name of a causal model of `transformers`, "
@@ -54,7 +55,7 @@ def _loader(spec: str, path: Path, download: bool) -> Callable[[str], RedraftJud
 
 
 def _redraft(path: Path, device: str) -> RedraftJudge:
-    return RedraftJudge.of(load(path, device), path.name, sha256(path / WEIGHTS))
+    return RedraftJudge.of(load(path, device), path.name, sha256(*weight_files(path)))
 
 
 def _transformers(spec: str, name: str, device: str, download: bool = True) -> CausalJudge:

@@ -14,7 +14,7 @@ import torch
 
 import redraft
 from redraft.evaluation.likelihood import Bound
-from redraft.hub.folder import WEIGHTS
+from redraft.hub.shards import weight_files
 from redraft.text.examples import PromptCorpus
 from redraft.training.setup import Setup
 
@@ -110,8 +110,12 @@ def _examples(setup: Setup, corpus: PromptCorpus) -> dict[str, Any]:
 
 def start_summary(start: str) -> dict[str, str]:
     """Where a run's first weights come from."""
-    with (Path(start) / WEIGHTS).open("rb") as file:
-        return {"folder": start, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    digest = hashlib.sha256()
+    for path in weight_files(Path(start)):
+        with path.open("rb") as file:
+            while part := file.read(1 << 20):
+                digest.update(part)
+    return {"folder": start, "sha256": digest.hexdigest()}
 
 
 def versions() -> dict[str, str]:

@@ -1,4 +1,5 @@
-"""A model as a folder: config.json, model.safetensors and the tokenizer's files. Nothing in it can run code."""
+"""A model as a folder: config.json, model.safetensors (or shards of it, above 5 GB) and the tokenizer's files. Nothing in it
+can run code."""
 
 from __future__ import annotations
 
@@ -8,17 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from redraft.errors import UserError
-from redraft.files import make_folder, read_json, write_json, write_tensors
+from redraft.files import make_folder, read_json, write_json
+from redraft.hub.shards import INDEX, WEIGHTS, read_weights, write_weights
 from redraft.network.sizes import Shape
 from redraft.network.transformer import Transformer
 from redraft.text.tokenizer import Tokenizer, load_tokenizer
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+__all__ = ["CONFIG", "INDEX", "WEIGHTS", "ModelConfig", "load_model", "read_config", "save_model"]
+
+CONFIG = "config.json"
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ def save_model(folder: Path, config: ModelConfig, network: nn.Module, tokenizer:
     """Write the folder; config.json last, so that a folder that has one is complete."""
     make_folder(folder)
     tokenizer.save(folder)
-    write_tensors(folder / WEIGHTS, dict(network.named_parameters()), {"format": "pt"})
+    write_weights(folder, dict(network.named_parameters()))
     write_json(folder / CONFIG, config.to_json())
 
 
@@ -53,13 +55,13 @@ def load_model(folder: Path, device: torch.device) -> tuple[ModelConfig, Transfo
             f"the tokenizer in {folder} ({tokenizer.name}, {tokenizer.size} ids) is not the one that its model was "
             f"trained with ({config.shape.vocab} ids)"
         )
-    network = Transformer(config.shape)
+    with torch.device("meta"):
+        network = Transformer(config.shape)
     try:
-        tensors = load_file(folder / WEIGHTS, device=str(device))
-        network.load_state_dict(tensors, strict=True, assign=True)
-    except (SafetensorError, OSError, RuntimeError) as error:
+        network.load_state_dict(read_weights(folder, device), strict=True, assign=True)
+    except (UserError, RuntimeError) as error:
         detail = " ".join(str(error).split())
-        raise UserError(f"{folder / WEIGHTS} does not hold this model's weights: {detail[:300]}") from None
+        raise UserError(f"{folder} does not hold this model's weights: {detail[:300]}") from None
     return config, network.eval(), tokenizer
 
 

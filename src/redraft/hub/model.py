@@ -14,6 +14,7 @@ from torch import Tensor
 from redraft.errors import UserError
 from redraft.families.base import Family, build
 from redraft.hub.folder import load_model
+from redraft.hub.remote import fetch, is_hub_name
 from redraft.network.fold import folded
 from redraft.network.ledger import parameters
 from redraft.network.transformer import Transformer
@@ -68,6 +69,7 @@ class Model:
         """
         tokens = torch.as_tensor(tokens, device=self.device)
         self._check_ids(tokens)
+        tokens = self._one_mask(tokens)
         if t is not None:
             t = torch.as_tensor(t, dtype=torch.float64, device=self.device).reshape(-1).expand(len(tokens))
         if order is not None:
@@ -162,6 +164,13 @@ class Model:
         end = next((i for i in range(prompt, len(ids)) if ids[i] == self.tokenizer.eos), len(ids))
         return self.tokenizer.decode(ids[:end])
 
+    def _one_mask(self, tokens: Tensor) -> Tensor:
+        """A converted model may have its [MASK] among the text ids (`hub.formats.vocabulary`): that one is id V too."""
+        mask = self.record.get("converted", {}).get("mask")
+        if mask is None or self.family.name in ("ar", "duo"):
+            return tokens
+        return tokens.masked_fill(tokens == mask, self.family.vocab)
+
     def _check_ids(self, tokens: Tensor) -> None:
         vocab = self.family.vocab
         if tokens.ndim != 2 or tokens.is_floating_point():
@@ -171,8 +180,10 @@ class Model:
 
 
 def load(path: str | Path, device: str = "cpu") -> Model:
-    """The model in a run directory or an exported model folder."""
-    config, network, tokenizer = load_model(Path(path), torch.device(device))
+    """The model in a run directory, in an exported folder, or of the name `owner/name` on the hub (from the local cache where
+    there is no network)."""
+    folder = fetch(str(path)) if is_hub_name(str(path)) else Path(path)
+    config, network, tokenizer = load_model(folder, torch.device(device))
     family = build(config.family, config.options, config.shape.vocab)
     return Model(family, network, tokenizer, config.length, config.record)
 

@@ -10,9 +10,9 @@ from redraft.network.cache import KVCache
 from redraft.types import Attention, View
 
 
-def rotary(positions: Tensor, head: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """cos and sin [B or 1, 1, Q, D/2] of RoPE: base 10000, all of the head, half-split pairs; angles in float32."""
-    inverse = 10000.0 ** (-torch.arange(0, head, 2, device=positions.device, dtype=torch.float32) / head)
+def rotary(positions: Tensor, head: int, dtype: torch.dtype, theta: float = 10000.0) -> tuple[Tensor, Tensor]:
+    """cos and sin [B or 1, 1, Q, D/2] of RoPE: base `theta`, all of the head, half-split pairs; angles in float32."""
+    inverse = theta ** (-torch.arange(0, head, 2, device=positions.device, dtype=torch.float32) / head)
     angles = positions[:, None, :, None].float() * inverse
     return angles.cos().to(dtype), angles.sin().to(dtype)
 

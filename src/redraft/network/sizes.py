@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from redraft.config import NetworkConfig
 from redraft.errors import UserError, unknown
@@ -33,6 +33,8 @@ class Shape:
     `block`: "dit" (LayerNorm, GELU, adaLN; arXiv:2602.15014) or "llama" (RMSNorm, SwiGLU; SMDM).
     `vocab`: V text ids, the head's rows; the embedding has V + 1, the last for [MASK] or BOS.
     `hidden`: the MLP's inner width. `cond`: width of the time conditioning of "dit"; 0 means no adaLN.
+    Foreign networks alone differ in `theta`, the base of the rotary angles, and `clock`: None, the time conditioning reads
+    the noise level sigma; else GIDD's time t, under its mixing schedule with that share of uniform noise.
     """
 
     block: str
@@ -42,6 +44,8 @@ class Shape:
     hidden: int
     vocab: int
     cond: int = 128
+    theta: float = 10000.0
+    clock: float | None = None
 
     def __post_init__(self) -> None:
         if self.block not in ("dit", "llama"):
@@ -70,10 +74,12 @@ def from_config(config: NetworkConfig, vocab: int) -> Shape:
         raise UserError(f"network: give either size (here {config.size}) or all of depth, heads and width, not both")
     if config.depth and config.heads and config.width:
         hidden = config.hidden or 4 * config.width
-        return Shape(config.block, config.depth, config.heads, config.width, hidden, vocab, cond)
+        return Shape(
+            config.block, config.depth, config.heads, config.width, hidden, vocab, cond, config.theta, config.clock
+        )
     if config.depth or config.heads or config.width or config.hidden:
         raise UserError("network: give either size, or all of depth, heads and width")
-    return from_size(config.size or "3M", config.block, vocab, cond)
+    return replace(from_size(config.size or "3M", config.block, vocab, cond), theta=config.theta, clock=config.clock)
 
 
 def from_size(size: str, block: str, vocab: int, cond: int = 128) -> Shape:

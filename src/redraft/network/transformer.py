@@ -81,15 +81,28 @@ class SwiGLU(nn.Module):
 class NoiseLevel(nn.Module):
     """sigma [B, 1] -> conditioning [B, c]: 256 sinusoids, a two-layer MLP, and an outer SiLU."""
 
-    def __init__(self, cond: int):
+    def __init__(self, cond: int, clock: float | None = None):
         super().__init__()
+        self.clock = clock
         self.first, self.second = nn.Linear(256, cond), nn.Linear(cond, cond)
 
     def forward(self, sigma: Tensor) -> Tensor:
+        if self.clock is not None:
+            sigma = mixing_time(sigma, self.clock)
         frequencies = torch.exp(-math.log(10000) / 128 * torch.arange(128, device=sigma.device))
         angles = sigma.to(self.first.weight.dtype) * frequencies
         waves = torch.cat([angles.cos(), angles.sin()], -1)
         return F.silu(self.second(F.silu(self.first(waves))))
+
+
+def mixing_time(sigma: Tensor, uniform: float) -> Tensor:
+    """The time t in [0, 1] at which GIDD's mixing (arXiv:2503.04482) leaves exp(-sigma) of the text.
+
+    exp(-sigma) = a = (1 - t) / (1 + m sqrt(t (1 - t))), m = 2 p_u / (1 - p_u): the lesser root of a quadratic in t.
+    """
+    gone, mixed = -torch.expm1(-sigma), (2 * uniform / (1 - uniform) * (-sigma).exp()) ** 2
+    half = gone + mixed / 2
+    return gone**2 / (half + (half**2 - (1 + mixed) * gone**2).clamp(min=0).sqrt()).clamp(min=1e-30)
 
 
 class Block(nn.Module):
@@ -131,7 +144,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.shape, self.compute = shape, compute
         self.embedding = nn.Parameter(torch.empty(shape.vocab + 1, shape.width))
-        self.time = NoiseLevel(shape.cond) if shape.adaln else None
+        self.time = NoiseLevel(shape.cond, shape.clock) if shape.adaln else None
         self.blocks = nn.ModuleList(Block(shape, layer) for layer in range(shape.depth))
         self.norm = LayerNorm(shape.width) if shape.block == "dit" else RMSNorm(shape.width)
         self.modulation = nn.Linear(shape.cond, 2 * shape.width) if shape.adaln else None
@@ -140,7 +153,7 @@ class Transformer(nn.Module):
     def trunk(self, view: View) -> Tensor:
         view = unpadded(view)
         h = F.embedding(view.tokens, self.embedding) if view.soft is None else self.blend(view.soft)
-        turn = rotary(view.positions, self.shape.width // self.shape.heads, self.compute)
+        turn = rotary(view.positions, self.shape.width // self.shape.heads, self.compute, self.shape.theta)
         cond = None
         if self.time is not None:
             cond = self.time(h.new_zeros(1, 1) if view.sigma is None else view.sigma)
