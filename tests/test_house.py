@@ -20,7 +20,7 @@ RANK = {
     "sampling": 3,
     **dict.fromkeys(("hub", "training"), 4),
     "evaluation": 5,
-    "studies": 6,
+    **dict.fromkeys(("studies", "tasks"), 6),
     "verbs": 7,
     "cli": 8,
     "__main__": 9,

@@ -1,0 +1,174 @@
+"""Temporal shift: models of the older text, read on the newer. SMDM, arXiv:2410.18514, section 4.5 (FineWeb of 2024).
+
+The paper compares perplexities on newer text at equal loss on text of the training's time, with more compute for diffusion.
+Raw gaps flatter whoever is worse trained, so every family is trained at several budgets here, each budget a point (loss on
+older text, loss on newer text), and families are compared where their losses on older text are the same: between two points,
+newer loss runs linearly in older loss. Outside the losses that both reached, nothing is said.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from redraft.errors import UserError
+from redraft.files import make_folder, read_json, write_json, write_text
+from redraft.tasks.intervals import of_mean
+from redraft.tasks.runs import Job, job
+from redraft.text.formats import read_records
+
+BASE: dict[str, Any] = {
+    "network": {"block": "dit", "depth": 2, "heads": 4, "width": 64, "cond": 32},
+    "data": {"length": 128, "tokenizer": "bytes", "format": "text"},
+    "train": {"batch": 16, "lr": 3e-3, "precision": "float32", "device": "cpu", "threads": 1, "save_every": 500},
+    "evaluate": {"rows": 256, "draws": 4},
+}
+NEWER = "newer.json"
+WORDS = {"older": "older", "older_valid": "left to validate on (ten older ones are needed)", "newer": "newer"}
+
+
+@dataclass(frozen=True)
+class Shift:
+    """`older` and `newer` are sources of text; without one for `validation`, a share of the older documents is held out."""
+
+    into: Path
+    older: str
+    newer: str
+    validation: str | None = None
+    families: tuple[str, ...] = ("ar", "mdlm", "duo", "esolm")
+    seeds: int = 2
+    first: int = 0
+    steps: tuple[int, ...] = (150, 300, 600)
+    over: dict[str, Any] | None = None
+
+    def jobs(self) -> list[Job]:
+        data = {**BASE["data"], "source": self.older, **({"validation": self.validation} if self.validation else {})}
+        out = []
+        for seed in range(self.first, self.first + self.seeds):
+            for steps in self.steps:
+                for family in self.families:
+                    settings = {"seed": seed, "family": family, "budget": {"steps": steps}, "data": data}
+                    out.append(
+                        job(f"{family}-{steps}-s{seed}", {**BASE, **settings}, self.over or {}, self.into / "runs")
+                    )
+        return out
+
+    def measure(self) -> Iterator[dict[str, Any]]:
+        """Each run's losses on older and on newer text, the same rows and noise for all."""
+        for done in self.jobs():
+            path = done.folder / NEWER
+            if not path.exists():
+                write_json(path, self.losses(done))
+            yield read_json(path)
+
+    def losses(self, done: Job) -> dict[str, Any]:
+        from redraft.evaluation.likelihood import bound
+        from redraft.hub.model import load
+        from redraft.text.packing import ordered_windows
+        from redraft.text.prepare import prepare_cached
+
+        model, config, record = load(done.folder), done.config, read_json(done.folder / "record.json")
+        newer = prepare_cached(self.newer, model.tokenizer).split(
+            "train"
+        )  # nobody's training: the larger split of the two
+        windows = ordered_windows(newer, config.data.length, config.evaluate.rows)
+        found = bound(model.network, model.family, windows, config.evaluate.draws, config.evaluate.batch)
+        keep = ("family", "seed", "steps", "params", "flops", "loss_kind")
+        older = {"older": record["loss"], "older_se": record["loss_sampling_se"]}
+        return {key: record[key] for key in keep} | older | {"newer": found.nats, "newer_se": found.sampling_error}
+
+
+def by_year(files: Sequence[Path], before: int, after: int, folder: Path) -> tuple[str, str, str]:
+    """Documents with a "year" as three files: older to train on, older to validate on, newer. Their paths.
+
+    Older: written before the year `before`; of those every tenth is to validate on. Newer: in `after` or later. What lies
+    between is left out, and so is what has no year that is a number. `UserError` where a part is empty.
+    """
+    older: list[str] = []
+    newer: list[str] = []
+    for path in files:
+        for _, row in read_records(path):
+            year = _year(row.get("year")) if isinstance(row, Mapping) else None
+            if isinstance(row, Mapping) and year is not None and not before <= year < after:
+                (newer if year >= after else older).append(json.dumps({"text": row["text"]}, ensure_ascii=False))
+    held_out = older[9::10]
+    del older[9::10]
+    parts = {"older": older, "older_valid": held_out, "newer": newer}
+    for name, documents in parts.items():
+        if not documents:
+            raise UserError(f"no document is {WORDS[name]}: give other years than {before} and {after}")
+    place = folder / sha256("\n".join(d for some in parts.values() for d in some).encode()).hexdigest()[:12]
+    make_folder(place)
+    for name, documents in parts.items():
+        if not (place / f"{name}.jsonl").exists():
+            write_text(place / f"{name}.jsonl", "\n".join(documents) + "\n")
+    return str(place / "older.jsonl"), str(place / "older_valid.jsonl"), str(place / "newer.jsonl")
+
+
+def _year(value: Any) -> int | None:
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def matched(runs: Sequence[dict[str, Any]], reference: str, family: str) -> dict[str, Any] | None:
+    """newer(family) - newer(reference) at equal loss on older text, mean over the seeds at which the two ranges meet.
+
+    Of a seed: the mean difference over the losses that both reached. None where they meet at no seed.
+    """
+    found: list[float] = []
+    where: list[tuple[float, float]] = []
+    for seed in sorted({run["seed"] for run in runs}):
+        ours, theirs = (_curve(runs, name, seed) for name in (family, reference))
+        low, high = max(ours[0][0], theirs[0][0]), min(ours[-1][0], theirs[-1][0])
+        if low <= high:
+            places = [low + (high - low) * i / 8 for i in range(9)]
+            found.append(math.fsum(_at(ours, x) - _at(theirs, x) for x in places) / len(places))
+            where.append((low, high))
+    if not found:
+        return None
+    mean = of_mean(found)
+    out = {"family": family, "reference": reference, "difference": mean.value, "by_seed": found, "seeds": len(found)}
+    ends = [end if math.isfinite(end) else None for end in (mean.low, mean.high)]
+    return out | {"low": ends[0], "high": ends[1], "from": max(a for a, _ in where), "to": min(b for _, b in where)}
+
+
+def _curve(runs: Sequence[dict[str, Any]], family: str, seed: int) -> list[tuple[float, float]]:
+    return sorted((run["older"], run["newer"]) for run in runs if (run["family"], run["seed"]) == (family, seed))
+
+
+def _at(curve: list[tuple[float, float]], x: float) -> float:
+    """Linear between the points; a curve of one point is that point."""
+    for (x0, y0), (x1, y1) in zip(curve, curve[1:]):
+        if x0 <= x <= x1:
+            return y0 if x1 == x0 else y0 + (y1 - y0) * (x - x0) / (x1 - x0)
+    return curve[0][1] if x <= curve[0][0] else curve[-1][1]
+
+
+def lines(runs: Sequence[dict[str, Any]], reference: str = "ar") -> list[str]:
+    from redraft.tasks.table import table
+
+    keys = dict.fromkeys((run["family"], run["steps"]) for run in sorted(runs, key=lambda r: (r["family"], r["steps"])))
+    body = []
+    for family, steps in keys:
+        some = [run for run in runs if (run["family"], run["steps"]) == (family, steps)]
+        older, newer, gap = (
+            of_mean([f(run) for run in some]).value
+            for f in (lambda r: r["older"], lambda r: r["newer"], lambda r: r["newer"] - r["older"])
+        )
+        body.append([family, f"{steps}", f"{older:.3f}", f"{newer:.3f}", f"{gap:+.3f}", some[0]["loss_kind"]])
+    out = table(["family", "steps", "older", "newer", "gap", "kind"], body)
+    for family in dict.fromkeys(run["family"] for run in runs if run["family"] != reference):
+        found = matched(runs, reference, family)
+        if found is None:
+            out.append(f"{family}: no loss on older text that both it and {reference} reached.")
+        else:
+            each = " ".join(f"{value:+.3f}" for value in found["by_seed"])
+            out.append(f"{family} less {reference} on newer text, at equal loss on older text: {each} by seed.")
+    return out

@@ -1,0 +1,203 @@
+"""Speed against quality on text of known entropy: a KV-cached AR against diffusion of equal size.  SMDM, section 4.3.
+
+The paper: an MDM trained with 16 times the compute of an AR is as good and 1.4 times as fast; its timing counts loading and
+the making of the tokenizer. Here a clock runs around sampling alone, on one thread; settings take turns in one process, and
+medians are told. Beside it stands the thread's own time, which other work on the machine does not lengthen.
+Quality is exact: nats per token of the samples under the source itself, beside the entropy that the source has. Nats below
+that entropy are no virtue: the samples are then too plain, which their unigram entropy shows.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from redraft.files import read_json, write_json
+from redraft.tasks import stories
+from redraft.tasks.runs import Job, job
+
+BASE: dict[str, Any] = {
+    "network": {"block": "dit", "depth": 3, "heads": 4, "width": 80, "cond": 32},
+    "train": {"batch": 16, "lr": 3e-3, "precision": "float32", "device": "cpu", "threads": 1, "save_every": 200},
+    "evaluate": {"rows": 128, "draws": 4},
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How one model samples."""
+
+    model: str
+    sampler: str
+    steps: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.model} {self.sampler} {self.steps}"
+
+
+@dataclass(frozen=True)
+class Speed:
+    """`shares`: further ARs are trained for 1 / share of the steps, so that diffusion has `share` times their compute."""
+
+    into: Path
+    source: Path
+    families: tuple[str, ...] = ("ar", "mdlm", "duo", "esolm")
+    training: int = 600
+    shares: tuple[int, ...] = (4, 16)
+    rows: int = 2500
+    length: int = 96
+    batch: int = 16
+    rounds: int = 8
+    steps: tuple[int, ...] = (4, 8, 16, 32, 64)
+    over: dict[str, Any] | None = None
+
+    @cached_property
+    def data(self) -> dict[str, Any]:
+        """The draws, made if they are not there."""
+        return stories.written(stories.Source(self.source), self.into / "data", self.rows, self.length)
+
+    def jobs(self) -> list[Job]:
+        of = {family: (family, self.training) for family in self.families}
+        if "ar" in of:
+            of |= {f"ar-1of{share}": ("ar", max(1, self.training // share)) for share in self.shares}
+        base = {**BASE, "data": self.data}
+        return [
+            job(label, base | {"family": family, "budget": {"steps": steps}}, self.over or {}, self.into / "runs")
+            for label, (family, steps) in of.items()
+        ]
+
+    def settings(self) -> list[Setting]:
+        out = []
+        for each in self.jobs():
+            family = each.config.family.name
+            if family == "ar":
+                out.append(Setting(each.label, "left_to_right", self.length))
+            for sampler in SAMPLERS.get(family, ("",)) if family != "ar" else ():
+                out += [Setting(each.label, sampler, steps) for steps in self.steps]
+        return out
+
+    def measure(self) -> dict[str, Any]:
+        """Every setting timed and judged; kept in the folder, and not measured again."""
+        path = self.into / "measured.json"
+        what = {"settings": [asdict(s) for s in self.settings()], "rounds": self.rounds, "batch": self.batch}
+        what["runs"] = [each.folder.name for each in self.jobs()]
+        if not path.exists() or read_json(path)["what"] != what:
+            write_json(path, {"what": what, "rows": list(self.measured())})
+        runs = [{"model": j.label} | _kept(read_json(j.folder / "record.json")) for j in self.jobs()]
+        return {"source": stories.entropy(self.data), "runs": runs, "settings": read_json(path)["rows"]}
+
+    def measured(self) -> Iterator[dict[str, Any]]:
+        import torch
+
+        from redraft.hub.model import load
+        from redraft.types import last
+
+        torch.set_num_threads(1)
+        source, models = stories.Source(self.source), {j.label: load(j.folder) for j in self.jobs()}
+        settings, order = self.settings(), random.Random(0)
+        seconds: dict[tuple[Setting, int], list[float]] = {(s, n): [] for s in settings for n in (self.batch, 1)}
+        own: dict[tuple[Setting, int], list[float]] = {key: [] for key in seconds}
+        written: dict[Setting, list[Any]] = {s: [] for s in settings}
+        calls: dict[Setting, int] = {}
+        for number in range(-1, self.rounds):  # the first round warms up and is not counted
+            for setting, batch in order.sample(sorted(seconds, key=str), len(seconds)):
+                model = models[setting.model]
+                canvas, denoiser = model.canvas("", batch, self.length), model.denoiser()
+                began, busy = time.perf_counter(), time.process_time()
+                tokens = last(model.frames(canvas, denoiser, setting.sampler, setting.steps, 100 + number)).tokens
+                spent, worked = time.perf_counter() - began, time.process_time() - busy
+                if number >= 0:
+                    seconds[setting, batch].append(spent)
+                    own[setting, batch].append(worked)
+                    if batch == self.batch:
+                        written[setting].append(stories.source_ids(tokens))
+                        calls[setting] = denoiser.calls
+        for setting in settings:
+            together, alone = (median(seconds[setting, n]) for n in (self.batch, 1))
+            yield asdict(setting) | _judged(source, torch.cat(written[setting])) | {
+                "calls": calls[setting], "batch": self.batch, "seconds": together, "latency": alone,
+                "seconds_all": seconds[setting, self.batch], "latency_all": seconds[setting, 1],
+                "tokens_per_second": self.batch * self.length / together,
+                "cpu_seconds": median(own[setting, self.batch]), "cpu_latency": median(own[setting, 1]),
+            }  # fmt: skip
+        yield {"model": "source", "sampler": "", "steps": 0} | _judged(
+            source, torch.cat(list(source.sample(128, self.length, 1)))
+        )
+
+
+def _judged(source: Any, tokens: Any) -> dict[str, Any]:
+    """Nats per token under the source, and unigram entropy, of rows [n, L] of its ids."""
+    import torch
+
+    from redraft.evaluation.diversity import unigram_entropy
+
+    nats = source.nats(tokens) / tokens.shape[1]
+    entropies = torch.stack([unigram_entropy(row) for row in tokens])
+    return {
+        "nats": float(nats.mean()), "nats_se": float(nats.std() / math.sqrt(len(nats))),
+        "entropy": float(entropies.mean()), "texts": len(tokens), "length": tokens.shape[1],
+    }  # fmt: skip
+
+
+SAMPLERS = {"mdlm": ("ancestral", "confident"), "duo": ("ancestral",), "esolm": ("ordered",)}
+
+
+def _kept(record: dict[str, Any]) -> dict[str, Any]:
+    keep = ("family", "params", "parameters", "steps", "tokens", "flops", "loss", "loss_se", "loss_kind", "machine")
+    return {key: record[key] for key in keep} | {"seconds": record["timing"]["seconds"]}
+
+
+def lines(found: dict[str, Any]) -> list[str]:
+    """The models, the settings, and who is faster at equal quality."""
+    from redraft.tasks.table import table
+
+    source = found["source"]
+    runs = table(
+        ["model", "parameters", "steps", "FLOPs", "nats/token", "less the entropy", "kind"],
+        [
+            [r["model"], f"{r['params']:,}", f"{r['steps']}", f"{r['flops']:.2g}", f"{r['loss']:.3f}",
+             f"{r['loss'] - source['held_out']:.3f}", r["loss_kind"]]
+            for r in found["runs"]
+        ],
+    )  # fmt: skip
+    rows = [r for r in found["settings"] if r["model"] != "source"]
+    real = next(r for r in found["settings"] if r["model"] == "source")
+    settings = table(
+        ["model", "sampler", "steps", "calls", "nats/token", "±", "entropy", "tokens/s", "CPU s a batch", "CPU s alone"],
+        [
+            [r["model"], r["sampler"], f"{r['steps']}", f"{r['calls']}", f"{r['nats']:.3f}", f"{r['nats_se']:.3f}",
+             f"{r['entropy']:.3f}", f"{r['tokens_per_second']:,.0f}", f"{r['cpu_seconds']:.3f}", f"{r['cpu_latency']:.3f}"]
+            for r in rows
+        ],
+    )  # fmt: skip
+    known = (
+        f"Source: {source['entropy']:.4f} ± {source['entropy_se']:.4f} nats/token; "
+        f"unigram entropy of its texts {real['entropy']:.3f}."
+    )
+    return [known, "", *runs, "", *settings, "", *claims(rows)]
+
+
+def claims(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """For each AR: the fastest diffusion setting at least as good within two standard errors, and how many times as fast."""
+    out = []
+    for ar in (r for r in rows if r["sampler"] == "left_to_right"):
+        better = [
+            r for r in rows
+            if r["sampler"] != "left_to_right" and r["nats"] <= ar["nats"] + 2 * math.hypot(r["nats_se"], ar["nats_se"])
+        ]  # fmt: skip
+        if not better:
+            out.append(f"No diffusion setting is as good as {ar['model']} ({ar['nats']:.3f} nats/token).")
+            continue
+        for key, unit in (("cpu_seconds", f"in batches of {ar['batch']}"), ("cpu_latency", "alone")):
+            best = min(better, key=lambda r: r[key])
+            name = f"{best['model']} {best['sampler']} in {best['steps']} steps"
+            out.append(f"As good as {ar['model']}, {unit}: {name}, {ar[key] / best[key]:.2f} times its speed.")
+    return out
