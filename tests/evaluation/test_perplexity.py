@@ -60,12 +60,13 @@ def test_bytes_and_words_are_those_of_the_text_as_it_came() -> None:
     assert scored.tokens == len("well-known,\n")
     sizes = scored.per_text(Bound(0.5, 0.0, 0.1, True, 1, 1))
     assert sizes["bits_per_byte"] == pytest.approx(0.5 * scored.tokens / math.log(2) / len(text))
+    assert sizes["bits_per_byte_se"] == pytest.approx(0.1 * scored.tokens / math.log(2) / len(text))
     assert sizes["word_perplexity"] == pytest.approx(math.exp(0.5 * scored.tokens / 4))
 
 
 def test_a_limit_spreads_evenly_and_counts_its_share_of_the_bytes() -> None:
     scored = windows(["ab" * 50], Bytes(), Convention(10, "documents"), limit=5)
-    assert (len(scored.rows.tokens), scored.tokens, scored.bytes) == (5, 50, 50)
+    assert (len(scored.rows.tokens), scored.tokens, scored.bytes, scored.share) == (5, 50, 50, 0.5)
 
 
 def test_framed_windows_begin_and_end_with_the_end_of_document() -> None:

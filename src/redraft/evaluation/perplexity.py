@@ -14,8 +14,10 @@ window AR reads its BOS, a spare id that is never text. Bytes and words are coun
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,8 +27,10 @@ from numpy.typing import NDArray
 from redraft.errors import UserError, unknown
 from redraft.evaluation.likelihood import Bound
 from redraft.text.detokenize import detokenizer
+from redraft.text.examples import Examples, PromptCorpus
 from redraft.text.packing import Rows
 from redraft.text.tokenizer import Tokenizer
+from redraft.text.tokens import Tokens
 
 Ids = NDArray[np.int64]
 WRAPS = ("stream", "documents")
@@ -59,21 +63,26 @@ class Convention:
 
 @dataclass(frozen=True)
 class Scored:
-    """Windows to score, and the sizes of what they hold of the text: tokens paid for, bytes and words as it came."""
+    """Windows to score, and what they hold of the text: tokens paid for, bytes and words as it came (None: not known), and the
+    share of its tokens that they are. `sha256`: of the whole text, whatever the tokenizer."""
 
     rows: Rows
     tokens: int
-    bytes: int
-    words: int
+    bytes: float | None
+    words: float | None
+    share: float
+    sha256: str
+    convention: Mapping[str, Any]
 
-    def per_text(self, result: Bound) -> dict[str, float]:
-        """The same nats by token, byte and word. Perplexities by word compare across tokenizers, as bits/byte do."""
-        nats = result.nats * self.tokens
+    def per_text(self, result: Bound) -> dict[str, float | None]:
+        """The same nats by byte and by word: these compare across tokenizers. An error that is not known is None."""
+        bits = 1 / math.log(2) / self.bytes * self.tokens if self.bytes else None
+        error = result.sampling_error if math.isfinite(result.sampling_error) else None
         return {
-            "perplexity": math.exp(result.nats),
-            "bits_per_byte": nats / math.log(2) / self.bytes,
-            "bits_per_byte_se": result.sampling_error * self.tokens / math.log(2) / self.bytes,
-            "word_perplexity": math.exp(nats / self.words),
+            "ppl": result.perplexity,
+            "bits_per_byte": None if bits is None else result.nats * bits,
+            "bits_per_byte_se": None if bits is None or error is None else error * bits,
+            "word_perplexity": math.exp(result.nats * self.tokens / self.words) if self.words else None,
         }
 
 
@@ -81,7 +90,9 @@ def windows(texts: Iterable[str], tokenizer: Tokenizer, how: Convention, limit: 
     """Cut texts into windows. `limit`: at most so many, spread evenly; bytes and words are then counted by their share of
     the tokens. `UserError` for texts that hold nothing."""
     written, documents, size, words = detokenizer(how.detokenize), list[Ids](), 0, 0
+    digest = hashlib.sha256()
     for text in texts:
+        digest.update(len(text).to_bytes(8, "little") + text.encode())
         ids = tokenizer.encode(written(text))
         if len(ids):
             documents.append(np.append(ids, tokenizer.eos) if how.wrap == "stream" else ids)
@@ -94,7 +105,40 @@ def windows(texts: Iterable[str], tokenizer: Tokenizer, how: Convention, limit: 
     if limit is not None and limit < len(cut):
         cut = [cut[i * len(cut) // limit] for i in range(limit)]
     kept = sum(len(ids) - seen for ids, seen in cut)
-    return Scored(_rows(cut), kept, round(size * kept / total), max(1, round(words * kept / total)))
+    share = kept / total
+    return Scored(_rows(cut), kept, size * share, words * share, share, digest.hexdigest(), how.named)
+
+
+def of_split(split: Tokens | Examples, rows: Rows, source: Sequence[str | None], length: int, form: str) -> Scored:
+    """The validation split of a run as it was scored when training ended. The text is known by the name of its source."""
+    paid = int(rows.scored.sum())
+    whole = split.count if isinstance(split, Tokens) else int(split.paid.sum())
+    per_token, name = split.bytes_per_token, json.dumps(["validation", *source])
+    convention = {"length": length, "wrap": "stream" if form == "text" else form, "stride": length, "validation": True}
+    sha = hashlib.sha256(name.encode()).hexdigest()
+    return Scored(rows, paid, paid * per_token if per_token else None, None, paid / whole, sha, convention)
+
+
+def of_examples(corpus: PromptCorpus, length: int, form: str, limit: int | None) -> Scored:
+    """Examples of a file of prompts, completions paid for, all of it: what would be its training split too."""
+    parts = [corpus.split(name) for name in ("train", "validation") if corpus.split(name).count]
+    share = None if limit is None else limit / sum(part.count for part in parts)
+    kept = [part.spread(None if share is None else max(1, round(share * part.count))) for part in parts]
+    paid = [int(rows.scored.sum()) for rows in kept]
+    size = sum(n * part.bytes_per_token for n, part in zip(paid, parts, strict=True))
+    whole = sum(int(part.paid.sum()) for part in parts)
+    convention = {"length": length, "wrap": form, "stride": length, "framed": False, "detokenize": "none"}
+    return Scored(_joined(kept), sum(paid), size, None, sum(paid) / whole, corpus.sha256, convention)
+
+
+def _joined(kept: Sequence[Rows]) -> Rows:
+    longest = max(rows.tokens.shape[1] for rows in kept)
+    padded = [
+        [np.pad(part, ((0, 0), (0, longest - part.shape[1]))) for part in (rows.tokens, rows.scored)] for rows in kept
+    ]
+    tokens, scored = (np.concatenate(parts) for parts in zip(*padded, strict=True))
+    lengths = np.concatenate([r.lengths if r.lengths is not None else np.full(len(r.tokens), longest) for r in kept])
+    return Rows(tokens, scored, np.arange(len(tokens)), lengths)
 
 
 def _cut(ids: Ids, eos: int, how: Convention) -> Iterator[tuple[Ids, int]]:

@@ -38,7 +38,7 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
 
 
 def _table(found: Compared) -> list[str]:
-    rows = [("", f"A: {found.a.name}", f"B: {found.b.name}", "B - A", "s.e.", "")]
+    rows: list[tuple[str, ...]] = [("", f"A: {found.a.name}", f"B: {found.b.name}", "B - A", "s.e.", "")]
     rows += [_row(line) for line in found.lines]
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
     lines = [

@@ -1,33 +1,53 @@
-"""The likelihood of held-out text under a trained model (exact for ar, else its bound), with its errors.
+"""The likelihood of held-out text under a trained model (exact for ar, else its bound), with its errors; or scores on tasks.
 
 redraft eval runs/first
 redraft eval runs/first --data "corpus/*.txt" --rows 1000 --draws 8
+redraft eval runs/first --data wikitext.txt --wrap documents --detokenize wikitext --stride 64
 redraft eval runs/first --estimator importance_weighted --k 16
 redraft eval runs/first --estimator chain_rule --order random
+redraft eval runs/first --tasks hellaswag,piqa,blimp --data-dir data --out scores.json
+redraft eval runs/first --tasks continuation_choice --text books.jsonl --guidance 1 --against scores.json
 
 Estimators: continuous_time (the family's own), mask_count (mdlm), chain_rule (ar, mdlm, esolm, bd3lm; --order left_to_right,
 random or generative), importance_weighted (mdlm, esolm, bd3lm; --k), path_weighted (families with a clock; --k, --steps).
+
+Tasks (lm-evaluation-harness, offline): hellaswag, piqa, arc_easy, arc_challenge, openbookqa, social_iqa, winogrande, boolq,
+lambada_openai, blimp, wikitext from the folder --data-dir or REDRAFT_DATA; continuation_choice from --text; or a task file
+of your own, FILE.yaml. Fixed in advance: 32 draws of mask_count for mdlm, of its own bound for any other family, no guidance.
 """
 
 from __future__ import annotations
 
+import math
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from redraft.display import emit, tokenising
+from redraft.display import Line, emit, tokenising
 from redraft.errors import UserError
 
+if TYPE_CHECKING:
+    from redraft.config import DataConfig
+    from redraft.evaluation.perplexity import Scored
+    from redraft.hub.model import Model
+
 SETTINGS = ("k", "order", "steps")
+TASKS_ONLY = ("data_dir", "text", "limit", "guidance", "guidance_kind", "truncate", "cache", "against")
 
 
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("model", type=Path, help="a run folder or an exported model folder")
     parser.add_argument("--data", help="a source to score whole; the validation split it was trained with if left out")
-    parser.add_argument("--rows", type=int, default=512, help="windows, spread evenly")
-    parser.add_argument("--draws", type=int, default=4, help="noise draws a window, where the family needs them")
-    parser.add_argument("--estimator", default="continuous_time", help="how -log p is estimated (see above)")
+    parser.add_argument("--rows", type=int, default=512, help="windows or examples at most, spread evenly")
+    parser.add_argument("--wrap", default="stream", help="stream, or documents: each with windows of its own")
+    parser.add_argument("--stride", type=int, help="new tokens a window of --data; no overlap if left out")
+    parser.add_argument("--framed", action="store_true", help="windows begin and end with the end-of-document id")
+    parser.add_argument("--detokenize", default="none", help="none, wikitext, ptb, lm1b or lambada")
+    parser.add_argument("--data-format", help="text, prompts, chat or traces; read off the file if left out")
+    parser.add_argument("--template", help="of chat or traces")
+    parser.add_argument("--draws", type=int, help="noise draws a window (4) or a request of a task (32), where needed")
+    parser.add_argument("--estimator", help="how -log p is estimated (see above)")
     parser.add_argument(
         "--k", type=int, help="orders or paths averaged in a draw of importance_weighted, path_weighted"
     )
@@ -36,50 +56,190 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, help="write the whole result here, as JSON")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    tasks = parser.add_argument_group("tasks")
+    tasks.add_argument("--tasks", help="names and task files, parted by commas (see above)")
+    tasks.add_argument("--data-dir", help="the folder of the public sets; REDRAFT_DATA if left out")
+    tasks.add_argument("--text", help="the source that continuation_choice is made from")
+    tasks.add_argument("--limit", type=int, help="the first so many documents of each task")
+    tasks.add_argument("--guidance", type=float, help="weight of classifier-free guidance; 0 is none")
+    tasks.add_argument("--guidance-kind", help="unsupervised, or standard: for a model trained with data.drop")
+    tasks.add_argument("--truncate", action="store_true", help="cut contexts on the left where they do not fit")
+    tasks.add_argument("--cache", type=Path, help="a file that keeps answers: a killed evaluation goes on from it")
+    tasks.add_argument("--against", type=Path, help="an earlier --out: compare with it, document by document")
 
 
 def run(options: Namespace, overrides: dict[str, Any]) -> None:
-    for name in ("rows", "draws", "batch"):
-        if getattr(options, name) < 1:
+    for name in ("rows", "draws", "batch", "limit"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
             raise UserError(f"--{name} must be at least 1, got {getattr(options, name)}")
+    given = {name: value for name in SETTINGS if (value := getattr(options, name)) is not None}
+    if options.tasks is not None:
+        if options.data:
+            raise UserError(
+                "--data is for held-out text: tasks have documents of their own (see --data-dir and --text)"
+            )
+        return _tasks(options, given)
+    if stray := [name for name in TASKS_ONLY if getattr(options, name) not in (None, False)]:
+        raise UserError(f"--{stray[0].replace('_', '-')} is for tasks: name some with --tasks")
+    return _text(options, given)
+
+
+def _text(options: Namespace, given: dict[str, Any]) -> None:
     from redraft.evaluation.estimators import build
     from redraft.evaluation.likelihood import estimate
     from redraft.hub.model import load
-    from redraft.text.packing import ordered_windows
-    from redraft.text.prepare import prepare_cached
 
     model = load(options.model, options.device)
-    given = {name: value for name in SETTINGS if (value := getattr(options, name)) is not None}
-    estimator = build(options.estimator, given, model.family)
-    trained_on = model.record.get("data", {}).get("source")
-    source = options.data or trained_on
-    if not source:
-        raise UserError(f"{options.model} does not say what it was trained on: give --data")
-    # A source of the user's own is scored whole: it is its own validation split.
-    validation = options.data if options.data and options.data != trained_on else model.record["data"].get("validation")
-    corpus = prepare_cached(source, model.tokenizer, validation=validation, progress=tokenising(options.json))
-    split = corpus.split("validation")
-    windows = ordered_windows(split, model.length, options.rows)
-    result = estimate(model.network, model.family, windows, estimator, options.draws, options.batch, options.seed)
-    per_token = split.bytes_per_token
-    bits = result.bits_per_byte(per_token) if per_token else None
+    estimator = build(options.estimator or "continuous_time", given, model.family)
+    source, scored = _windows(options, model)
+    result = estimate(
+        model.network, model.family, scored.rows, estimator, options.draws or 4, options.batch, options.seed
+    )
+    table = {
+        **{name: value if math.isfinite(value) else None for name, value in asdict(result).items()},
+        **scored.per_text(result),
+        "family": model.family.name,
+        "estimator": {"name": estimator.name, **asdict(estimator)},
+        "data": source,
+        "text_sha256": scored.sha256,
+        "share": scored.share,
+        "tokens": scored.tokens,
+        "tokenizer": model.tokenizer.fingerprint[:12],
+        "convention": scored.convention,
+    }
+    if options.out is not None:
+        from redraft.files import make_folder, write_json
+
+        make_folder(options.out.parent)
+        write_json(options.out, table)
     if options.json:
-        return emit(
-            {
-                **asdict(result),
-                "ppl": result.perplexity,
-                "bits_per_byte": bits,
-                "estimator": {"name": estimator.name, **asdict(estimator)},
-                "data": source,
-                "sha256": corpus.sha256,
-            }
-        )
+        return emit(table)
     how = " ".join([estimator.name, *(f"{name}={value}" for name, value in asdict(estimator).items())])
     kind = "exact" if result.exact else f"a bound; Monte Carlo s.e. {result.monte_carlo_error:.4f}"
+    bits = "" if table["bits_per_byte"] is None else f"{table['bits_per_byte']:.4f} bits/byte, "
     print(
         f"{result.nats:.4f} nats/token by {how} ({kind}; s.e. over windows {result.sampling_error:.4f}), "
-        f"{f'{bits:.4f} bits/byte, ' if bits else ''}perplexity {result.perplexity:.3f}, "
-        f"{result.windows} windows of {model.length} tokens"
+        f"{bits}perplexity {result.perplexity:.3f}, {result.windows} windows of at most {model.length} tokens"
+    )
+    print(
+        "; ".join(f"{name} {value}" for name, value in scored.convention.items()) + f"; {scored.share:.1%} of the text"
     )
     return None
+
+
+def _windows(options: Namespace, model: Model) -> tuple[str, Scored]:
+    """What is scored, and where it is from: the validation split of the run, or the whole of --data."""
+    from redraft.config import DataConfig
+    from redraft.evaluation.perplexity import Convention, of_examples, of_split, windows
+    from redraft.text.corpus import open_source
+    from redraft.text.examples import PromptCorpus
+    from redraft.text.prompts import detected
+    from redraft.training.setup import held_out, prepared, resolved
+
+    record = model.record.get("data", {})
+    how = Convention(model.length, options.wrap, options.stride or 0, options.framed, options.detokenize)
+    if options.data is None or options.data == record.get("source"):
+        if how != Convention(model.length):
+            raise UserError("--wrap, --stride, --framed and --detokenize are for a text of --data")
+        data = resolved(_trained_on(options, model))
+        corpus = prepared(data, model.tokenizer, tokenising(options.json))
+        rows = held_out(corpus, model.length, options.rows)
+        scored = of_split(corpus.split("validation"), rows, (data.source, data.validation), model.length, data.format)
+        return data.source, scored
+    form = options.data_format or detected(options.data)
+    if form == "text":
+        texts = (document.text for document in open_source(options.data).documents())
+        return options.data, windows(texts, model.tokenizer, how, options.rows)
+    data = DataConfig(source=options.data, format=form, template=options.template, length=model.length)
+    examples = prepared(data, model.tokenizer, tokenising(options.json))
+    assert isinstance(examples, PromptCorpus)
+    return options.data, of_examples(examples, model.length, form, options.rows)
+
+
+def _trained_on(options: Namespace, model: Model) -> DataConfig:
+    """The data of the run: whole where its folder says them, else text by its source."""
+    from redraft.config import DataConfig, RunConfig, read_toml, validated
+
+    if (options.model / "config.toml").exists():
+        return validated(RunConfig, read_toml(options.model / "config.toml")).data
+    record = model.record.get("data", {})
+    if not record.get("source") or record.get("format", "text") != "text":
+        raise UserError(f"{options.model} does not say all of what it was trained on: give --data")
+    return DataConfig(source=record["source"], validation=record.get("validation"), format="text", length=model.length)
+
+
+def _tasks(options: Namespace, given: dict[str, Any]) -> None:
+    """The tasks are read before the model, so that a mistake in their files is soon told."""
+    from redraft.evaluation import tasks
+    from redraft.files import make_folder, read_json, write_json
+
+    earlier = None if options.against is None else read_json(options.against)
+    suite = tasks.load([name for name in options.tasks.split(",") if name], options.data_dir, options.text)
+    from redraft.evaluation.harness import RedraftLM
+    from redraft.evaluation.requests import DRAWS
+    from redraft.evaluation.suite import against, evaluate
+
+    line = Line(quiet=options.json)
+    lm = RedraftLM(
+        options.model,
+        estimator=options.estimator or "",
+        draws=options.draws or DRAWS,
+        guidance=options.guidance or 0.0,
+        guidance_kind=options.guidance_kind or "unsupervised",
+        seed=options.seed,
+        batch_size=options.batch,
+        device=options.device,
+        truncate=options.truncate,
+        greedy=tasks.ask_greedy(suite),
+        cache=options.cache,
+        progress=lambda doing, done, total: line.show(f"{doing} {done} of {total} requests", force=done == total),
+        **given,
+    )
+    result = evaluate(lm, suite, options.limit)
+    line.close()
+    if result is None:
+        return None  # not the first rank
+    result = {"model": str(options.model), **result}
+    if earlier is not None:
+        result["against"] = {"file": str(options.against), "comparisons": against(result, earlier)}
+    if options.out is not None:
+        make_folder(options.out.parent)
+        write_json(options.out, result)
+    return emit(result) if options.json else print("\n".join(lines(result)))
+
+
+def lines(result: dict[str, Any]) -> list[str]:
+    """A result for people."""
+    settings, requests = result["settings"], result["requests"]
+    scored = [(name, task["metrics"], f", {task['n']} documents") for name, task in result["tasks"].items()]
+    grouped = [(name, metrics, ", mean of its tasks") for name, metrics in result["groups"].items()]
+    out = [
+        f"{name}: {', '.join(f'{metric} {_number(m)}' for metric, m in metrics.items())}{what}"
+        for name, metrics, what in (*scored, *grouped)
+    ]
+    out += [f"{name}: {task['note']}" for name, task in result["tasks"].items() if "note" in task]
+    how = " ".join(f"{name}={value}" for name, value in settings["estimator"].items())
+    guidance = f"guidance {settings['guidance']['weight']:g} ({settings['guidance']['kind']})"
+    noise = requests["monte_carlo_error"]
+    error = f", Monte Carlo s.e. of a request {noise:.3f} nats" if noise else ""
+    out.append(f"estimator {how}, {settings['draws']} draws, {guidance}, seed {settings['seed']}{error}")
+    if requests["truncated"]:
+        out.append(f"{requests['truncated']} contexts lost {requests['tokens_cut']} tokens of their left ends")
+    for c in result.get("against", {}).get("comparisons", []):
+        out.append(
+            f"{c['task']} {c['metric']}: {c['difference']:+.4f} (s.e. {_plain(c['stderr'])}) against the earlier result; "
+            f"{c['better']} documents better, {c['worse']} worse, exact McNemar p = {c['p']:.2g}"
+        )
+    return out
+
+
+def _number(metric: dict[str, float | None]) -> str:
+    value, error = metric["value"], metric["stderr"]
+    assert value is not None
+    return f"{value:.4g}" if error is None or math.isnan(error) else f"{value:.4f} (s.e. {error:.4f})"
+
+
+def _plain(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.4f}"

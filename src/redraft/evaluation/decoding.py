@@ -1,0 +1,180 @@
+"""Continuations of prompts for tasks: text until a stop string, and whether greedy decoding writes a given answer.
+
+Greedy means, by family:
+
+  AR, Eso-LM, BD3-LM   the likeliest token given all before it, left to right
+  MDLM                 the surest token of those still hidden, one a call (SMDM's and LLaDA's check)
+  the rest             their own sampler at temperature 0, one step a token: values are the likeliest, moves are still drawn
+
+A canvas holds prompts of one length, so nothing is padded; what is drawn at random has a canvas of its own, keyed by its
+question. So no text depends on what was asked beside it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from redraft.errors import UserError, unknown
+from redraft.evaluation.requests import Progress, Request, Scorer
+from redraft.families.ar import AR
+from redraft.families.base import Family
+from redraft.families.bd3lm import BD3LM
+from redraft.families.esolm import EsoLM
+from redraft.noise import draws as counters
+from redraft.noise.draws import Key
+from redraft.registry import SAMPLERS, find
+from redraft.sampling.base import Denoiser, mask_refusal
+from redraft.sampling.base import build as build_sampler
+from redraft.sampling.guided import Guided, without_prompt
+from redraft.types import Canvas, last
+
+CHECK_EVERY = 8  # frames between looks for a stop string
+_DRAWS_NOTHING = ("left_to_right", "confident", "entropy_bounded")  # at temperature 0
+_KNOWN = ("until", "max_gen_toks", "do_sample", "temperature", "top_p", "sampler", "steps")
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How to continue. `tokens`: the most; `steps` 0: one a token; `sampler` "": the family's greedy one at temperature 0,
+    else its own."""
+
+    tokens: int
+    until: tuple[str, ...] = ()
+    temperature: float = 0.0
+    top_p: float = 1.0
+    sampler: str = ""
+    steps: int = 0
+
+    @staticmethod
+    def of(settings: Mapping[str, Any], tokens: int) -> Writing:
+        """From a task's `generation_kwargs`; `tokens` where it does not say. Raises `UserError` for one not known."""
+        if stray := [name for name in settings if name not in _KNOWN]:
+            raise unknown("generation setting", stray[0], _KNOWN)
+        until = settings.get("until") or ()
+        warm = bool(settings.get("do_sample")) or float(settings.get("temperature") or 0) > 0
+        return Writing(
+            tokens=int(settings.get("max_gen_toks") or tokens),
+            until=(until,) if isinstance(until, str) else tuple(until),
+            temperature=float(settings.get("temperature") or 1.0) if warm else 0.0,
+            top_p=float(settings.get("top_p") or 1.0) if warm else 1.0,
+            sampler=str(settings.get("sampler") or ""),
+            steps=int(settings.get("steps") or 0),
+        )
+
+
+def greedy_way(family: Family) -> str:
+    """How greedy decoding goes: argmax_chain, confidence, or the sampler's name."""
+    if isinstance(family, AR | EsoLM | BD3LM):
+        return "argmax_chain"
+    return "confidence" if mask_refusal(family) is None else family.sampler
+
+
+def write(scorer: Scorer, jobs: Sequence[tuple[Request, Writing]], progress: Progress | None = None) -> list[str]:
+    """The continuation of each request's context, in the order of `jobs`. What a request was to be continued with is not
+    looked at."""
+    texts: dict[int, str] = {}
+    for numbers in _together(scorer, jobs):
+        rows = finished(scorer, [jobs[n][0] for n in numbers], jobs[numbers[0]][1])
+        texts |= zip(numbers, rows, strict=True)
+        if progress is not None:
+            progress(len(texts), len(jobs))
+    return [texts[n] for n in range(len(jobs))]
+
+
+def is_greedy(scorer: Scorer, requests: Sequence[Request]) -> list[bool]:
+    """Whether greedy decoding writes each request's continuation, were it to stop there."""
+    if greedy_way(scorer.model.family) == "argmax_chain":
+        chunks = (requests[at : at + scorer.batch] for at in range(0, len(requests), scorer.batch))
+        return [wrong == 0 for chunk in chunks for wrong in scorer.mismatches(chunk)]
+    jobs = [(request, Writing(len(request.continuation))) for request in requests]
+    out: dict[int, bool] = {}
+    for numbers in _together(scorer, jobs):
+        canvas = _canvas_of(scorer, [requests[n] for n in numbers], jobs[numbers[0]][1])
+        for n, row in zip(numbers, last(_frames(scorer, canvas, jobs[numbers[0]])).tokens.tolist(), strict=True):
+            out[n] = tuple(row) == requests[n].context + requests[n].continuation
+    return [out[n] for n in range(len(requests))]
+
+
+def finished(scorer: Scorer, requests: Sequence[Request], writing: Writing) -> list[str]:
+    """One canvas of requests whose contexts are equally long."""
+    model, prompt = scorer.model, len(requests[0].context)
+    canvas = _canvas_of(scorer, requests, writing)
+    for number, frame in enumerate(_frames(scorer, canvas, (requests[0], writing)), start=1):
+        canvas = frame
+        if isinstance(model.family, AR) and number % CHECK_EVERY == 0:
+            seen = canvas.tokens[:, : prompt + number]
+            if all(_ended(scorer, row, prompt, writing.until) for row in seen):
+                canvas = Canvas(seen, canvas.fixed[:, : seen.shape[1]])
+                break
+    return [cut(_text(scorer, row, prompt), writing.until) for row in canvas.tokens]
+
+
+def cut(text: str, until: Sequence[str]) -> str:
+    """The text before the first of the stop strings."""
+    return text[: min((at for stop in until if stop and (at := text.find(stop)) >= 0), default=len(text))]
+
+
+def _together(scorer: Scorer, jobs: Sequence[tuple[Request, Writing]]) -> Iterator[list[int]]:
+    """Numbers of the jobs that share a canvas: equally long, written alike, nothing drawn; longest first."""
+    ordered = sorted(range(len(jobs)), key=lambda n: (-len(jobs[n][0].context), repr(jobs[n][1]), n))
+    for (_, writing), group in itertools.groupby(ordered, key=lambda n: (len(jobs[n][0].context), jobs[n][1])):
+        name = _sampler_of(scorer.model.family, writing)[0]
+        alone = writing.temperature > 0 or name not in _DRAWS_NOTHING
+        numbers, size = list(group), 1 if alone else scorer.batch
+        yield from (numbers[at : at + size] for at in range(0, len(numbers), size))
+
+
+def _sampler_of(family: Family, writing: Writing) -> tuple[str, dict[str, Any]]:
+    """Its name, and its settings."""
+    name = writing.sampler
+    if not name:
+        cold = writing.temperature == 0 and mask_refusal(family) is None
+        name = "confident" if cold else family.sampler
+    takes_steps = "steps" in find("sampler", SAMPLERS, name).options
+    return name, {"steps": writing.steps or writing.tokens} if takes_steps else {}
+
+
+def _frames(scorer: Scorer, canvas: Canvas, job: tuple[Request, Writing]) -> Iterator[Canvas]:
+    model, (request, writing) = scorer.model, job
+    name, settings = _sampler_of(model.family, writing)
+    key = Key.of(scorer.seed).fold("write", request.question)
+    plain = model.denoiser(writing.temperature, writing.top_p)
+    denoiser = _guided(scorer, plain, canvas, key)
+    return torch.no_grad()(build_sampler(name, settings, model.family).__call__)(denoiser, canvas, key)
+
+
+def _guided(scorer: Scorer, plain: Denoiser, canvas: Canvas, key: Key) -> Denoiser:
+    rows = torch.arange(len(canvas.tokens), device=canvas.tokens.device)
+    noise = counters.field(key.fold("blank"), rows, canvas.tokens.shape[1])
+    blank = without_prompt(scorer.model.family, canvas.tokens, noise, scorer.guidance.kind)
+    return Guided(plain, scorer.guidance.weight, canvas.fixed, blank)
+
+
+def _canvas_of(scorer: Scorer, requests: Sequence[Request], writing: Writing) -> Canvas:
+    prompt = len(requests[0].context)
+    if prompt + writing.tokens > scorer.model.length:
+        raise UserError(
+            f"{prompt} tokens of prompt and max_gen_toks {writing.tokens} are more than the model's {scorer.model.length}: "
+            f"--truncate cuts prompts on the left, and counts them"
+        )
+    tokens = torch.zeros(len(requests), prompt + writing.tokens, dtype=torch.int64)
+    tokens[:, :prompt] = torch.tensor([request.context for request in requests], dtype=torch.int64)
+    fixed = (torch.arange(tokens.shape[1]) < prompt).expand_as(tokens)
+    return Canvas(tokens.to(scorer.model.device), fixed.to(scorer.model.device))
+
+
+def _text(scorer: Scorer, row: Tensor, prompt: int) -> str:
+    """What was written after the prompt, up to an end of text: decoded with it, as its last token may be half a letter."""
+    tokenizer = scorer.model.tokenizer
+    return scorer.model.text(row, prompt)[len(tokenizer.decode(row[:prompt].tolist())) :]
+
+
+def _ended(scorer: Scorer, row: Tensor, prompt: int, until: Sequence[str]) -> bool:
+    text = _text(scorer, row, prompt)
+    return bool((row[prompt:] == scorer.model.tokenizer.eos).any()) or cut(text, until) != text
