@@ -18,8 +18,13 @@ VERBS = {
     "train": "train one model, score it, leave a folder with weights and a record",
     "sample": "write text with a trained model",
     "eval": "the likelihood (or its bound) of held-out text under a trained model, with its errors",
+    "compare": "two results side by side: what differs, and what may not be compared, with the reason",
     "answer": "answer MT-bench's questions in FastChat's format; a judge by URL",
     "study": "run, inspect, fit and report many runs: study run|status|fit|frontier|report",
+    "task": "the tasks of SMDM for every family: task reversal|gsm8k|shift|arithmetic|speed",
+    "convert": "make a model folder of a checkpoint of other code (MDLM, Duo, Eso-LM, SMDM, GIDD, LLaDA)",
+    "export": "a model for other programs: transformers, a stock Llama, GGUF, or our own folder with a card",
+    "push": "upload a model to the hub",
     "list": "families, samplers, sizes, recipes",
     "doctor": "what this machine can do, and what is missing",
 }

@@ -1,0 +1,41 @@
+"""The configuration of an exported redraft model: the network's shape under the names of `transformers`, and the family."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PretrainedConfig
+
+
+class RedraftConfig(PretrainedConfig):
+    """`vocab_size` = V + 1: V text ids, and the spare id V, which is BOS to family "ar" and [MASK] to the masked ones.
+
+    `block`: "dit" (LayerNorm, GELU, adaLN over `cond_size` numbers; 0: none) or "llama" (RMSNorm, SwiGLU).
+    `family`: ar, mdlm, duo, esolm, bd3lm, gidd, sedd or d3pm; `family_options`: its settings, all of them.
+    `max_position_embeddings`: tokens in a row when it was trained; rotary positions go on beyond.
+    """
+
+    model_type = "redraft_lm"
+
+    def __init__(
+        self,
+        family: str = "ar",
+        family_options: dict[str, Any] | None = None,
+        block: str = "llama",
+        vocab_size: int = 258,
+        hidden_size: int = 64,
+        num_hidden_layers: int = 2,
+        num_attention_heads: int = 2,
+        intermediate_size: int = 256,
+        cond_size: int = 0,
+        max_position_embeddings: int = 1024,
+        use_cache: bool = True,
+        **kwargs: Any,
+    ):
+        self.family, self.family_options = family, dict(family_options or {})
+        self.block, self.cond_size = block, cond_size
+        self.vocab_size, self.hidden_size, self.intermediate_size = vocab_size, hidden_size, intermediate_size
+        self.num_hidden_layers, self.num_attention_heads = num_hidden_layers, num_attention_heads
+        self.max_position_embeddings, self.use_cache = max_position_embeddings, use_cache
+        kwargs.setdefault("tie_word_embeddings", False)
+        super().__init__(**kwargs)

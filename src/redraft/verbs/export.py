@@ -1,0 +1,34 @@
+"""A trained model as a folder for other programs.
+
+redraft export runs/first --to transformers --into out/first     (AutoModel....from_pretrained(DIR, trust_remote_code=True))
+redraft export runs/ar --to llama --into out/ar                  (a stock LlamaForCausalLM; family ar, block llama)
+redraft export runs/ar --to gguf --into out/ar-gguf              (model.gguf in float32; family ar, block llama)
+redraft export runs/first --to native --into out/first           (our own folder, with a model card)
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any
+
+from redraft.display import emit, quantity
+
+
+def arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("model", help="a run folder, an exported model folder, or owner/name on the hub")
+    parser.add_argument("--to", required=True, help="transformers, llama, gguf or native")
+    parser.add_argument("--into", required=True, type=Path, help="a new folder")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(options: Namespace, overrides: dict[str, Any]) -> None:
+    from redraft.hub.export import export
+
+    folder = export(options.model, options.to, options.into)
+    files = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+    if options.json:
+        return emit({"folder": str(folder), "to": options.to, "files": files})
+    listed = [f"{name} ({quantity(size, 'B')})" for name, size in files.items()]
+    print(f"{folder}: {', '.join(listed)}")
+    return None
