@@ -26,6 +26,7 @@ from redraft.hub import export as module
 from redraft.hub.export import TARGETS, export
 from redraft.network.transformer import Transformer
 from redraft.sampling.base import sharpen
+from redraft.text.tokenizer import load_tokenizer
 from tests.hub.models import BYTES, folder, network
 
 transformers = pytest.importorskip("transformers")
@@ -515,6 +516,9 @@ def test_a_native_folder_is_the_model_with_its_options(folders: dict[str, Path],
         again = redraft.load(export(folders[name], "native", tmp_path / name))
         model = redraft.load(folders[name])
         assert again.family == model.family and again.length == model.length
+        assert again.tokenizer.fingerprint == model.tokenizer.fingerprint
+        theirs = load_tokenizer(tmp_path / name / "tokenizer.json")  # what other programs read
+        assert theirs.encode("déjà vu\n").tolist() == model.tokenizer.encode("déjà vu\n").tolist()
         ids = ids_for(model.family.name)
         assert torch.equal(again.log_p(ids), model.log_p(ids))
 

@@ -25,9 +25,11 @@ from redraft.hub.card import card
 from redraft.hub.folder import CONFIG, ModelConfig, save_model
 from redraft.hub.model import Model, load
 from redraft.hub.shards import write_weights
+from redraft.hub.tokenizer_json import byte_level
 from redraft.hub.tokenizer_json import exported as tokenizer_files
 from redraft.network.sizes import Shape
 from redraft.registry import FAMILIES
+from redraft.text.tokenizer import Bytes
 
 CODE = ("configuration_redraft.py", "modeling_redraft.py", "network_redraft.py", "sampling_redraft.py")
 
@@ -60,11 +62,13 @@ def refusal(model: Model, target: str) -> str | None:
 
 
 def to_native(model: Model, folder: Path) -> None:
-    """Our own folder, as a run leaves it."""
+    """Our own folder, as a run leaves it; bytes get a tokenizer.json too, for other programs."""
     config = ModelConfig(
         model.family.name, _options(model), model.network.shape, model.length, model.tokenizer.fingerprint, model.record
     )
     save_model(folder, config, model.network, model.tokenizer)
+    if isinstance(model.tokenizer, Bytes):
+        write_json(folder / "tokenizer.json", byte_level())
 
 
 def to_transformers(model: Model, folder: Path) -> None:
