@@ -17,7 +17,7 @@ VERBS = {
     "plan": "sizes, tokens, FLOPs, steps, memory and time of a run or a study, before anything is spent",
     "train": "train one model, score it, leave a folder with weights and a record",
     "sample": "write text with a trained model",
-    "eval": "the likelihood (or its bound) of held-out text under a trained model, with its errors",
+    "eval": "the likelihood (or its bound) of held-out text, or scores on tasks, with their errors",
     "compare": "two results side by side: what differs, and what may not be compared, with the reason",
     "answer": "answer MT-bench's questions in FastChat's format; a judge by URL",
     "study": "run, inspect, fit and report many runs: study run|status|fit|frontier|report",

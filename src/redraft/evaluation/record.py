@@ -79,6 +79,7 @@ def data_summary(setup: Setup) -> dict[str, Any]:
         "source": data.source,
         "validation": data.validation,
         "format": data.format,
+        "drop": data.drop,
         "sha256": setup.corpus.sha256,
         "tokenizer": setup.tokenizer.name,
         "tokenizer_fingerprint": setup.tokenizer.fingerprint,

@@ -53,7 +53,7 @@ def arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--order", help="of chain_rule")
     parser.add_argument("--steps", type=int, help="of the chain of path_weighted")
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--batch", type=int, help="rows a pass: 32, and of tasks, whose rows are short, 256")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, help="write the whole result here, as JSON")
@@ -95,7 +95,7 @@ def _text(options: Namespace, given: dict[str, Any]) -> None:
     estimator = build(options.estimator or "continuous_time", given, model.family)
     source, scored = _windows(options, model)
     result = estimate(
-        model.network, model.family, scored.rows, estimator, options.draws or 4, options.batch, options.seed
+        model.network, model.family, scored.rows, estimator, options.draws or 4, options.batch or 32, options.seed
     )
     table = {
         **{name: value if math.isfinite(value) else None for name, value in asdict(result).items()},
@@ -132,22 +132,21 @@ def _text(options: Namespace, given: dict[str, Any]) -> None:
 def _windows(options: Namespace, model: Model) -> tuple[str, Scored]:
     """What is scored, and where it is from: the validation split of the run, or the whole of --data."""
     from redraft.config import DataConfig
-    from redraft.evaluation.perplexity import Convention, of_examples, of_split, windows
+    from redraft.evaluation.perplexity import Convention, of_examples, windows
     from redraft.text.corpus import open_source
     from redraft.text.examples import PromptCorpus
     from redraft.text.prompts import detected
-    from redraft.training.setup import held_out, prepared, resolved
+    from redraft.text.shards import packed_sources
+    from redraft.training.setup import prepared, resolved
 
     record = model.record.get("data", {})
     how = Convention(model.length, options.wrap, options.stride or 0, options.framed, options.detokenize)
     if options.data is None or options.data == record.get("source"):
         if how != Convention(model.length):
             raise UserError("--wrap, --stride, --framed and --detokenize are for a text of --data")
-        data = resolved(_trained_on(options, model))
-        corpus = prepared(data, model.tokenizer, tokenising(options.json))
-        rows = held_out(corpus, model.length, options.rows)
-        scored = of_split(corpus.split("validation"), rows, (data.source, data.validation), model.length, data.format)
-        return data.source, scored
+        return _split(resolved(_trained_on(options, model)), options, model)
+    if packed_sources(options.data, options.data) is not None:  # tokens already: their own validation files
+        return _split(DataConfig(source=options.data, format="text", length=model.length), options, model)
     form = options.data_format or detected(options.data)
     if form == "text":
         texts = (document.text for document in open_source(options.data).documents())
@@ -156,6 +155,16 @@ def _windows(options: Namespace, model: Model) -> tuple[str, Scored]:
     examples = prepared(data, model.tokenizer, tokenising(options.json))
     assert isinstance(examples, PromptCorpus)
     return options.data, of_examples(examples, model.length, form, options.rows)
+
+
+def _split(data: DataConfig, options: Namespace, model: Model) -> tuple[str, Scored]:
+    from redraft.evaluation.perplexity import of_split
+    from redraft.training.setup import held_out, prepared
+
+    corpus = prepared(data, model.tokenizer, tokenising(options.json))
+    rows = held_out(corpus, model.length, options.rows)
+    source = (data.source, data.validation)
+    return data.source, of_split(corpus.split("validation"), rows, source, model.length, data.format)
 
 
 def _trained_on(options: Namespace, model: Model) -> DataConfig:
@@ -189,7 +198,7 @@ def _tasks(options: Namespace, given: dict[str, Any]) -> None:
         guidance=options.guidance or 0.0,
         guidance_kind=options.guidance_kind or "unsupervised",
         seed=options.seed,
-        batch_size=options.batch,
+        batch_size=options.batch or 256,
         device=options.device,
         truncate=options.truncate,
         greedy=tasks.ask_greedy(suite),
