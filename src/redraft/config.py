@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -55,12 +56,39 @@ class NetworkConfig(Part):
     width: int | None = Field(None, gt=0)
     hidden: int | None = Field(None, gt=0, description="inner width of the MLP; 4 x width if left out")
     cond: int = Field(128, ge=0, description="width of the time conditioning of dit; 0 leaves adaLN out")
+    theta: float = Field(10000.0, gt=0, description="base of the rotary angles")
+    clock: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="of converted GIDD: the conditioning reads its time, at this share of uniform noise",
+    )
+
+
+class SourceConfig(Part):
+    """One source of a mixture. Without `validation`, a share of its documents is held out."""
+
+    source: str
+    weight: float = Field(1.0, gt=0, description="its share of the samples is weight / the sum of the weights")
+    validation: str | None = None
+
+
+class PhaseConfig(Part):
+    """A mixture, and the share of the run's samples at which it ends."""
+
+    until: float = Field(1.0, gt=0, le=1)
+    mixture: list[SourceConfig] = Field(min_length=1)
 
 
 class DataConfig(Part):
     """Which text, cut how."""
 
     source: str = Field("stdlib", description="stdlib, a path or glob (.txt .jsonl .parquet .bin), or hf:DATASET")
+    mixture: list[SourceConfig] = Field([], description="several sources of text by weight, instead of `source`")
+    phases: list[PhaseConfig] = Field([], description="mixtures one after another, instead of `mixture`")
+    documents: Literal["cross", "within"] = Field(
+        "cross", description="whether attention in a row of text crosses the ends of documents"
+    )
     validation: str | None = Field(None, description="a source of its own; else a share of the documents is held out")
     tokenizer: str = Field("bytes", description="bytes, or a path to tokenizer.json or a sentencepiece .model")
     length: int = Field(256, gt=1, description="tokens in a row; of prompt formats, the most")
@@ -88,6 +116,25 @@ class DataConfig(Part):
             raise UserError("data.short cuts rows of text: prompts have lengths of their own, so leave it out")
         if self.drop and text:
             raise UserError("data.drop blanks prompts, and data.format text has none: leave it out")
+        if self.documents == "within" and not text and self.format != "auto":
+            raise UserError("data.documents is for rows of text: examples are rows of their own, so leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _mixes(self) -> DataConfig:
+        """`UserError` where it is not one of a source, a mixture, or phases that end in order, the last at 1."""
+        if not (self.mixture or self.phases):
+            return self
+        if self.mixture and self.phases:
+            raise UserError("data: give either mixture or phases, not both")
+        if self.source != "stdlib" or self.validation is not None:
+            key = "source" if self.source != "stdlib" else "validation"
+            raise UserError(f"data.{key} beside a mixture: each source of a mixture names its own, so leave it out")
+        if self.format not in ("auto", "text"):
+            raise UserError(f"data.format {self.format} takes one source: mixtures are of text")
+        ends = [phase.until for phase in self.phases]
+        if ends and (ends[-1] != 1 or any(a >= b for a, b in pairwise(ends))):
+            raise UserError(f"data.phases end at {', '.join(map(str, ends))}: shares must rise, and the last be 1")
         return self
 
 
@@ -122,6 +169,18 @@ class LoraConfig(Part):
     targets: list[Literal["qkv", "out", "up", "down", "gate"]] = Field(["qkv", "out"], min_length=1)
 
 
+class ParallelConfig(Part):
+    """How the ranks that torchrun starts share a network."""
+
+    kind: Literal["auto", "ddp", "fsdp", "hsdp"] = Field(
+        "auto", description="ddp: whole on each; fsdp: in shards; hsdp: shards in groups that are copies; auto: by size"
+    )
+    shards: int | None = Field(
+        None, gt=0, description="ranks that hold one copy, of hsdp; those of a machine if left out"
+    )
+    reshard: bool = Field(True, description="free a block's weights after its forward pass: less memory, more traffic")
+
+
 class TrainConfig(Part):
     """How to descend."""
 
@@ -138,7 +197,7 @@ class TrainConfig(Part):
     weight_decay: float = Field(0.1, ge=0)
     clip: float = Field(1.0, gt=0, description="global gradient norm")
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the weights' moving average; 0 is off")
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
     compile: bool = False
     device: str = "auto"
     threads: int = Field(0, ge=0, description="CPU threads; 0 leaves it to torch")
@@ -146,6 +205,15 @@ class TrainConfig(Part):
     start: str | None = Field(None, description="model folder whose weights training starts from; fresh if left out")
     lora: LoraConfig | None = Field(None, description="train adapters of low rank, merged into the weights at the end")
     save_every: int = Field(200, gt=0, description="steps between checkpoints")
+    keep: int = Field(2, gt=0, description="checkpoints of several ranks that are kept, the newest")
+    parallel: ParallelConfig = ParallelConfig()
+    checkpointing: Literal["none", "blocks"] = Field(
+        "none", description="blocks: activations are computed again in the backward pass, for memory"
+    )
+    on_nan: Literal["stop", "skip", "rollback"] = Field("stop", description="what answers a gradient that is no number")
+    on_spike: Literal["record", "stop", "rollback"] = Field(
+        "record", description="what answers a loss that leaps and stays"
+    )
 
 
 class EvaluateConfig(Part):
@@ -230,7 +298,9 @@ def _parent(key: str) -> str:
 
 def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
     for part in path:
-        model = model.model_fields[str(part)].annotation  # type: ignore[assignment]
+        if isinstance(part, str):  # a number is a place in a list, whose elements the field's own type names
+            kind = model.model_fields[part].annotation
+            model = next(k for k in (*get_args(kind), kind) if isinstance(k, type) and issubclass(k, BaseModel))
     return list(model.model_fields)
 
 

@@ -17,7 +17,7 @@ import pytest
 from redraft.errors import UserError
 from redraft.text.corpus import assigned, open_source
 from redraft.text.prepare import prepare, prepare_cached
-from redraft.text.shards import Corpus
+from redraft.text.shards import Corpus, prepared_corpus
 from redraft.text.tokenizer import Bytes, Tokenizer
 from redraft.text.tokens import Tokens
 
@@ -125,6 +125,17 @@ def test_the_cache_has_a_folder_for_each_state_of_a_source(
     assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
+def test_a_prepared_corpus_is_a_source(documents: Path, tmp_path: Path) -> None:
+    made = prepare(str(documents), Bytes(), tmp_path / "out")
+    again = prepare(str(tmp_path / "out"), Bytes(), tmp_path / "unused")
+    assert again.sha256 == made.sha256 and not (tmp_path / "unused").exists()
+    with pytest.raises(UserError, match=r"leave data\.validation out"):
+        prepare(str(tmp_path / "out"), Bytes(), tmp_path / "unused", validation=str(documents))
+    for others in ('{"of": "somebody else"}', "[]", "no JSON"):
+        (tmp_path / "out" / "manifest.json").write_text(others)
+        assert prepared_corpus(str(tmp_path / "out"), Bytes()) is None
+
+
 def test_progress_reaches_the_size_of_the_source(documents: Path, tmp_path: Path) -> None:
     told: list[tuple[int, int | None]] = []
     prepare(str(documents), Bytes(), tmp_path / "out", progress=lambda done, total: told.append((done, total)))
@@ -143,7 +154,7 @@ def test_tokens_read_across_shards(numbers: Tokens) -> None:
 def test_pickled_tokens_carry_no_tokens(numbers: Tokens) -> None:
     numbers.read(0, 103)
     copy = pickle.loads(pickle.dumps(numbers))
-    assert not copy._maps and copy.read(5, 20).tolist() == list(range(5, 25))
+    assert not copy._files and copy.read(5, 20).tolist() == list(range(5, 25))
 
 
 def test_sources_without_text_are_refused(tmp_path: Path) -> None:
@@ -192,3 +203,27 @@ def test_a_damaged_corpus_is_not_opened(documents: Path, tmp_path: Path) -> None
 def test_the_room_imports_no_torch() -> None:
     code = "import sys, redraft.text.prepare, redraft.text.packing; print('torch' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
+
+
+@pytest.mark.parametrize("harm", ["removed", "cut short"])
+def test_a_shard_lost_while_it_is_read_is_named(documents: Path, tmp_path: Path, harm: str) -> None:
+    """Whether the file was read from before or not: an error, and no signal as of a memory map."""
+    prepare(str(documents), Bytes(), tmp_path / "out", shard_tokens=SMALL)
+    tokens = Corpus.open(tmp_path / "out").split("train")
+    first, later = tokens.shards[0], tokens.shards[1]
+    assert len(tokens.read(0, 10)) == 10
+    if harm == "removed":
+        later.path.unlink()
+        with pytest.raises(UserError, match=f"{later.path.name} was lost while it was read .No such file"):
+            tokens.read(first.count, 10)
+    else:
+        os.truncate(first.path, 30)
+        with pytest.raises(UserError, match=f"{first.path.name} was lost while it was read .it is cut short"):
+            tokens.read(10, 10)
+    with pytest.raises(OSError, match="lost"):  # who answers a failing disk answers this
+        tokens.read(0, tokens.count)
+
+
+def test_more_files_than_may_be_open_are_read(numbers: Tokens, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("redraft.text.tokens._OPEN_FILES", 2)
+    assert numbers.read(0, 103).tolist() == list(range(103)) and len(numbers._files) == 2

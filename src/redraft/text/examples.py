@@ -10,6 +10,7 @@ import hashlib
 import json
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +23,7 @@ from redraft.files import make_folder, whole_file
 from redraft.text.chat import END, TEMPLATES
 from redraft.text.corpus import TRAIN, VALIDATION, Source, in_validation, open_source, refuse_shared
 from redraft.text.packing import Rows, permuted
-from redraft.text.prepare import Progress, default_cache
+from redraft.text.prepare import Progress, cores, default_cache
 from redraft.text.prompts import Part, Record, read_prompts
 from redraft.text.tokenizer import Tokenizer
 
@@ -30,6 +31,8 @@ SCHEMA = 1
 FRACTION = 0.05  # of the records that are held out where no validation source is named
 Eos = Literal["one", "fill", "none"]
 Overlong = Literal["skip", "truncate"]
+Encoded = tuple[NDArray[np.int64], NDArray[np.bool_]]
+_BATCH = 64  # records in a thread's task
 
 
 @dataclass(frozen=True)
@@ -155,8 +158,8 @@ class _Filling:
         self.paid: list[NDArray[np.bool_]] = []
         self.bytes = self.truncated = self.skipped = 0
 
-    def add(self, parts: tuple[Part, ...], tokenizer: Tokenizer, recipe: Recipe) -> None:
-        tokens, paid = encoded(parts, tokenizer, recipe.eos, recipe.length)
+    def add(self, parts: tuple[Part, ...], ids: Encoded, tokenizer: Tokenizer, recipe: Recipe) -> None:
+        tokens, paid = ids
         over = len(tokens) > recipe.length
         learned = np.flatnonzero(paid[: recipe.length])
         if over and (recipe.overlong == "skip" or not len(learned)):
@@ -176,9 +179,7 @@ class _Filling:
         return Examples(tokens, paid, starts, self.bytes, self.truncated, self.skipped)
 
 
-def encoded(
-    parts: tuple[Part, ...], tokenizer: Tokenizer, eos: Eos, length: int
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+def encoded(parts: tuple[Part, ...], tokenizer: Tokenizer, eos: Eos, length: int) -> Encoded:
     """The ids of an example, and which of them are paid for."""
     ids, paid = [np.zeros(0, np.int64)], [np.zeros(0, np.bool_)]
     for text, learned in parts:
@@ -206,12 +207,20 @@ def _encoded(
     splits, done = {TRAIN: _Filling(), VALIDATION: _Filling()}, 0
     records = list(_assigned(source, validation, recipe))
     total = sum(_bytes(parts) for _, record in records for parts in record.examples)
-    for name, record in records:
-        for parts in record.examples:
-            splits[name].add(parts, tokenizer, recipe)
-            done += _bytes(parts)
-        if progress is not None:
-            progress(done, total)
+    batches = [records[start : start + _BATCH] for start in range(0, len(records), _BATCH)]
+
+    def encode(batch: list[tuple[str, Record]]) -> list[list[Encoded]]:
+        each = lambda record: [encoded(parts, tokenizer, recipe.eos, recipe.length) for parts in record.examples]
+        return [each(record) for _, record in batch]
+
+    with ThreadPoolExecutor(cores()) as pool:
+        for batch, found in zip(batches, pool.map(encode, batches), strict=True):
+            for (name, record), examples in zip(batch, found, strict=True):
+                for parts, ids in zip(record.examples, examples, strict=True):
+                    splits[name].add(parts, ids, tokenizer, recipe)
+                    done += _bytes(parts)
+                if progress is not None:
+                    progress(done, total)
     return {name: filling.done() for name, filling in splits.items()}
 
 

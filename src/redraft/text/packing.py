@@ -17,46 +17,64 @@ from redraft.errors import UserError
 from redraft.text.tokens import Tokens
 
 U64 = NDArray[np.uint64]
+_CHUNK, _CHUNKS = 4096, 8  # samples whose order is found at a time, and how many times that is kept
 _ROUNDS = 8  # four already look random on large domains; small ones need more to reach most of their permutations
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Samples as arrays. `lengths` None: every row is whole; else what comes after so many tokens is padding."""
+    """Samples as arrays. `lengths` None: every row is whole; else what comes after so many tokens is padding.
+
+    `documents` None: attention crosses the ends of documents; else each token looks at those of its own number alone.
+    """
 
     tokens: NDArray[np.int64]  # [n, L]
     scored: NDArray[np.bool_]  # [n, L]: paid for, never padding
     index: NDArray[np.int64]  # [n] sample numbers
     lengths: NDArray[np.int64] | None = None  # [n]
+    documents: NDArray[np.int32] | None = None  # [n, L], from 0 in each row
 
 
 class Blocks:
     """Windows of `length` tokens that do not overlap, in a different order in every epoch.
 
-    Tokens after the last whole window are not used. Raises `UserError` where there is not one whole window.
+    Tokens after the last whole window are not used. `boundary`: the id that ends a document, where rows are to say which token
+    belongs to which. Raises `UserError` where there is not one whole window.
     """
 
-    def __init__(self, tokens: Tokens, length: int, seed: int) -> None:
+    def __init__(self, tokens: Tokens, length: int, seed: int, boundary: int | None = None) -> None:
         _require_window(tokens, length)
-        self.tokens, self.length, self.seed = tokens, length, seed
+        self.tokens, self.length, self.seed, self.boundary = tokens, length, seed, boundary
         self.blocks = tokens.count // length
+        self._orders: dict[int, NDArray[np.int64]] = {}
 
     def windows(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
         """The window 0 .. blocks - 1 that each sample number >= 0 holds; int64, of the shape of `index`."""
-        epoch, number = np.divmod(np.asarray(index, np.int64), self.blocks)
-        return permuted(number, epoch, self.blocks, self.seed)
+        chunks, place = np.divmod(np.asarray(index, np.int64), _CHUNK)
+        out = np.empty_like(place)
+        for chunk in np.unique(chunks).tolist():
+            here = chunks == chunk
+            out[here] = self._order(chunk)[place[here]]
+        return out
+
+    def _order(self, chunk: int) -> NDArray[np.int64]:
+        """The windows of `_CHUNK` samples in a row, kept: a permutation of few numbers takes as long as one of many."""
+        found = self._orders.get(chunk)
+        if found is None:
+            epoch, number = np.divmod(chunk * _CHUNK + np.arange(_CHUNK, dtype=np.int64), self.blocks)
+            found = permuted(number, epoch, self.blocks, self.seed)
+            while len(self._orders) >= _CHUNKS:
+                self._orders.pop(next(iter(self._orders)), None)
+            self._orders[chunk] = found
+        return found
 
     def sample(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
         """The tokens of samples `index` [n], int64 [n, length]."""
-        out = np.empty((len(index), self.length), np.int64)
-        for row, window in enumerate(self.windows(index).tolist()):
-            out[row] = self.tokens.read(window * self.length, self.length)
-        return out
+        return self.tokens.windows(self.windows(index) * self.length, self.length)
 
     def rows(self, index: NDArray[np.int64]) -> Rows:
         """Samples `index` [n], every token of them paid for."""
-        tokens = self.sample(index)
-        return Rows(tokens, np.ones(tokens.shape, np.bool_), index)
+        return paid_rows(self.sample(index), index, self.boundary)
 
     def tokens_in(self, samples: int) -> int:
         """Tokens of so many samples."""
@@ -76,7 +94,17 @@ def ordered_windows(tokens: Tokens, length: int, limit: int | None = None) -> ND
     _require_window(tokens, length)
     whole = tokens.count // length
     n = whole if limit is None else min(limit, whole)
-    return np.stack([tokens.read(i * whole // n * length, length) for i in range(n)])
+    return tokens.windows(np.arange(n) * whole // n * length, length)
+
+
+def paid_rows(tokens: NDArray[np.int64], index: NDArray[np.int64], boundary: int | None = None) -> Rows:
+    """Windows [n, L] as whole rows, every token of them paid for. With `boundary`, the id that ends a document, each token has
+    the number of its own: an end belongs to what it ends."""
+    scored = np.ones(tokens.shape, np.bool_)
+    if boundary is None:
+        return Rows(tokens, scored, index)
+    ends = tokens == boundary
+    return Rows(tokens, scored, index, documents=np.cumsum(ends, 1, dtype=np.int32) - ends)
 
 
 def permuted(number: NDArray[np.int64], epoch: NDArray[np.int64], size: int, seed: int) -> NDArray[np.int64]:

@@ -32,7 +32,9 @@ from redraft.text.shards import (
     another_corpus,
     data_sha256,
     packed_sources,
+    prepared_corpus,
     read_manifest,
+    token_dtype,
 )
 from redraft.text.tokenizer import Tokenizer
 
@@ -54,10 +56,10 @@ def prepare(
 ) -> Corpus:
     """The corpus of a source, in the folder `into`, made unless it is there.
 
-    `validation` names a source of its own for the validation split, else `fraction` of the documents go there.
-    `workers` is a number of threads (as many as cores). `progress(done, total)` is told in bytes of the source; total
-    may be None. Packed LITPKDS files are used where they lie. Raises `UserError` for a source that cannot be read or
-    holds no text, for a full disk, and for a folder that holds another corpus.
+    `validation` names a source of its own for the validation split, else `fraction` of the documents go there. `workers` is
+    a number of threads (as many as cores). `progress(done, total)` is told in bytes of the source; total may be None.
+    Packed LITPKDS files, and folders that hold a prepared corpus, are used where they lie. Raises `UserError` for a source
+    that cannot be read or holds no text, for a full disk, and for a folder that holds another corpus.
     """
     return _corpus(source, tokenizer, lambda plan: into, validation, fraction, shard_tokens, workers, progress)
 
@@ -98,7 +100,7 @@ class _Plan:
 
     @property
     def dtype(self) -> str:
-        return "<u2" if self.tokenizer.size <= 65535 else "<u4"
+        return token_dtype(self.tokenizer)
 
     @property
     def total(self) -> int | None:
@@ -116,6 +118,13 @@ def _corpus(
     workers: int | None,
     progress: Progress | None,
 ) -> Corpus:
+    there = prepared_corpus(source, tokenizer)
+    if there is not None:
+        if validation is not None:
+            raise UserError(
+                f"{source} is a prepared corpus, with a validation split of its own: leave data.validation out"
+            )
+        return there
     packed = packed_sources(source, validation)
     if packed is not None:
         return Corpus.from_packed(*packed, tokenizer, source)
@@ -125,7 +134,7 @@ def _corpus(
         make_folder(into)
         with alone(into):
             if not _is_prepared(plan, into):
-                _fill(plan, into, workers or _cores(), progress)
+                _fill(plan, into, workers or cores(), progress)
     return Corpus.open(into)
 
 
@@ -152,7 +161,8 @@ def _is_prepared(plan: _Plan, into: Path) -> bool:
     return manifest is not None
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Those that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 

@@ -1,4 +1,4 @@
-"""Tokens on disk: a source, tokenised once into memory-mapped shards, and the manifest that says what they are.
+"""Tokens on disk: a source, tokenised once into shards, and the manifest that says what they are.
 
 A folder holds, for each split, `train_00000.bin` (raw little-endian uint16, or uint32 where ids need it),
 `train_00000.idx.npy` (uint64, where each document starts in its shard) and `train_00000.json` (counts and hash),
@@ -45,13 +45,17 @@ class ShardRecord:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Two splits of tokens. `sha256` is of the data; `vocab` is the size of the tokenizer that made it."""
+    """Two splits of tokens. `sha256` is of the data; `vocab` is the size of the tokenizer that made it.
+
+    `parts`: the corpora of a mixture's sources, of which these splits are one after another.
+    """
 
     splits: Mapping[str, Tokens]
     sha256: str
     tokenizer_fingerprint: str
     vocab: int
     source: str
+    parts: tuple[Corpus, ...] = ()
 
     def split(self, name: str) -> Tokens:
         """The tokens of `train` or `validation`."""
@@ -170,6 +174,29 @@ class ShardWriter:
 
     def _name(self, number: int) -> str:
         return f"{self._split}_{number:05d}"
+
+
+def token_dtype(tokenizer: Tokenizer) -> str:
+    """The narrowest of uint16 and uint32 that holds its ids."""
+    return "<u2" if tokenizer.size <= 65535 else "<u4"
+
+
+def prepared_corpus(source: str, tokenizer: Tokenizer) -> Corpus | None:
+    """The corpus in a folder that holds a manifest, as it is; None for any other source.
+
+    Raises `UserError` where its tokens are another tokenizer's.
+    """
+    folder = Path(source).expanduser()
+    try:
+        found = json.loads((folder / MANIFEST).read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not (isinstance(found, dict) and {"corpus", "splits"} <= found.keys()):
+        return None  # somebody else's
+    corpus = Corpus.open(folder)
+    if corpus.tokenizer_fingerprint != tokenizer.fingerprint:
+        raise UserError(f"{folder} was tokenised by another tokenizer than {tokenizer.name}: name its own")
+    return corpus
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:

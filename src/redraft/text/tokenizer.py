@@ -12,6 +12,7 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from functools import lru_cache
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, final
@@ -199,7 +200,7 @@ def load_tokenizer(spec: str | Path) -> Tokenizer:
 
 
 def _from_folder(folder: Path) -> Tokenizer:
-    names = ("tokenizer.json", "tokenizer.model", _BYTES_FILE)
+    names = (_BYTES_FILE, "tokenizer.json", "tokenizer.model")  # beside the first, the second is for other programs
     found = [folder / name for name in names if (folder / name).is_file()] or sorted(folder.glob("*.model*"))
     if found:
         return _from_file(found[0])
@@ -210,6 +211,13 @@ def _from_folder(folder: Path) -> Tokenizer:
 
 
 def _from_file(path: Path) -> Tokenizer:
+    stat = path.stat()
+    return _of_state(path.absolute(), stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(4)
+def _of_state(path: Path, size: int, changed: int) -> Tokenizer:
+    """The tokenizer in a file as it is now, read once: a study asks for it at each of its runs."""
     data = path.read_bytes()
     if path.name == _BYTES_FILE:
         return Bytes()

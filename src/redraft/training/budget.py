@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +20,16 @@ from redraft.registry import FAMILIES
 # Read off benchmarks/train_step.py and the demo's smallest networks, on one machine.
 CPU_EFFICIENCY = 0.4
 STEP_OVERHEAD = 4e-3  # seconds
+
+# Numbers that a block keeps for a token: multiples of d in float32, of d and of the MLP's inner width in the compute format.
+# dit: two residuals, two norms, two gated outputs; two modulated inputs, q k v, q and k turned, the mixed values twice; two
+# inner ones.
+KEPT = {"dit": (6.0, 9.0, 2.0), "llama": (4.0, 9.0, 4.0)}
+# Read off benchmarks/memory_plan.py, on a CPU: what malloc keeps in pieces, of activations; bytes of a chunk of logits and of
+# what libraries set up, by the bytes of the compute format.
+SLACK = 1.2
+WORKSPACE = {4: 70e6, 2: 100e6}
+SMALL = 200_000_000  # weights up to which every rank keeps all of them (parallel.SMALL)
 
 
 @dataclass(frozen=True)
@@ -69,7 +80,7 @@ def plan_run(
         tokens=tokens,
         convention=config.budget.convention,
         flops={c: f * tokens for c, f in per_token.items()},
-        memory_bytes=_memory(config, shape, passes),
+        memory_bytes=memory_plan(config, shape, passes).total,
         row=row,
     )
 
@@ -97,15 +108,72 @@ def _steps(config: RunConfig, per_step: int, flops_per_token: float) -> int:
     return steps
 
 
-def _memory(config: RunConfig, shape: Shape, passes: float) -> float:
-    """Rough peak bytes: weights, gradients and AdamW in float32, and the activations of one micro-batch.
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one rank at the peak of a step. `gathered`: what shards are put together into while they compute. `head`: its
+    own gradient, made in the forward pass and scaled in the backward pass."""
 
-    A dit block keeps about 21 d numbers a token (llama 24 d), its residual stream in float32; the head's chunk is small.
+    weights: float
+    optimizer: float
+    average: float
+    gradients: float
+    gathered: float
+    activations: float
+    head: float
+    workspace: float
+
+    @property
+    def total(self) -> float:
+        """Activations are all there when the backward pass begins, gradients when it ends; in between one makes room for the
+        other."""
+        kept = self.weights + self.optimizer + self.average + self.gathered + self.workspace
+        return kept + max(self.activations + self.head, self.gradients)
+
+
+def memory_plan(config: RunConfig, shape: Shape, passes: float = 1.0, ranks: int = 1, per_node: int = 0) -> Memory:
+    """What a rank of `ranks`, `per_node` on a machine (0: all), holds.
+
+    P float32 weights, their gradients, AdamW's two moments, a moving average (4, 4, 8, 4 bytes each) are divided by the
+    shards; a block keeps c d + c' hidden numbers a token for its backward pass (`KEPT`), of which the narrow ones are in
+    the compute format. With checkpointing = "blocks" it keeps its input alone, and one block at a time has the rest.
     """
-    state = 16.0 * sum(parameters(shape).values()) + (4 * sum(parameters(shape).values()) if config.train.ema else 0)
-    tokens = config.train.batch // config.train.accumulate * config.data.length * passes
-    width = 4 if config.train.precision == "float32" else 2.6
-    return state + tokens * shape.depth * (21 if shape.block == "dit" else 24) * shape.width * width
+    counts, train, low = parameters(shape), config.train, 2 if config.train.precision == "bfloat16" else 4
+    count, shards = sum(counts.values()), shards_of(config, sum(counts.values()), ranks, per_node or ranks)
+    outer, block = 4.0 * (count - shape.block_weights), low * shape.block_weights / shape.depth
+    gathered = outer + 2 * block if shards > 1 else 0.0
+    if shards == 1 and low == 2:
+        gathered = 2.0 * shape.block_weights  # what each product casts of its weight
+    tokens = math.ceil(train.batch / train.accumulate / ranks) * config.data.length * passes
+    wide, narrow = _kept(shape)
+    each = tokens * (4 * wide + low * narrow)
+    blocks = shape.depth * tokens * 4 * shape.width + each if train.checkpointing == "blocks" else shape.depth * each
+    teachers = 4.0 * count / shards if FAMILIES[config.family.name].teachers(config.family.options) else 0.0
+    return Memory(
+        weights=4.0 * count / shards + teachers,
+        optimizer=8.0 * count / shards,
+        average=4.0 * count / shards if train.ema else 0.0,
+        gradients=4.0 * count / shards + (outer if shards > 1 else 0.0),
+        gathered=gathered,
+        activations=SLACK * (blocks + 2 * 4 * tokens * shape.width),
+        head=2 * 4.0 * counts["head"],
+        workspace=WORKSPACE[low],
+    )
+
+
+def _kept(shape: Shape) -> tuple[float, float]:
+    """Numbers that a block keeps for a token: in float32, and in the compute format."""
+    wide, narrow, inner = KEPT[shape.block]
+    return wide * shape.width, narrow * shape.width + inner * shape.hidden
+
+
+def shards_of(config: RunConfig, count: int, ranks: int, per_node: int) -> int:
+    """Ranks that hold one copy of the network, as `parallel.chosen` decides."""
+    kind = config.train.parallel.kind
+    if kind == "auto":
+        kind = "ddp" if count <= SMALL else "hsdp" if per_node < ranks else "fsdp"
+    if ranks == 1 or kind == "ddp":
+        return 1
+    return ranks if kind == "fsdp" else config.train.parallel.shards or per_node
 
 
 def seconds(budgets: Sequence[Budget], flops_per_second: float, at_a_time: int = 1) -> float:

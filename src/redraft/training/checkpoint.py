@@ -1,8 +1,13 @@
-"""Resumable state in one safetensors file: weights, AdamW moments, moving average, teacher, step. Whole or absent."""
+"""Resumable state: weights, AdamW moments, moving average, teacher, step. In one safetensors file, whole or absent.
+
+The same names stand for the same tensors in the checkpoints of several ranks (sharded.py), so that a run may be begun on one
+and continued on many, or the other way round.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,55 +16,79 @@ from torch import Tensor, nn
 
 from redraft.errors import UserError
 from redraft.files import write_tensors
+from redraft.training.parallel import fill, local, whole
+from redraft.training.ranks import here
 
 STATE = "state.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def save(
-    path: Path,
-    step: int,
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    average: list[Tensor],
-    teacher: nn.Module | None = None,
-) -> None:
-    """After `step` steps."""
-    tensors: dict[str, Tensor] = {f"model.{name}": p for name, p in network.named_parameters()}
+@dataclass(frozen=True)
+class Place:
+    """Where a run stands: steps done, and windows of data that were passed over (after a rollback)."""
+
+    step: int
+    shift: int = 0
+
+
+def state(
+    network: nn.Module, optimizer: torch.optim.Optimizer, average: list[Tensor], teacher: nn.Module | None
+) -> dict[str, Tensor]:
+    """Everything that steps change, by name: the tensors themselves, or zeros for moments that have not begun."""
+    tensors = {f"model.{name}": p.detach() for name, p in network.named_parameters()}
     for name, parameter in _trained(network):
+        moments = optimizer.state[parameter]
+        moments.setdefault("step", torch.tensor(0.0, device=local(parameter).device))
         for moment in _MOMENTS:
-            tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment]
+            tensors[f"{moment}.{name}"] = moments.setdefault(moment, torch.zeros_like(parameter.detach()))
     if average:
         tensors |= {f"ema.{name}": mean for (name, _), mean in zip(network.named_parameters(), average, strict=True)}
     if teacher is not None:
-        tensors |= {f"teacher.{name}": p for name, p in teacher.named_parameters()}
-    metadata = {"format": "pt", "step": str(step)}
-    write_tensors(path, tensors, metadata)
+        tensors |= {f"teacher.{name}": p.detach() for name, p in teacher.named_parameters()}
+    return tensors
 
 
-def load(
-    path: Path,
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    average: list[Tensor],
-    teacher: nn.Module | None = None,
-) -> int:
-    """Fill everything in place; returns the steps done. `UserError` where the file is not this run's whole state."""
+def count(network: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Tell AdamW how many steps its moments have seen."""
+    for _, parameter in _trained(network):
+        moments = optimizer.state[parameter]
+        moments["step"] = torch.tensor(float(step), device=local(parameter).device)
+
+
+def save(path: Path, place: Place, tensors: dict[str, Tensor]) -> None:
+    """In one file, by the first rank; all gather."""
+    gathered, first = dict[str, Tensor](), here().first
+    for name, tensor in tensors.items():
+        one = whole(tensor)
+        if first:
+            gathered[name] = one.cpu()
+    if first:
+        shift = {"shift": str(place.shift)} if place.shift else {}
+        write_tensors(path, gathered, {"format": "pt", "step": str(place.step), **shift})
+
+
+def place_of(path: Path) -> Place:
+    """Where the run of a state file stands. `UserError` where the file is damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            return Place(int(file.metadata()["step"]), int(file.metadata().get("shift", 0)))
+    except (SafetensorError, KeyError, OSError) as error:
+        raise damaged(path, error) from None
+
+
+def load(path: Path, tensors: dict[str, Tensor]) -> Place:
+    """Fill `tensors` in place, each rank its part. `UserError` where the file is not this run's whole state."""
     try:
         with safe_open(path, "pt") as file, torch.no_grad():
-            for number, (name, parameter) in enumerate(network.named_parameters()):
-                parameter.copy_(file.get_tensor(f"model.{name}"))
-                if average:
-                    average[number].copy_(file.get_tensor(f"ema.{name}"))
-            for name, parameter in _trained(network):
-                moments = {m: file.get_tensor(f"{m}.{name}").to(parameter.device) for m in _MOMENTS}
-                step = torch.tensor(float(file.metadata()["step"]), device=parameter.device)
-                optimizer.state[parameter] = {"step": step, **moments}
-            for name, parameter in teacher.named_parameters() if teacher is not None else ():
-                parameter.copy_(file.get_tensor(f"teacher.{name}"))
-            return int(file.metadata()["step"])
-    except (SafetensorError, KeyError, RuntimeError) as error:
-        raise UserError(f"{path} is not a whole checkpoint of this run ({error}); delete it to start over") from None
+            for name, tensor in tensors.items():
+                fill(tensor, file.get_tensor(name))
+    except (SafetensorError, KeyError, RuntimeError, OSError) as error:
+        raise damaged(path, error) from None
+    return place_of(path)
+
+
+def damaged(path: Path, error: BaseException) -> UserError:
+    return UserError(f"{path} is not a whole checkpoint of this run ({error}); delete it to start over")
 
 
 def _trained(network: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from redraft.errors import UserError
 from redraft.network.sizes import Shape
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+# float64 is for comparing computations that should be equal; weights are then kept in it too.
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 
 def pick_device(name: str) -> torch.device:

@@ -2,6 +2,7 @@
 
 redraft plan --family duo --size 170M --data books.jsonl --tokenizer tokenizer.json --length 2048 --batch 256 --flops 1e19
 redraft plan demo
+redraft plan 1.7B-mdlm-phase1 --tokenizer my.json --gpus 128 --gpus-per-node 8 --like runs/first   memory and time on a cluster
 redraft plan --budget 1e21 --latency 2 --generate 1e12       which family, size, tokens and steps (the published laws)
 redraft plan --quality 2.4 --study studies/first             the cheapest model that reaches a loss, by your own study
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import math
 from argparse import ArgumentParser, Namespace
+from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,9 @@ from typing import Any
 from redraft.config import RunConfig, merge, read_toml, validated
 from redraft.display import duration, emit, quantity
 from redraft.errors import UserError, unknown
-from redraft.training.budget import Budget, cpu_rate, plan_run, seconds
+from redraft.files import read_json
+from redraft.registry import FAMILIES
+from redraft.training.budget import Budget, Memory, cpu_rate, memory_plan, plan_run, seconds
 
 OVERRIDES = True
 
@@ -25,6 +29,11 @@ OVERRIDES = True
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("recipe", nargs="?", help="a TOML file or the name of a shipped recipe, of a run or a study")
     parser.add_argument("--rate", type=float, help="useful FLOP/s to expect; this CPU's is measured if left out")
+    parser.add_argument("--like", type=Path, help="a finished run: expect the FLOP/s that its record says it had")
+    parser.add_argument(
+        "--gpus", type=int, default=1, help="ranks that share the run; --rate and --like are of one of them"
+    )
+    parser.add_argument("--gpus-per-node", type=int, default=8, help="of those on one machine")
     advice = parser.add_argument_group("recommendation (give --budget, --quality or both)")
     advice.add_argument("--budget", type=float, help="FLOPs to spend on training and on generating")
     advice.add_argument("--quality", type=float, help="nats per token to reach")
@@ -43,9 +52,7 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
     if any(value is not None for value in (options.budget, options.quality, options.latency)):
         return _recommend(options, overrides)
     table = recipe_table(options.recipe, {})
-    rate = cpu_rate() if options.rate is None else options.rate
-    if not 0 < rate < math.inf:
-        raise UserError(f"--rate must be a positive number of FLOP/s, got {rate}")
+    rate = expected_rate(options)
     if "arm" in table:
         from redraft.studies.plan import plan_study, study_sentences
 
@@ -53,10 +60,47 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
         return emit(study.to_json()) if options.json else print("\n".join(study_sentences(study, rate)))
     config = validated(RunConfig, merge(table, overrides))
     budget = plan_run(config, load_tokenizer(config.data.tokenizer).size)
+    memory = memory_plan(
+        config, budget.shape, passes_of(config), options.gpus, min(options.gpus, options.gpus_per_node)
+    )
     if options.json:
-        return emit({**budget.to_json(), "seconds": seconds([budget], rate), "flops_per_second": rate})
-    print("\n".join([*run_sentences(config, budget), time_sentence(seconds([budget], rate), rate)]))
+        told = {"memory": {**asdict(memory), "total": memory.total}, "gpus": options.gpus}
+        return emit({**budget.to_json(), **told, "seconds": seconds([budget], rate), "flops_per_second": rate})
+    sentences = [*run_sentences(config, budget), time_sentence(seconds([budget], rate), rate)]
+    print("\n".join([*sentences, *cluster_sentences(config, memory, options.gpus)]))
     return None
+
+
+def expected_rate(options: Namespace) -> float:
+    """Useful FLOP/s of all ranks: `--rate` or a finished run's times the ranks, or this CPU's. That ranks do so many times
+    as much is what one hopes for; a record of as many says it."""
+    if options.gpus < 1 or options.gpus_per_node < 1:
+        raise UserError(f"--gpus and --gpus-per-node are at least 1, got {options.gpus} and {options.gpus_per_node}")
+    if options.like is not None:
+        record = read_json(options.like / "record.json")
+        if not record["timing"]["tokens_per_second"]:
+            raise UserError(f"{options.like} did not train a step when it last ran: name another run, or give --rate")
+        per_token = record["flops_by_convention"]["full"] / record["tokens"]
+        return record["timing"]["tokens_per_second"] * per_token * options.gpus / record.get("ranks", 1)
+    if options.rate is None:
+        return cpu_rate()
+    if not 0 < options.rate < math.inf:
+        raise UserError(f"--rate must be a positive number of FLOP/s, got {options.rate}")
+    return options.rate * options.gpus
+
+
+def passes_of(config: RunConfig) -> float:
+    """Tokens that the network reads for each token of text."""
+    return FAMILIES[config.family.name].passes(config.family.options)
+
+
+def cluster_sentences(config: RunConfig, memory: Memory, ranks: int) -> list[str]:
+    """What one rank of several holds; nothing of a run on its own."""
+    if ranks == 1:
+        return []
+    parts = ", ".join(f"{name} {quantity(size, 'B')}" for name, size in asdict(memory).items() if size)
+    rows = math.ceil(config.train.batch / config.train.accumulate / ranks)
+    return [f"A rank of {ranks}: {quantity(memory.total, 'B')} at its peak ({parts}), with {rows} rows at a time."]
 
 
 def _recommend(options: Namespace, overrides: dict[str, Any]) -> None:

@@ -4,12 +4,15 @@
   redraft train recipe.toml --into runs/second --train.lr 3e-4
   redraft train --into runs/fewsteps --from runs/duo --family.objective distillation --steps 5000
   redraft train --into runs/chat --from runs/duo --data chat.jsonl --data.format chat --steps 2000
+  torchrun --nproc-per-node 8 -m redraft train --into runs/large --size 1B --flops 1e20
 
 Any key of a run can be set by a dotted flag (redraft list keys). The same command continues an interrupted run.
 """
 
 from __future__ import annotations
 
+import shutil
+import sys
 import time
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -17,10 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 from redraft.config import RunConfig
 from redraft.display import Line, duration, emit, quantity, tokenising
+from redraft.errors import UserError
 from redraft.training.budget import cpu_rate, seconds
 from redraft.verbs.plan import recipe_table, run_sentences, time_sentence
 
 if TYPE_CHECKING:
+    from redraft.training.ranks import Ranks
     from redraft.training.setup import Setup
 
 OVERRIDES = True
@@ -32,16 +37,24 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--from", dest="start", help="a model folder: start from its weights, network, family and tokens"
     )
+    parser.add_argument(
+        "--timeout", type=float, default=600, help="seconds after which a rank that does not answer counts as lost"
+    )
     parser.add_argument("--json", action="store_true", help="print the record as JSON")
 
 
 def run(options: Namespace, overrides: dict[str, Any]) -> None:
-    from redraft.config import merge, validated
-    from redraft.evaluation.run import carry_out, open_run, read_record
+    from redraft.training.ranks import joined, leaving_when_lost
 
-    table = recipe_table(options.recipe, overrides)
-    config = validated(RunConfig, table if options.start is None else merge(start_table(Path(options.start)), table))
-    setup = open_run(config, options.into, tokenising(options.json))
+    with joined(options.timeout) as ranks, leaving_when_lost(ranks):
+        lead(options, overrides, ranks) if ranks.first else assist(options.into, ranks)
+
+
+def lead(options: Namespace, overrides: dict[str, Any], ranks: Ranks) -> None:
+    """The first rank, or the only one: it prints, and writes all but its ranks' parts of a checkpoint."""
+    from redraft.evaluation.run import carry_out, read_record
+
+    setup = opened(options, overrides, ranks)
     if not options.json:
         sentences = run_sentences(setup.config, setup.budget)
         print("\n".join([*sentences, *data_sentences(setup), *_time(setup)]), flush=True)
@@ -56,8 +69,63 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
             force=at.step == setup.budget.steps,
         )
     line.close()
+    ranks.agree(patiently=True)  # the others wait while it scores
+    shutil.rmtree(options.into / "checkpoints", ignore_errors=True)
     record = read_record(options.into)
     emit(record) if options.json else print(result_sentence(record))
+
+
+def opened(options: Namespace, overrides: dict[str, Any], ranks: Ranks) -> Setup:
+    """The run in its folder, which the other ranks are told of once its data are there. An error of one is an error of all."""
+    from redraft.config import merge, validated
+    from redraft.evaluation.run import open_run
+
+    try:
+        table = recipe_table(options.recipe, overrides)
+        table = table if options.start is None else merge(start_table(Path(options.start)), table)
+        setup = open_run(validated(RunConfig, table), options.into, tokenising(options.json))
+    except UserError as error:
+        ranks.agree(error, patiently=True)
+        raise
+    ranks.agree(patiently=True)
+    ranks.tell((setup.config, setup.corpus.sha256, (options.into / "record.json").exists()))
+    ranks.agree(patiently=True)
+    return setup
+
+
+def assist(folder: Path, ranks: Ranks) -> None:
+    """Any other rank: trains and is silent. What goes wrong for all is the first rank's to say."""
+    from redraft.training.loop import Trainer, train
+
+    try:
+        ranks.agree(patiently=True)
+        setup, finished = followed(ranks)
+        if not finished:
+            trainer = Trainer.start(setup, folder)
+            for _ in train(trainer, folder):
+                pass
+            trainer.final_weights()
+        ranks.agree(patiently=True)
+    except UserError:
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def followed(ranks: Ranks) -> tuple[Setup, bool]:
+    """The run that the first rank opened, set up here too; whether it is finished."""
+    from redraft.training.setup import set_up
+
+    config, sha256, finished = ranks.tell()
+    error = None
+    try:
+        setup = set_up(config)
+        if setup.corpus.sha256 != sha256:
+            error = UserError(f"{config.data.source} holds other data here than for rank 0: give all ranks the same")
+    except UserError as refused:
+        error = refused
+    ranks.agree(error, patiently=True)
+    return setup, finished
 
 
 def start_table(folder: Path) -> dict[str, Any]:
@@ -65,7 +133,10 @@ def start_table(folder: Path) -> dict[str, Any]:
     from redraft.hub.folder import read_config
 
     start = read_config(folder)
-    shape = {key: getattr(start.shape, key) for key in ("block", "depth", "heads", "width", "hidden", "cond")}
+    shape = {
+        key: getattr(start.shape, key)
+        for key in ("block", "depth", "heads", "width", "hidden", "cond", "theta", "clock")
+    }
     return {
         "family": {"name": start.family, "options": start.options},
         "network": shape,

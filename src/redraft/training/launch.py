@@ -1,0 +1,171 @@
+"""A run as a Slurm job, through submitit: one task an accelerator, each a rank. Asked to leave, it saves and is requeued.
+
+`redraft train --nodes N --gpus-per-node G --launcher slurm ...` ends here. Every task starts the same command without those
+flags, with the environment that torchrun would give it, so that training knows nothing of Slurm. Before its time is up, and
+when it is preempted, Slurm sends SIGUSR2: the ranks then save and leave after their step (they know it as SIGTERM), and the
+first task has the job requeued, which goes on where it stopped. `INTO/.slurm` holds the job's id, its script and what its
+tasks print.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from redraft.errors import UserError
+from redraft.files import make_folder, read_json, write_json
+
+FOLDER, JOB = ".slurm", "job.json"
+RETRIES = 1000  # times that a job may run out of time and be put back
+SHARED = ("cpus_per_task", "gpus_per_node", "mem_gb", "name", "nodes", "tasks_per_node", "timeout_min")
+INTERRUPTED = 130  # the exit status of a run that was asked to leave, and saved
+
+
+class Rank:
+    """What every task calls: `redraft train` as one rank of the job."""
+
+    def __call__(self, words: list[str]) -> None:
+        """Raises `RuntimeError` where the run ended with an error, which its log has told."""
+        requeue, asked = signal.getsignal(signal.SIGUSR2), list[int]()
+        command = [sys.executable, "-m", "redraft", "train", *words]
+        with subprocess.Popen(command, env=os.environ | _environment()) as rank:
+
+            def leave(number: int, frame: object) -> None:
+                asked.append(number)
+                rank.terminate()
+
+            signal.signal(signal.SIGUSR2, leave)
+            status = rank.wait()
+        if asked and status != 0 and callable(requeue):
+            requeue(signal.SIGUSR2, None)  # the first task's ends the job
+        elif status not in (0, INTERRUPTED):
+            raise RuntimeError(f"redraft train ended with status {status}: its own words are in the log above")
+
+    def checkpoint(self, words: list[str]) -> Any:
+        """The same again: the run's folder knows where it stands."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self, words)
+
+
+def launch(
+    words: Sequence[str], into: Path, nodes: int, gpus_per_node: int, options: Mapping[str, Any] | None = None
+) -> str:
+    """Submit `redraft train words...`, which must name `into`; the job's id. A job that is still about is not submitted twice.
+
+    `options` go to Slurm by submitit's names; without gpus, `tasks_per_node` says how many ranks a machine has.
+    """
+    submitit = _submitit()
+    given = dict(options or {})
+    if (there := running(into)) is not None:
+        raise UserError(
+            f"job {there} is at work on {into} already: `scancel {there}` ends it, `squeue -j {there}` shows it"
+        )
+    folder = into.resolve() / FOLDER
+    make_folder(folder)
+    settings = {"name": f"redraft-{into.resolve().name}", "nodes": nodes, "timeout_min": 24 * 60}
+    settings |= {"gpus_per_node": gpus_per_node} if gpus_per_node else {}
+    settings |= {"tasks_per_node": max(1, gpus_per_node), "slurm_srun_args": ["--kill-on-bad-exit=1"]}
+    try:
+        executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=RETRIES)
+        executor.update_parameters(**settings | named(given))
+        job = executor.submit(Rank(), [str(word) for word in words])
+    except (
+        RuntimeError,
+        NameError,
+        TypeError,
+        ValueError,
+        OSError,
+        submitit.core.utils.FailedSubmissionError,
+    ) as error:
+        raise UserError(f"Slurm does not take the job: {' '.join(str(error).split())}") from None
+    write_json(folder / JOB, {"id": job.job_id})
+    return str(job.job_id)
+
+
+def running(into: Path) -> str | None:
+    """The id of the job that is in the queue, or at work, for a run; None if there is none."""
+    path = into / FOLDER / JOB
+    if not path.exists():
+        return None
+    number = str(read_json(path)["id"])
+    asked = subprocess.run(["squeue", "-h", "-j", number, "-o", "%T"], capture_output=True, text=True, check=False)
+    return number if asked.returncode == 0 and asked.stdout.strip() else None
+
+
+def log_of(into: Path, job: str) -> Path:
+    """Where the first rank prints."""
+    return into.resolve() / FOLDER / f"{job}_0_log.out"
+
+
+def words_of(
+    recipe: str | None, into: Path, start: str | None, track: Sequence[str], overrides: Mapping[str, Any]
+) -> list[str]:
+    """The words after `redraft train` that a task is given: what the command line was, without the launcher's."""
+    words = ([recipe] if recipe else []) + ["--into", str(into)] + (["--from", start] if start else [])
+    return words + (["--track", *track] if track else []) + _flags(overrides, "")
+
+
+def _flags(table: Mapping[str, Any], prefix: str) -> list[str]:
+    out = list[str]()
+    for key, value in table.items():
+        out += _flags(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [f"--{prefix}{key}={_toml(value)}"]
+    return out
+
+
+def _toml(value: Any) -> str:
+    """A value as the command line takes it, on one line."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(f'{key} = {_toml(v)}' for key, v in value.items())} }}"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def options_of(words: Sequence[str]) -> dict[str, Any]:
+    """`partition=gpu`, `timeout_min=600`, ... as settings; values are TOML, else text."""
+    out: dict[str, Any] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not (key and equals):
+            raise UserError(f"--slurm takes name=value, such as partition=gpu; got {word!r}")
+        try:
+            out[key.replace("-", "_")] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            out[key.replace("-", "_")] = value
+    return out
+
+
+def named(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by submitit's names: those that only Slurm knows begin with `slurm_`."""
+    return {key if key in SHARED or key.startswith("slurm_") else f"slurm_{key}": v for key, v in options.items()}
+
+
+def _environment() -> dict[str, str]:
+    """What torchrun would tell this task."""
+    from submitit.helpers import TorchDistributedEnvironment
+
+    here = TorchDistributedEnvironment()
+    return {
+        "MASTER_ADDR": str(here.master_addr),
+        "MASTER_PORT": str(here.master_port),
+        "RANK": str(here.rank),
+        "WORLD_SIZE": str(here.world_size),
+        "LOCAL_RANK": str(here.local_rank),
+        "LOCAL_WORLD_SIZE": str(here.local_world_size),
+    }
+
+
+def _submitit() -> Any:
+    try:
+        import submitit
+    except ImportError:
+        raise UserError('the Slurm launcher needs submitit: pip install "redraft[slurm]"') from None
+    return submitit

@@ -1,0 +1,150 @@
+"""The processes that share one run, and what they tell each other. A process on its own is a run of one rank.
+
+torchrun starts them and says in the environment who is who (RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR).
+Weights and gradients travel over the device's own backend. Numbers and decisions travel over gloo, from CPU to CPU, so
+that no accelerator waits for them; the thread that writes checkpoints has a group to itself.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from redraft.errors import UserError
+
+LOST = ("gloo", "Connection", "Timed out", "Broken pipe")  # what the message of a broken collective says
+
+
+class Asked(KeyboardInterrupt):
+    """A rank was asked to end (SIGTERM); all leave after the same step."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process is `rank` of `size`, of which `per_node` are on this machine. `asked`: signals to end that came."""
+
+    rank: int = 0
+    size: int = 1
+    per_node: int = 1
+    control: Any = None
+    saving: Any = None
+    patient: Any = None
+    asked: list[int] = field(default_factory=list)
+
+    @property
+    def first(self) -> bool:
+        """The one that prints, keeps the journal and writes the record."""
+        return self.rank == 0
+
+    @property
+    def several(self) -> bool:
+        return self.control is not None
+
+    def sum(self, numbers: Sequence[float]) -> list[float]:
+        """Each number added up over all ranks, in float64."""
+        if not self.several:
+            return list(numbers)
+        total = torch.tensor(numbers, dtype=torch.float64)
+        dist.all_reduce(total, group=self.control)
+        return total.tolist()
+
+    def gather(self, value: Any, group: Any = None) -> list[Any]:
+        """The value of every rank, in their order."""
+        if not self.several:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value, group=group or self.control)
+        return values
+
+    def tell(self, value: Any = None) -> Any:
+        """The first rank's value, on every rank."""
+        if not self.several:
+            return value
+        told = [value]
+        dist.broadcast_object_list(told, src=0, group=self.control)
+        return told[0]
+
+    def copy(self, tensor: Tensor) -> None:
+        """The first rank's numbers into everyone's tensor, on the CPU."""
+        if self.several:
+            dist.broadcast(tensor, src=0, group=self.control)
+
+    def agree(self, error: UserError | None = None, patiently: bool = False) -> None:
+        """An error of one rank becomes the same `UserError` on all of them; returns where there is none. `patiently`: what a
+        rank does meanwhile may take long, and it is not lost."""
+        errors = self.gather(None if error is None else str(error), self.patient if patiently else None)
+        for rank, text in enumerate(errors):
+            if text is not None:
+                raise UserError(text if rank == 0 or len(set(errors)) == 1 else f"rank {rank}: {text}")
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether an error is that of a collective which another rank left."""
+    return isinstance(error, dist.DistError) or any(word in str(error) for word in LOST)
+
+
+@contextmanager
+def leaving_when_lost(ranks: Ranks) -> Iterator[None]:
+    """Where another rank does not answer any more, the first one says so in one line, and the process ends with status 2.
+
+    At once: its threads that write a checkpoint may wait for the lost rank for long.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not ranks.several or not is_lost(error):
+            raise
+        if ranks.first:
+            why = re.sub(r"^\[.*?\] ", "", str(error).strip().splitlines()[0]).partition(". ")[0]
+            print(
+                f"redraft: a rank was lost ({why}); the same command goes on from the last checkpoint", file=sys.stderr
+            )
+        sys.stderr.flush()
+        os._exit(2)
+
+
+_HERE = [Ranks()]  # the last is where we are
+
+
+def here() -> Ranks:
+    """The ranks that this process joined; it alone, if it joined none."""
+    return _HERE[-1]
+
+
+@contextmanager
+def joined(timeout: float = 600.0) -> Iterator[Ranks]:
+    """The ranks that torchrun started, while the block lasts; without torchrun, this process alone.
+
+    `timeout`: seconds after which a rank that does not answer counts as lost (a machine that went without a word; a process
+    that died is noticed at once). SIGTERM does not end a rank: it asks all of them to save and leave after their step.
+    """
+    if "RANK" not in os.environ or "MASTER_ADDR" not in os.environ:
+        yield here()
+        return
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if torch.accelerator.is_available():
+        torch.accelerator.set_device_index(local % torch.accelerator.device_count())
+    dist.init_process_group(timeout=timedelta(seconds=timeout))
+    waits = timeout, 10 * timeout, timeout + 7 * 86400  # for an answer, a checkpoint, a corpus
+    groups = [dist.new_group(backend="gloo", timeout=timedelta(seconds=seconds)) for seconds in waits]
+    per_node = int(os.environ.get("LOCAL_WORLD_SIZE", str(dist.get_world_size())))
+    ranks = Ranks(dist.get_rank(), dist.get_world_size(), per_node, *groups)
+    _HERE.append(ranks)
+    before = signal.signal(signal.SIGTERM, lambda number, frame: ranks.asked.append(number))
+    try:
+        yield ranks
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        _HERE.pop()
+        dist.destroy_process_group()
