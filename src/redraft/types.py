@@ -32,6 +32,9 @@ class Batch:
     scored: Tensor  # [B, L] bool: may be corrupted, and is paid for
     index: Tensor  # [B] global sample numbers: all randomness of a row is a function of (key, its index)
     lengths: Tensor | None = None  # [B] tokens of each row, those after are padding; None: every row is whole
+    documents: Tensor | None = (
+        None  # [B, L] each token's document in its row, which alone it looks at; None: all look at all
+    )
 
 
 @dataclass(frozen=True)

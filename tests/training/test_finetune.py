@@ -240,7 +240,9 @@ def test_merged_network_is_the_adapted_one(pairs: Path, start: Path, tmp_path: P
     )
     for _ in trainer.run():
         pass
-    batch = as_batch(held_out(trainer.setup.corpus, 16, 3), slice(0, 3), "cpu")
+    batch = as_batch(
+        held_out(trainer.setup.corpus, trainer.setup.config.data, trainer.setup.tokenizer.eos, 3), slice(0, 3), "cpu"
+    )
     with torch.no_grad():
         adapted = trainer.loss(batch, 0.0).nats
         merged = trainer.final_weights()

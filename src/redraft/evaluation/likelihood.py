@@ -117,7 +117,9 @@ def _batches(rows: Rows, draws: int, size: int, device: torch.device) -> Iterato
         lengths = None if rows.lengths is None else rows.lengths[number]
         longest = rows.tokens.shape[1] if lengths is None else int(lengths.max())
         tokens, scored = (torch.from_numpy(x[number, :longest]).to(device) for x in (rows.tokens, rows.scored))
-        yield Batch(tokens, scored, index.to(device), None if lengths is None else torch.from_numpy(lengths).to(device))
+        apart = None if rows.documents is None else torch.from_numpy(rows.documents[number]).long().to(device)
+        padded = None if lengths is None else torch.from_numpy(lengths).to(device)
+        yield Batch(tokens, scored, index.to(device), padded, apart)
 
 
 def _noise_error(per_token: Tensor) -> float:

@@ -16,6 +16,7 @@ import redraft
 from redraft.evaluation.likelihood import Bound
 from redraft.hub.shards import weight_files
 from redraft.text.examples import PromptCorpus
+from redraft.text.shards import Corpus
 from redraft.training.setup import Setup
 
 RECORD = "record.json"
@@ -76,7 +77,7 @@ def run_record(
 def data_summary(setup: Setup) -> dict[str, Any]:
     data = setup.config.data
     summary = {
-        "source": data.source,
+        "source": setup.corpus.source if isinstance(setup.corpus, Corpus) and setup.corpus.parts else data.source,
         "validation": data.validation,
         "format": data.format,
         "drop": data.drop,

@@ -78,7 +78,7 @@ def carry_out(
     yield from train(trainer, folder, forks)
     timing = Timing(time.perf_counter() - began, setup.budget.steps - started)
     network = trainer.final_weights().eval()
-    windows = held_out(setup.corpus, config.data.length, config.evaluate.rows)
+    windows = held_out(setup.corpus, config.data, setup.tokenizer.eos, config.evaluate.rows)
     result = bound(network, setup.family, windows, config.evaluate.draws, config.evaluate.batch)
     start = read_json(folder / START) if config.train.start is not None else None
     record = run_record(name or folder.name, arm or config.family.name, setup, result, timing, start)

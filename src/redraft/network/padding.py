@@ -36,7 +36,9 @@ class Padded:
 
 
 def reading(network: Network, batch: Batch) -> Network:
-    """The network that sees no padding of `batch`."""
+    """The network that sees no padding of `batch`, and no document from another."""
+    if batch.documents is not None:
+        return Within(network, batch.documents)
     return network if batch.lengths is None else Padded(network, batch.lengths)
 
 

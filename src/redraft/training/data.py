@@ -14,6 +14,7 @@ from redraft.config import DataConfig
 from redraft.noise import draws
 from redraft.noise.draws import Key
 from redraft.text.examples import Shuffled
+from redraft.text.mixture import Mixed
 from redraft.text.packing import Blocks, Rows
 from redraft.types import Batch
 
@@ -23,7 +24,7 @@ class Reader:
     """Samples, `batch` a step. `blank`: the id that stands for each token of a dropped prompt, the spare one of every network:
     [MASK] to the masked families (arXiv:2410.18514)."""
 
-    samples: Blocks | Shuffled
+    samples: Blocks | Mixed | Shuffled
     data: DataConfig
     batch: int
     seed: int
@@ -51,7 +52,8 @@ class Reader:
         if chance >= self.data.short:
             return rows
         keep = 1 + int(length * rows.tokens.shape[1])
-        return replace(rows, tokens=rows.tokens[:, :keep], scored=rows.scored[:, :keep])
+        documents = None if rows.documents is None else rows.documents[:, :keep]
+        return replace(rows, tokens=rows.tokens[:, :keep], scored=rows.scored[:, :keep], documents=documents)
 
 
 @dataclass(frozen=True)
@@ -121,4 +123,7 @@ def as_batch(rows: Rows, part: slice, device: str | torch.device) -> Batch:
     longest = rows.tokens.shape[1] if rows.lengths is None else int(rows.lengths[part].max())
     tokens, scored = (torch.from_numpy(np.ascontiguousarray(x[part, :longest])) for x in (rows.tokens, rows.scored))
     lengths = None if rows.lengths is None else torch.from_numpy(rows.lengths[part]).to(device)
-    return Batch(tokens.to(device), scored.to(device), torch.from_numpy(rows.index[part]).to(device), lengths)
+    documents = None if rows.documents is None else torch.from_numpy(rows.documents[part]).long().to(device)
+    return Batch(
+        tokens.to(device), scored.to(device), torch.from_numpy(rows.index[part]).to(device), lengths, documents
+    )

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from redraft.config import DataConfig, RunConfig, validated
 from redraft.families.base import Family, build
 from redraft.registry import FAMILIES
 from redraft.text.examples import PromptCorpus, Recipe, Shuffled, prepare_prompts
-from redraft.text.packing import Blocks, Rows, ordered_windows
-from redraft.text.prepare import Progress, prepare_cached
+from redraft.text.mixture import Mixed, held_out_rows, prepare_text, samples_of
+from redraft.text.packing import Blocks, Rows
+from redraft.text.prepare import Progress
 from redraft.text.prompts import detected
 from redraft.text.shards import Corpus
 from redraft.text.tokenizer import Tokenizer, load_tokenizer
@@ -48,12 +47,13 @@ def set_up(config: RunConfig, progress: Progress | None = None) -> Setup:
     device = pick_device(config.train.device)
     data = resolved(config.data)
     corpus = prepared(data, tokenizer, progress)
-    samples = samples_of(corpus, data.length, config.seed)
-    if isinstance(samples, Shuffled):
-        lengths = samples.examples.lengths
-        budget = plan_run(config, tokenizer.size, float(lengths.mean()), samples.tokens_in)
+    samples: Blocks | Mixed | Shuffled
+    if isinstance(corpus, PromptCorpus):
+        samples = Shuffled(corpus.split("train"), config.seed)
+        budget = plan_run(config, tokenizer.size, float(samples.examples.lengths.mean()), samples.tokens_in)
     else:
         budget = plan_run(config, tokenizer.size)
+        samples = samples_of(corpus, data, tokenizer.eos, config.seed, budget.steps * config.train.batch)
     precision = pick_precision(config.train.precision, budget.shape, device)
     train = config.train.model_copy(update={"precision": precision, "device": str(device)})
     config = config.model_copy(update={"train": train, "data": data})
@@ -70,21 +70,13 @@ def resolved(data: DataConfig) -> DataConfig:
 def prepared(data: DataConfig, tokenizer: Tokenizer, progress: Progress | None = None) -> Corpus | PromptCorpus:
     """The tokens of the data, both splits."""
     if data.format == "text":
-        return prepare_cached(data.source, tokenizer, validation=data.validation, progress=progress)
+        return prepare_text(data, tokenizer, progress=progress)
     recipe = Recipe(data.format, data.template, data.length, data.eos, data.overlong)
     return prepare_prompts(data.source, tokenizer, recipe, validation=data.validation, progress=progress)
 
 
-def samples_of(corpus: Corpus | PromptCorpus, length: int, seed: int) -> Blocks | Shuffled:
-    """The samples of training in their order."""
-    if isinstance(corpus, Corpus):
-        return Blocks(corpus.split("train"), length, seed)
-    return Shuffled(corpus.split("train"), seed)
-
-
-def held_out(corpus: Corpus | PromptCorpus, length: int, limit: int | None) -> Rows:
+def held_out(corpus: Corpus | PromptCorpus, data: DataConfig, eos: int, limit: int | None) -> Rows:
     """At most `limit` rows of the validation split, evenly spread over it."""
     if isinstance(corpus, PromptCorpus):
         return corpus.split("validation").spread(limit)
-    windows = ordered_windows(corpus.split("validation"), length, limit)
-    return Rows(windows, np.ones(windows.shape, np.bool_), np.arange(len(windows)))
+    return held_out_rows(corpus, data, eos, limit)

@@ -162,7 +162,7 @@ def _split(data: DataConfig, options: Namespace, model: Model) -> tuple[str, Sco
     from redraft.training.setup import held_out, prepared
 
     corpus = prepared(data, model.tokenizer, tokenising(options.json))
-    rows = held_out(corpus, model.length, options.rows)
+    rows = held_out(corpus, data.model_copy(update={"length": model.length}), model.tokenizer.eos, options.rows)
     source = (data.source, data.validation)
     return data.source, of_split(corpus.split("validation"), rows, source, model.length, data.format)
 

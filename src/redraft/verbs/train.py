@@ -4,6 +4,7 @@
   redraft train recipe.toml --into runs/second --train.lr 3e-4
   redraft train --into runs/fewsteps --from runs/duo --family.objective distillation --steps 5000
   redraft train --into runs/chat --from runs/duo --data chat.jsonl --data.format chat --steps 2000
+  redraft train recipe.toml --into runs/huge --nodes 16 --gpus-per-node 8 --launcher slurm --slurm partition=gpu account=lab
   torchrun --nproc-per-node 8 -m redraft train --into runs/large --size 1B --flops 1e20
 
 Any key of a run can be set by a dotted flag (redraft list keys). The same command continues an interrupted run.
@@ -15,6 +16,7 @@ import shutil
 import sys
 import time
 from argparse import ArgumentParser, Namespace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,26 +42,55 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--timeout", type=float, default=600, help="seconds after which a rank that does not answer counts as lost"
     )
+    parser.add_argument(
+        "--track", nargs="*", default=[], metavar="NAME", help="show curves in wandb, tensorboard, trackio"
+    )
+    parser.add_argument("--launcher", choices=("slurm",), help="submit the run as a job, requeued until it is done")
+    parser.add_argument("--nodes", type=int, default=1, help="of the job")
+    parser.add_argument("--gpus-per-node", type=int, default=8, help="of the job, a rank each")
+    parser.add_argument(
+        "--slurm", nargs="*", default=[], metavar="NAME=VALUE", help="partition=gpu timeout_min=1440 ..."
+    )
     parser.add_argument("--json", action="store_true", help="print the record as JSON")
 
 
 def run(options: Namespace, overrides: dict[str, Any]) -> None:
+    if options.launcher:
+        submit(options, overrides)
+        return
     from redraft.training.ranks import joined, leaving_when_lost
 
     with joined(options.timeout) as ranks, leaving_when_lost(ranks):
         lead(options, overrides, ranks) if ranks.first else assist(options.into, ranks)
 
 
+def submit(options: Namespace, overrides: dict[str, Any]) -> None:
+    """Hand the run to Slurm. What is wrong with its settings is said here, and not in a job's log."""
+    from redraft.config import validated
+    from redraft.training.launch import launch, log_of, options_of, words_of
+
+    if options.start is None:
+        validated(RunConfig, recipe_table(options.recipe, overrides))
+    words = words_of(options.recipe, options.into, options.start, options.track, overrides)
+    job = launch(words, options.into, options.nodes, options.gpus_per_node, options_of(options.slurm))
+    log = log_of(options.into, job)
+    told = f"Job {job} is in the queue for {options.into}. What its first rank prints: {log}"
+    emit({"job": job, "log": str(log)}) if options.json else print(told)
+
+
 def lead(options: Namespace, overrides: dict[str, Any], ranks: Ranks) -> None:
     """The first rank, or the only one: it prints, and writes all but its ranks' parts of a checkpoint."""
     from redraft.evaluation.run import carry_out, read_record
+    from redraft.training.trackers import onlookers
 
     setup = opened(options, overrides, ranks)
     if not options.json:
         sentences = run_sentences(setup.config, setup.budget)
         print("\n".join([*sentences, *data_sentences(setup), *_time(setup)]), flush=True)
     line, began, start = Line(quiet=options.json), time.monotonic(), None
+    watching = onlookers(options.track, options.into, setup.config.model_dump())
     for at in carry_out(setup, options.into):
+        watching.log(asdict(at))
         start = at.step if start is None else start
         left = (setup.budget.steps - at.step) * (time.monotonic() - began) / max(1, at.step - start + 1)
         rate = setup.budget.tokens_per_step * (at.step - start + 1) / (time.monotonic() - began)
@@ -72,6 +103,7 @@ def lead(options: Namespace, overrides: dict[str, Any], ranks: Ranks) -> None:
     ranks.agree(patiently=True)  # the others wait while it scores
     shutil.rmtree(options.into / "checkpoints", ignore_errors=True)
     record = read_record(options.into)
+    watching.close(record)
     emit(record) if options.json else print(result_sentence(record))
 
 
