@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from redraft.errors import UserError
 
+LAST_WORD = 1.0  # seconds that the first rank has to say why
 LOST = ("gloo", "Connection", "Timed out", "Broken pipe")  # what the message of a broken collective says
 
 
@@ -95,23 +97,33 @@ def is_lost(error: BaseException) -> bool:
 
 
 @contextmanager
-def leaving_when_lost(ranks: Ranks) -> Iterator[None]:
-    """Where another rank does not answer any more, the first one says so in one line, and the process ends with status 2.
+def one_voice(ranks: Ranks) -> Iterator[None]:
+    """What ends a run of several ranks is said once, in one line, by the first of them. Of one rank: as without this.
 
-    At once: its threads that write a checkpoint may wait for the lost rank for long.
+    The process ends there and then, with status 2, or 130 where it was asked to: threads that write a checkpoint may wait for a
+    lost rank for long. The others leave a little later, since torchrun ends all when the first does.
     """
     try:
         yield
-    except RuntimeError as error:
-        if not ranks.several or not is_lost(error):
+    except (UserError, Asked, RuntimeError) as error:
+        if not ranks.several or not (isinstance(error, UserError | Asked) or is_lost(error)):
             raise
         if ranks.first:
-            why = re.sub(r"^\[.*?\] ", "", str(error).strip().splitlines()[0]).partition(". ")[0]
-            print(
-                f"redraft: a rank was lost ({why}); the same command goes on from the last checkpoint", file=sys.stderr
-            )
+            print(f"redraft: {_said(error)}", file=sys.stderr)
+        else:
+            time.sleep(LAST_WORD)
+        sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(2)
+        os._exit(130 if isinstance(error, Asked) else 2)
+
+
+def _said(error: BaseException) -> str:
+    if isinstance(error, Asked):
+        return "interrupted; the same command continues where it stopped"
+    if isinstance(error, UserError):
+        return str(error)
+    why = re.sub(r"^\[.*?\] ", "", str(error).strip().splitlines()[0]).partition(". ")[0]
+    return f"a rank was lost ({why}); the same command goes on from the last checkpoint"
 
 
 _HERE = [Ranks()]  # the last is where we are

@@ -149,7 +149,7 @@ class Onlooker:
         if not self.why:
             self.why = why
             print(
-                f"redraft: {self.name} fell out ({why}); the run goes on, and its journal has everything",
+                f"note: {self.name} fell out ({why}); the run goes on, and its journal has everything",
                 file=sys.stderr,
             )
 

@@ -186,7 +186,7 @@ class Watch:
     def note(self, kind: str, text: str) -> None:
         if self.journal:
             self.journal.write(Event(kind, self.trainer.step, text))
-            print(f"redraft: {text}", file=sys.stderr, flush=True)
+            print(f"note: {text}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         if self.journal:

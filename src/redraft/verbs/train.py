@@ -58,9 +58,9 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
     if options.launcher:
         submit(options, overrides)
         return
-    from redraft.training.ranks import joined, leaving_when_lost
+    from redraft.training.ranks import joined, one_voice
 
-    with joined(options.timeout) as ranks, leaving_when_lost(ranks):
+    with joined(options.timeout) as ranks, one_voice(ranks):
         lead(options, overrides, ranks) if ranks.first else assist(options.into, ranks)
 
 
@@ -129,19 +129,14 @@ def assist(folder: Path, ranks: Ranks) -> None:
     """Any other rank: trains and is silent. What goes wrong for all is the first rank's to say."""
     from redraft.training.loop import Trainer, train
 
-    try:
-        ranks.agree(patiently=True)
-        setup, finished = followed(ranks)
-        if not finished:
-            trainer = Trainer.start(setup, folder)
-            for _ in train(trainer, folder):
-                pass
-            trainer.final_weights()
-        ranks.agree(patiently=True)
-    except UserError:
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    ranks.agree(patiently=True)
+    setup, finished = followed(ranks)
+    if not finished:
+        trainer = Trainer.start(setup, folder)
+        for _ in train(trainer, folder):
+            pass
+        trainer.final_weights()
+    ranks.agree(patiently=True)
 
 
 def followed(ranks: Ranks) -> tuple[Setup, bool]:
