@@ -122,7 +122,7 @@ def finish(bench: Bench, folder: Path, size: int, recipe: Path | None = None) ->
 def ended(ranks: list[subprocess.Popen[str]]) -> tuple[list[int], str]:
     """Exit statuses, and the lines that begin with the program's name."""
     said = "".join(rank.communicate(timeout=120)[1] for rank in ranks)
-    lines = [line for line in said.splitlines() if line.startswith("redraft: ")]
+    lines = [line for line in said.splitlines() if line.startswith(("redraft: ", "note: "))]
     if any(rank.returncode == 1 for rank in ranks):
         raise RuntimeError(said)
     return [rank.returncode for rank in ranks], "\n".join(lines)

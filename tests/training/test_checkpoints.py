@@ -58,14 +58,14 @@ def begun(ranks: Ranks, setting: RunConfig, folder: Path) -> dict[str, Any]:
 
 
 def _said(do: Any, ranks: Ranks, fails: int) -> Any:
-    """What it returned, or its error; the first `fails` writes of rank 1 find no space."""
+    """What it returned, or its error; after its first, `fails` writes of rank 1 find no space."""
     import torch.distributed.checkpoint as dcp
 
-    write, left = dcp.FileSystemWriter.write_data, [fails]
+    write, done = dcp.FileSystemWriter.write_data, list[int]()
 
     def refusing(*arguments: Any) -> Any:
-        left[0] -= 1
-        if ranks.rank == 1 and left[0] >= 0:
+        done.append(1)
+        if ranks.rank == 1 and 1 < len(done) <= 1 + fails:
             raise OSError(errno.ENOSPC, "No space left on device")
         return write(*arguments)
 

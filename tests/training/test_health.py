@@ -159,6 +159,19 @@ def test_one_checkpoint_may_fail_and_two_in_a_row_stop(
     assert Trainer.start(set_up(tiny(source)), tmp_path / "run").step == 12
 
 
+def test_a_run_without_any_checkpoint_stops_where_the_first_fails(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Trainer, folder: Path, name: str = "") -> None:
+        raise UserError("no space is left here")
+
+    monkeypatch.setattr(Trainer, "save", full)
+    trainer = sick(source, tmp_path / "run", set())
+    with pytest.raises(UserError, match=r"^no space is left here$"):
+        list(train(trainer, tmp_path / "run"))
+    assert trainer.step == 4 and not events(tmp_path / "run")
+
+
 def test_data_that_go_away_are_named_and_the_state_is_saved(source: Path, tmp_path: Path) -> None:
     trainer = sick(source, tmp_path / "run", set())
     rows = trainer.setup.reader.samples.rows

@@ -11,7 +11,8 @@ slow rank  its own work (reading its rows, and a matrix product timed now and th
            the others (and 10 ms more, for reading), at SLOW_STEPS logged steps in a row.                        recorded
 lost rank  a collective breaks at once, or answers no more for --timeout seconds: every rank stops with one line; torchrun
            --max-restarts starts them again, and they go on from the last checkpoint
-full disk  a checkpoint that cannot be written is recorded, the one before stays, training goes on; the second in a row stops
+full disk  a checkpoint that cannot be written is recorded, the one before stays, training goes on; the second in a row stops,
+           and the first of a run
 lost data  a rank that cannot read its rows tells the others; all save their state, then stop with the file's name
 damage     a checkpoint that is cut short or altered is named and passed over for the one before it
 """

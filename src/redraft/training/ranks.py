@@ -100,8 +100,8 @@ def is_lost(error: BaseException) -> bool:
 def one_voice(ranks: Ranks) -> Iterator[None]:
     """What ends a run of several ranks is said once, in one line, by the first of them. Of one rank: as without this.
 
-    The process ends there and then, with status 2, or 130 where it was asked to: threads that write a checkpoint may wait for a
-    lost rank for long. The others leave a little later, since torchrun ends all when the first does.
+    The process ends there and then, with status 2, or 130 where it was asked to: threads that write a checkpoint may wait
+    long for a lost rank. The others leave a little later, since torchrun ends all when the first does.
     """
     try:
         yield

@@ -34,7 +34,7 @@ class Watch:
         self.spikes, self.reading, self.products = Spikes(losses), Slowness(0.01), Slowness()
         self.began, self.started, self.beat = time.perf_counter(), trainer.step, -math.inf
         self.failed = self.skipped = 0
-        self.high = False
+        self.high, self.saved = False, trainer.step > 0
         self.returns: dict[int, int] = {}
         for text in trainer.damaged:
             self.note("damage", f"{text.partition('; delete')[0]}: went on from the one before, of step {trainer.step}")
@@ -163,7 +163,7 @@ class Watch:
                 self.saver.begin(self.trainer.place, self.trainer.state())
             else:
                 self.trainer.save(self.folder)
-                self.failed = 0
+                self.failed, self.saved = 0, True
         except UserError as error:
             self.save_failed(str(error))
 
@@ -173,12 +173,14 @@ class Watch:
             return
         why = self.saver.collect()
         if why is None:
-            self.failed = 0
+            self.failed, self.saved = 0, True
         else:
             self.save_failed(why)
 
     def save_failed(self, why: str) -> None:
         self.failed += 1
+        if not self.saved:
+            raise UserError(why)
         if self.failed >= FAILED_SAVES:
             raise UserError(f"{FAILED_SAVES} checkpoints in a row could not be written: {why}")
         self.note("save failed", f"a checkpoint could not be written ({why}): the one before is kept, training goes on")

@@ -13,7 +13,6 @@ Any key of a run can be set by a dotted flag (redraft list keys). The same comma
 from __future__ import annotations
 
 import shutil
-import sys
 import time
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
