@@ -30,6 +30,7 @@ from redraft.training.checkpoint import STATE
 from redraft.training.journal import StepRecord
 from redraft.training.loop import Trainer, train
 from redraft.training.setup import Setup, held_out, set_up
+from redraft.training.sharded import candidates
 
 CONFIG, START = "config.toml", "start.json"
 
@@ -72,7 +73,7 @@ def carry_out(
         return
     config, began = setup.config, time.perf_counter()
     fork = branch.fork if branch else None
-    fresh = not (folder / STATE).exists() and not (fork and fork.exists())
+    fresh = not candidates(folder) and not (fork and fork.exists())
     trainer = Trainer.start(setup, folder, _given(setup) if fresh else None, fork)
     started = trainer.step
     yield from train(trainer, folder, forks)

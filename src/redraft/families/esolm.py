@@ -64,15 +64,16 @@ class EsoLM(Family, AnyOrder):
             )
             return TokenLoss(nats, batch.scored)
         even = batch.index % 2 == 0
-        nats = torch.zeros_like(batch.tokens, dtype=torch.float32)
+        parts = list[tuple[Tensor, Tensor]]()
         if even.any():
-            nats = nats.index_put(
-                (even,), 2 * self._diffusion(of_rows(network, even), _rows(batch, even), key, self.objective).float()
-            )
+            part = self._diffusion(of_rows(network, even), _rows(batch, even), key, self.objective)
+            parts.append((even, part))
         if not even.all():
-            nats = nats.index_put(
-                (~even,), 2 * self._sequential(of_rows(network, ~even), _rows(batch, ~even), key).float()
-            )
+            parts.append((~even, self._sequential(of_rows(network, ~even), _rows(batch, ~even), key)))
+        # float32 where logs are summed, or float64 of a network in float64
+        nats = torch.zeros_like(batch.tokens, dtype=torch.promote_types(parts[0][1].dtype, torch.float32))
+        for rows, part in parts:
+            nats = nats.index_put((rows,), 2 * part.to(nats.dtype))
         return TokenLoss(nats, batch.scored)
 
     def nelbo(self, network: Network, batch: Batch, *, key: Key) -> TokenLoss:
