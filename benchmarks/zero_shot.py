@@ -82,6 +82,7 @@ def score(args: argparse.Namespace, name: str, run: Path) -> dict[str, Any]:
     out = {key: args.into / "scores" / f"{name}-{key}.json" for key in (*ASKED, "wikitext")}
     for key, (what, limit) in ASKED.items():
         if not out[key].exists():
+            limit = 2 if args.quick else limit
             asked = [*what, "--limit", str(limit), "--data-dir", str(args.data_dir), "--truncate"]
             redraft("eval", str(run), *asked, "--cache", str(args.into / f"{name}.cache"), "--out", str(out[key]))
     if not out["wikitext"].exists():
@@ -108,15 +109,17 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, required=True, help="the folder of the public sets")
     parser.add_argument("--into", type=Path, default=Path("runs/zero-shot"))
     parser.add_argument("--flops", type=float, help="of each model; those of the recipe if left out")
+    parser.add_argument("--quick", action="store_true", help="2e11 FLOPs and two documents a task: does it run?")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
+    args.flops = args.flops or (2e11 if args.quick else None)
     rows = [row(name, run, score(args, name, run)) for name, run in train(args).items()]
     head = ("", "books, bits/byte", "WikiText-2, bits/byte", *(title for title, *_ in COLUMNS))
     shown = [
         (r["family"], f"{r['books_bits_per_byte']:.3f}", *(_plus(r[t]) for t in ("wikitext_bits_per_byte", *head[3:])))
         for r in rows
     ]
-    limits = {key: limit for key, (_, limit) in ASKED.items()}
+    limits = {key: 2 if args.quick else limit for key, (_, limit) in ASKED.items()}
     result = {"benchmark": "zero-shot", "machine": measure.machine(), "documents": limits, "models": rows}
     measure.publish(result, measure.table(head, shown), args.json)
 

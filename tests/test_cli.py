@@ -189,3 +189,23 @@ def _same(trained: Path) -> list[str]:
 def test_module_and_command_are_the_same_program() -> None:
     done = subprocess.run([sys.executable, "-m", "redraft", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "0.1.0"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", "--into", "x", "--seed", "3", "--seed.x", "4"], "--seed.x: seed was given as 3"),
+        (["train", "--into", "x", "--nodes", "2", "--flops", "1e10"], "for --launcher slurm"),
+        (["eval", "RUN", "--tasks", ","], "--tasks names no task"),
+        (["eval", "RUN", "--tasks", "piqa", "--against", "BAD"], "holds no scores of tasks"),
+        (["eval", "RUN", "--out", "FOLDER"], "cannot be a file"),
+        (["eval", "RUN", "--out", "BAD/deeper/x.json"], "cannot be a file"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_done(
+    arguments: list[str], said: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad.json").write_text("[1]")
+    names = {"RUN": str(trained), "BAD": str(tmp_path / "bad.json"), "FOLDER": str(tmp_path)}
+    given = [names.get(word, word.replace("BAD/", f"{tmp_path}/bad.json/")) for word in arguments]
+    assert said in complaint(given, capsys)

@@ -134,6 +134,8 @@ def _put(table: dict[str, Any], path: list[str], value: Any) -> None:
         below = table.get(part)
         # `--family mdlm --family.objective nelbo`: a plain name grows into a table.
         below = {"name": below} if isinstance(below, str) else below
+        if below is not None and not isinstance(below, dict):
+            raise UserError(f"--{'.'.join(path)}: {part} was given as {below!r}, which has no keys of its own")
         table[part] = below = {} if below is None else below
         table = below
     if isinstance(table.get(path[-1]), dict) and isinstance(value, str):

@@ -27,7 +27,7 @@ EVAL = {
 TASKS: dict[str, Any] = {
     "settings": {
         "family": "AR(vocab=257)", "guidance": {"weight": 0.0, "kind": "unsupervised"},
-        "estimator": {"name": "chain_rule"}, "default_estimator": True,
+        "estimator": {"name": "chain_rule"}, "default_estimator": True, "draws": 32,
     },
     "limit": None, "requests": {"truncated": 0},
     "tasks": {
@@ -111,6 +111,13 @@ def test_tasks_are_compared_document_by_document(tmp_path: Path) -> None:
     theirs["tasks"]["piqa"]["outcomes"] = {"acc": [1.0] * 30 + [0.0] * 10}
     line = compared(tmp_path, TASKS, theirs)["piqa acc"]
     assert line.p == pytest.approx(2 / 1024) and line.verdict == "b is better"
+
+
+def test_other_draws_are_noted_unless_nothing_is_drawn(tmp_path: Path) -> None:
+    for draws, noted in ((64, True), (1, False)):
+        compared(tmp_path, TASKS, merge(TASKS, {"settings": {"draws": draws}}))
+        found = compare(read_result(tmp_path / "a.json"), read_result(tmp_path / "b.json"))
+        assert any("32 against 64" in note for note in found.notes) == noted
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,9 @@ def test_what_goes_up_comes_down_the_same_and_stays_without_a_network(hub: Hub, 
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["url"].endswith("someone/first")
     assert hub.private["someone/first"]
-    assert set(hub.repositories["someone/first"]) == {"README.md", "bytes.json", "config.json", "model.safetensors"}
+    assert set(hub.repositories["someone/first"]) == {
+        "README.md", "bytes.json", "config.json", "model.safetensors", "tokenizer.json",
+    }  # fmt: skip
     card = hub.repositories["someone/first"]["README.md"].decode()
     assert "2.0000 nats/token (exact)" in card and 'redraft.load("someone/first")' in card
     hub.repositories["someone/first"]["evil.py"] = b"raise SystemExit"

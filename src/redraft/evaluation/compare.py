@@ -56,6 +56,7 @@ class Result:
     convention: str = ""
     outcomes: Mapping[str, Sequence[float]] = field(default_factory=dict)  # of a metric, right or wrong by document
     truncated: int = 0  # requests that lost part of their context
+    draws: int = 1  # of the noise, a request; 1 also where nothing is drawn
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,10 @@ def _notes(a: Result, b: Result) -> list[str]:
             f"training budgets: {a.budget:.3g} against {b.budget:.3g} FLOPs ({a.convention}): this compares two models, not "
             f"two families"
         )
+    if min(a.draws, b.draws) > 1 and a.draws != b.draws:
+        notes.append(
+            f"noise draws a request: {a.draws} against {b.draws}; fewer draws decide close questions by chance"
+        )
     for one in (a, b):
         if one.truncated:
             notes.append(f"{one.name}: {one.truncated} requests did not fit the window and lost part of their context")
@@ -189,6 +194,8 @@ def _tasks(name: str, table: Mapping[str, Any]) -> Result:
     terms["limit"], terms["guidance"] = table["limit"], settings["guidance"]
     own = settings["estimator"]["name"] if not settings["default_estimator"] else "the family's own"
     terms["estimator"], outcomes = own, dict[str, Any]()
+    cut = table["requests"]["truncated"]
+    family, drawn = settings["family"].partition("(")[0].lower(), settings["draws"]
     for task, said in table["tasks"].items():
         terms |= {f"version of {task}": said["version"], f"examples of {task}": said["shots"]}
         terms[f"documents of {task}"] = said["documents"]
@@ -206,8 +213,7 @@ def _tasks(name: str, table: Mapping[str, Any]) -> Result:
             metrics[f"{task} {metric}"] = Metric(entry["value"], error, "score", "higher" if higher else "lower", needs)
             if metric in said["outcomes"]:
                 outcomes[f"{task} {metric}"] = said["outcomes"][metric]
-    cut = table["requests"]["truncated"]
-    return Result(name, metrics, terms, settings["family"].partition("(")[0].lower(), outcomes=outcomes, truncated=cut)
+    return Result(name, metrics, terms, family, outcomes=outcomes, truncated=cut, draws=drawn)
 
 
 def _said(value: Any) -> str:

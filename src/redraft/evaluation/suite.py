@@ -11,7 +11,7 @@ import importlib.metadata
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ def evaluate(lm: Any, suite: Suite, limit: int | None = None) -> dict[str, Any] 
 
     began = time.perf_counter()
     # What lm-eval prints would stand in the middle of our JSON.
-    with quiet(), contextlib.redirect_stdout(sys.stderr):
+    with quiet(), contextlib.redirect_stdout(sys.stderr), no_git():
         out: Any = simple_evaluate(
             model=lm,
             tasks=suite.items,
@@ -54,6 +54,19 @@ def evaluate(lm: Any, suite: Suite, limit: int | None = None) -> dict[str, Any] 
         "versions": versions() | {"lm_eval": importlib.metadata.version("lm_eval")},
         "seconds": time.perf_counter() - began,
     }
+
+
+@contextlib.contextmanager
+def no_git() -> Iterator[None]:
+    """lm-eval asks git for the commit of the folder it is started in, which is not ours to say, and git complains aloud."""
+    from lm_eval import evaluator
+
+    asked: Any = evaluator.get_git_commit_hash
+    evaluator.get_git_commit_hash = lambda: None
+    try:
+        yield
+    finally:
+        evaluator.get_git_commit_hash = asked
 
 
 def added(counts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

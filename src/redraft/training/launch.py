@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -67,6 +68,12 @@ def launch(
     if (there := running(into)) is not None:
         raise UserError(
             f"job {there} is at work on {into} already: `scancel {there}` ends it, `squeue -j {there}` shows it"
+        )
+    if nodes < 1 or gpus_per_node < 0:
+        raise UserError(f"--nodes must be at least 1 and --gpus-per-node at least 0, got {nodes} and {gpus_per_node}")
+    if shutil.which("srun") is None:
+        raise UserError(
+            "Slurm does not take the job: there is no `srun` here, so run it on a login node of the cluster"
         )
     folder = into.resolve() / FOLDER
     make_folder(folder)

@@ -47,6 +47,8 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
     from redraft.evaluation.mt_bench import How, questions
 
     asked = questions(options.questions)[: options.limit]
+    if options.turns > (most := max(len(question["turns"]) for question in asked)) and options.turns != 2:
+        raise UserError(f"--turns {options.turns}: the questions have at most {most}")
     how = How(**{name: getattr(options, name) for name in How.__dataclass_fields__})
     answers = _answers(options, asked, how)
     scores = _judge(options, asked, answers) if options.judge else []

@@ -74,6 +74,8 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
     for name in ("rows", "draws", "batch", "limit"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             raise UserError(f"--{name} must be at least 1, got {getattr(options, name)}")
+    if options.out is not None and (options.out.is_dir() or not _folder_above(options.out).is_dir()):
+        raise UserError(f"--out {options.out} cannot be a file: it is a folder, or lies below a file")
     given = {name: value for name in SETTINGS if (value := getattr(options, name)) is not None}
     if options.tasks is not None:
         if options.data:
@@ -84,6 +86,11 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
     if stray := [name for name in TASKS_ONLY if getattr(options, name) not in (None, False)]:
         raise UserError(f"--{stray[0].replace('_', '-')} is for tasks: name some with --tasks")
     return _text(options, given)
+
+
+def _folder_above(path: Path) -> Path:
+    """The nearest thing above it that exists."""
+    return next(above for above in path.absolute().parents if above.exists())
 
 
 def _text(options: Namespace, given: dict[str, Any]) -> None:
@@ -185,7 +192,12 @@ def _tasks(options: Namespace, given: dict[str, Any]) -> None:
     from redraft.files import make_folder, read_json, write_json
 
     earlier = None if options.against is None else read_json(options.against)
-    suite = tasks.load([name for name in options.tasks.split(",") if name], options.data_dir, options.text)
+    if earlier is not None and not (isinstance(earlier, dict) and isinstance(earlier.get("tasks"), dict)):
+        raise UserError(f"{options.against} holds no scores of tasks: give what `redraft eval --tasks ... --out` wrote")
+    names = [name for name in options.tasks.split(",") if name]
+    if not names:
+        raise UserError(f"--tasks names no task: give some of {', '.join(tasks.NAMES)}, or a FILE.yaml")
+    suite = tasks.load(names, options.data_dir, options.text)
     from redraft.evaluation.harness import RedraftLM
     from redraft.evaluation.requests import DRAWS
     from redraft.evaluation.suite import against, evaluate

@@ -45,8 +45,8 @@ def arguments(parser: ArgumentParser) -> None:
         "--track", nargs="*", default=[], metavar="NAME", help="show curves in wandb, tensorboard, trackio"
     )
     parser.add_argument("--launcher", choices=("slurm",), help="submit the run as a job, requeued until it is done")
-    parser.add_argument("--nodes", type=int, default=1, help="of the job")
-    parser.add_argument("--gpus-per-node", type=int, default=8, help="of the job, a rank each")
+    parser.add_argument("--nodes", type=int, help="of the job; 1 if left out")
+    parser.add_argument("--gpus-per-node", type=int, help="of the job, a rank each; 8 if left out")
     parser.add_argument(
         "--slurm", nargs="*", default=[], metavar="NAME=VALUE", help="partition=gpu timeout_min=1440 ..."
     )
@@ -57,6 +57,8 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
     if options.launcher:
         submit(options, overrides)
         return
+    if options.nodes is not None or options.gpus_per_node is not None or options.slurm:
+        raise UserError("--nodes, --gpus-per-node and --slurm are for --launcher slurm; on one machine use torchrun")
     from redraft.training.ranks import joined, one_voice
 
     with joined(options.timeout) as ranks, one_voice(ranks):
@@ -71,7 +73,8 @@ def submit(options: Namespace, overrides: dict[str, Any]) -> None:
     if options.start is None:
         validated(RunConfig, recipe_table(options.recipe, overrides))
     words = words_of(options.recipe, options.into, options.start, options.track, overrides)
-    job = launch(words, options.into, options.nodes, options.gpus_per_node, options_of(options.slurm))
+    nodes, gpus = (1 if options.nodes is None else options.nodes), options.gpus_per_node
+    job = launch(words, options.into, nodes, 8 if gpus is None else gpus, options_of(options.slurm))
     log = log_of(options.into, job)
     told = f"Job {job} is in the queue for {options.into}. What its first rank prints: {log}"
     emit({"job": job, "log": str(log)}) if options.json else print(told)
