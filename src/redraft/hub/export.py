@@ -225,7 +225,10 @@ def whole_folder(into: Path) -> Iterator[Path]:
     aside = into.with_name(f"{into.name}.tmp-{os.getpid()}")
     with disk(into.parent):
         try:
-            aside.mkdir()
+            try:
+                aside.mkdir()
+            except FileNotFoundError:  # such places as /proc take no folders, and say so oddly
+                raise UserError(f"cannot write in {into.parent}: give another folder with --into") from None
             yield aside
             if into.is_dir():
                 into.rmdir()

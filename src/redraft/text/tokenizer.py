@@ -195,7 +195,7 @@ def load_tokenizer(spec: str | Path) -> Tokenizer:
     if path.is_dir():
         return _from_folder(path)
     if not path.is_file():
-        raise UserError(f"no tokenizer {str(spec)!r}: a tokenizer is {_ACCEPTED}.")
+        raise UserError(f"no tokenizer {str(spec)!r} (--tokenizer names yours): a tokenizer is {_ACCEPTED}.")
     return _from_file(path)
 
 
