@@ -83,15 +83,20 @@ def test_what_goes_up_comes_down_the_same_and_stays_without_a_network(hub: Hub, 
     assert "2.0000 nats/token (exact)" in card and 'redraft.load("someone/first")' in card
     hub.repositories["someone/first"]["evil.py"] = b"raise SystemExit"
 
-    expected = redraft.load(run).log_p(torch.arange(12)[None])[0, :, :3].tolist()
+    expected = redraft.load(run).log_p(torch.arange(12)[None])[0, :, :3]
+
+    def same(printed: str) -> bool:
+        """To float32's rounding: another process may have other threads, and add in another order."""
+        return bool(torch.allclose(torch.tensor(json.loads(printed)), expected, rtol=0, atol=1e-5))
+
     fetched = at(home, hub.url, "-c", LOAD, "someone/first")
-    assert json.loads(fetched.stdout) == expected, fetched.stderr
+    assert same(fetched.stdout), fetched.stderr
     assert not list(home.rglob("evil.py"))
     before = len(hub.asked)
-    assert json.loads(at(home, hub.url, "-c", LOAD, "someone/first", offline=True).stdout) == expected
+    assert same(at(home, hub.url, "-c", LOAD, "someone/first", offline=True).stdout)
     assert len(hub.asked) == before
     nobody = at(home, "http://127.0.0.1:9", "-c", LOAD, "someone/first")
-    assert json.loads(nobody.stdout) == expected, nobody.stderr
+    assert same(nobody.stdout), nobody.stderr
 
 
 def test_what_is_not_there_is_one_line(hub: Hub, home: Path) -> None:
