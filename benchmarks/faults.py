@@ -141,7 +141,7 @@ def compared(bench: Bench, case: str, folder: Path, reached: int, said: str = ""
         same = "1e-9"
     else:
         same = "NO"
-    return Outcome(case, same, lost, said)
+    return Outcome(case, same, lost, said.replace(f"{bench.folder}/", ""))
 
 
 def wait_for_step(folder: Path, step: int, ranks: list[subprocess.Popen[str]]) -> int:

@@ -105,6 +105,12 @@ def test_perplexities_under_other_conventions_are_refused(tmp_path: Path, over: 
     assert lines["bits_per_byte"].refused.partition(":")[0] == bits
 
 
+def test_an_error_that_is_not_known_tells_nothing_apart(tmp_path: Path) -> None:
+    lone = {**EVAL, "nats": 3.0, "sampling_error": None, "bits_per_byte": None, "bits_per_byte_se": None}
+    lines = compared(tmp_path, EVAL, lone)
+    assert list(lines) == ["nats_per_token"] and lines["nats_per_token"].verdict == "not told apart"
+
+
 def test_tasks_are_compared_document_by_document(tmp_path: Path) -> None:
     """Ten documents better and none worse: 1/1024 each way, although the two shares alone are not told apart."""
     theirs = merge(TASKS, {"tasks": {"piqa": {"metrics": {"acc": {"value": 0.75, "stderr": 0.07}}}}})

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from redraft.cli import main
 from redraft.errors import UserError
+from redraft.evaluation.compare import compare, read_result
 from redraft.evaluation.likelihood import Bound
 from redraft.evaluation.perplexity import Convention, windows
+from redraft.evaluation.run import carry_out, open_run
 from redraft.text.detokenize import RULES, detokenizer
 from redraft.text.tokenizer import Bytes
+from tests.runs import corpus, tiny
 
 TEXTS = ["abcdefg", "hij", "", "klmnopqrstuvw"]
 CONVENTIONS = [
@@ -101,3 +107,35 @@ def test_what_does_not_fit_is_named() -> None:
         with pytest.raises(UserError, match=said):
             Convention(**arguments)
     assert set(RULES) == {"wikitext", "ptb", "lm1b", "lambada"}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """An AR and a Duo run of four steps on the same text."""
+    folder = tmp_path_factory.mktemp("runs")
+    source = corpus(folder / "prose")
+    found = [folder / name for name in ("ar", "duo")]
+    for run in found:
+        for _ in carry_out(open_run(tiny(source, family=run.name, budget={"steps": 4}), run), run):
+            pass
+    return found
+
+
+def test_results_of_real_evaluations_are_what_compare_reads(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The whole way: a text of one's own under two conventions, prompts, the records, and what may be compared of them."""
+    text, prompts = tmp_path / "text.txt", tmp_path / "prompts.jsonl"
+    text.write_text("the cat sat on the mat and that was that. " * 5)
+    prompts.write_text("".join(json.dumps({"prompt": "a", "completion": f"b{n}"}) + "\n" for n in range(6)))
+    for run in runs:
+        for name, flags in (("t", [text]), ("d", [text, "--wrap", "documents", "--stride", "5"]), ("p", [prompts])):
+            main(["eval", str(run), "--data", *map(str, flags), "--out", str(tmp_path / f"{run.name}-{name}.json")])
+    capsys.readouterr()
+    sizes = {f.stem: json.loads(f.read_text()) for f in tmp_path.glob("*-?.json")}
+    assert sizes["ar-t"]["tokens"] == len(text.read_bytes()) + 1 and sizes["ar-d"]["tokens"] == len(text.read_bytes())
+    assert sizes["ar-p"]["share"] == 1 and sizes["ar-p"]["convention"]["wrap"] == "prompts"
+    for other, refused in (("duo-t", ""), ("duo-d", "convention"), ("duo-p", "text")):
+        line = compare(*(read_result(tmp_path / f"{name}.json") for name in ("ar-t", other))).lines[0]
+        assert line.refused.partition(":")[0] == refused
+    assert not any(line.refused for line in compare(*map(read_result, runs)).lines)

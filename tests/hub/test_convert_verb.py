@@ -11,7 +11,6 @@ from safetensors.torch import save_file
 
 import redraft
 from redraft.cli import main
-from redraft.config import NetworkConfig
 from redraft.text.tokenizer import load_tokenizer
 from tests.hub import foreign
 from tests.hub.test_convert import BYTES, DIT, golden, sample_of
@@ -82,8 +81,6 @@ def test_overridden_family_and_options(tmp_path: Path, capsys: pytest.CaptureFix
 def test_training_goes_on_from_a_converted_model(
     name: str, prose: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if name == "gidd" and "clock" not in NetworkConfig.model_fields:
-        pytest.skip("a run cannot yet be told of a network whose clock is GIDD's")
     heads = ["--heads", "2"] if name == "smdm" else []
     main(["convert", str(sample_of(name, tmp_path)), str(tmp_path / "out"), "--tokenizer", "bytes", *heads])
     before = redraft.load(tmp_path / "out")
@@ -100,25 +97,12 @@ def test_training_goes_on_from_a_converted_model(
     assert len(json.loads(capsys.readouterr().out)["texts"]) == 1
 
 
-@pytest.mark.skipif("theta" not in NetworkConfig.model_fields, reason="a run cannot yet be told of another rotary base")
 def test_training_keeps_another_rotary_base(prose: Path, tmp_path: Path) -> None:
     weights = foreign.llada_weights(BYTES)
     source = foreign.save_folder(tmp_path / "llada", weights, foreign.llada_config(weights, mask_token_id=100))
     main(["convert", str(source), str(tmp_path / "out"), "--tokenizer", "bytes"])
-    main(
-        [
-            "train",
-            "--from",
-            str(tmp_path / "out"),
-            "--into",
-            str(tmp_path / "run"),
-            "--data",
-            str(prose),
-            "--steps",
-            "1",
-            *FAST[2:],
-        ]
-    )
+    main(["train", "--from", str(tmp_path / "out"), "--into", str(tmp_path / "run"), "--data", str(prose), "--steps", "1",
+          *FAST[2:]])  # fmt: skip
     assert redraft.load(tmp_path / "run").network.shape.theta == 500000.0
 
 

@@ -177,16 +177,19 @@ def _record(name: str, table: Mapping[str, Any]) -> Result:
 
 def _likelihood(name: str, table: Mapping[str, Any]) -> Result:
     kind: Any = "exact" if table["exact"] else "bound"
-    kept = ("tokenizer", "windows", "convention", "share", "estimator")
+    kept = ("tokenizer", "convention", "windows", "share", "estimator")
     terms = {"text": table["text_sha256"][:12], **{key: table[key] for key in kept}}
     terms["windowing"] = {key: value for key, value in table["convention"].items() if key not in ("length", "stride")}
-    metrics = {
-        "nats_per_token": Metric(table["nats"], table["sampling_error"], kind, "lower", ("text", *kept[:3])),
-        "bits_per_byte": Metric(
-            table["bits_per_byte"], table["bits_per_byte_se"], kind, "lower", ("text", "share", "windowing")
-        ),
-    }
+    metrics = {"nats_per_token": _measured(table["nats"], table["sampling_error"], kind, ("text", *kept[:3]))}
+    if table["bits_per_byte"] is not None:
+        needs = ("text", "share", "windowing")
+        metrics["bits_per_byte"] = _measured(table["bits_per_byte"], table["bits_per_byte_se"], kind, needs)
     return Result(name, metrics, terms, table["family"])
+
+
+def _measured(value: float, error: float | None, kind: Any, needs: tuple[str, ...]) -> Metric:
+    """An error that is not known (None, as of a single window) is infinite: nothing is then told apart."""
+    return Metric(value, math.inf if error is None else error, kind, "lower", needs)
 
 
 def _tasks(name: str, table: Mapping[str, Any]) -> Result:

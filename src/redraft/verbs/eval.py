@@ -38,7 +38,7 @@ TASKS_ONLY = ("data_dir", "text", "limit", "guidance", "guidance_kind", "truncat
 
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("model", type=Path, help="a run folder or an exported model folder")
-    parser.add_argument("--data", help="a source to score whole; the validation split it was trained with if left out")
+    parser.add_argument("--data", help="a source to score; the validation split it was trained with if left out")
     parser.add_argument("--rows", type=int, default=512, help="windows or examples at most, spread evenly")
     parser.add_argument("--wrap", default="stream", help="stream, or documents: each with windows of its own")
     parser.add_argument("--stride", type=int, help="new tokens a window of --data; no overlap if left out")
