@@ -56,6 +56,7 @@ MISTAKES = [
         ["plan", "--network.width", "15", "--network.heads", "2", "--network.depth", "1", "--steps", "1"],
         "even multiple",
     ),
+    (["plan", "1.7B-ar-phase1", "--gpus", "127"], "must divide the 127 ranks"),
     (["plan", "--flops", "10"], "budget of 10 FLOPs (blocks+head) is too small"),
     (["plan", "--tokens", "10"], "budget of 10 tokens is too small"),
     (["plan", "--tokens", "10", "--steps", "3"], "one of flops, tokens or steps"),

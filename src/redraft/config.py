@@ -139,18 +139,23 @@ class DataConfig(Part):
 
 
 class BudgetConfig(Part):
-    """How much training: one of FLOPs (under `convention`), tokens or steps."""
+    """How much training: one of FLOPs (under `convention`, or by `forward`), tokens or steps."""
 
     flops: float | None = Field(None, gt=0)
     tokens: float | None = Field(None, gt=0)
     steps: int | None = Field(None, gt=0)
     convention: Convention = "blocks+head"
+    forward: float | None = Field(
+        None, gt=0, description="FLOPs of the forward pass of a row, where steps follow another's count and not ours"
+    )
 
     @model_validator(mode="after")
     def _one(self) -> BudgetConfig:
         given = [n for n in ("flops", "tokens", "steps") if getattr(self, n) is not None]
         if len(given) > 1:
             raise UserError(f"budget: give one of flops, tokens or steps, not {' and '.join(given)}")
+        if self.forward and given and self.flops is None:
+            raise UserError(f"budget.forward tells how many steps budget.flops buys: leave it out beside {given[0]}")
         return self
 
 
@@ -198,7 +203,10 @@ class TrainConfig(Part):
     clip: float = Field(1.0, gt=0, description="global gradient norm")
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the weights' moving average; 0 is off")
     precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
-    compile: bool = False
+    compile: bool | Literal["graphs"] = Field(
+        False,
+        description="fuse the trunk with torch.compile; graphs: and replay it as CUDA graphs, on one GPU or by ddp",
+    )
     device: str = "auto"
     threads: int = Field(0, ge=0, description="CPU threads; 0 leaves it to torch")
     transfer: TransferConfig | None = Field(None, description="the small network whose settings these are (CompleteP)")

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+# Exit statuses: the user can mend it; a rank was lost, so try again (EX_TEMPFAIL); asked to leave, and left in order.
+MISTAKE, LOST_RANK, ASKED = 2, 75, 130
+
 
 class UserError(Exception):
     """Something the user can mend. The command line prints its message as one line and exits with status 2."""

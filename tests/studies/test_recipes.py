@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from redraft.config import RunConfig, merge, read_toml, validated
+from redraft.errors import UserError
 from redraft.network.sizes import LADDER
 from redraft.studies.plan import Study, plan_study
+from redraft.text.tokenizer import load_tokenizer, vocabulary
 from redraft.training import budget as budget_file
 from redraft.training.budget import Budget, memory_plan, plan_run, shards_of
 from redraft.training.schedule import learning_rate, warmup_steps
@@ -18,7 +20,7 @@ from redraft.verbs.plan import recipes
 
 BUDGETS = (6e18, 1e19, 3e19, 6e19, 1e20)
 ROW, STEP = 2048, 256 * 2048
-# arXiv:2602.15014's own count: GFLOPs that its profiler printed for the forward pass of a row, and max_steps at each budget.
+# arXiv:2602.15014: GFLOPs that its profiler printed for the forward pass of a row, and max_steps at each budget.
 PAPER: dict[str, tuple[float, int, int, int, int, int]] = {
     "6M": (53.026, 147333, 245555, 736666, 1473333, 2455556),
     "19M": (108.6, 71938, 119897, 359691, 719383, 1198971),
@@ -55,10 +57,10 @@ LABELS = ("ar", "mdlm", "duo", "esolm")
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> str:
     """As many ids as Llama 2's tokenizer has."""
-    return vocabulary(tmp_path_factory.mktemp("llama") / "tokenizer.json", 32000)
+    return words(tmp_path_factory.mktemp("llama") / "tokenizer.json", 32000)
 
 
-def vocabulary(file: Path, size: int) -> str:
+def words(file: Path, size: int) -> str:
     ids = {"</s>": 0, **{f"w{i}": i for i in range(1, size)}}
     model = {"type": "WordLevel", "vocab": ids, "unk_token": "w1"}
     end = {"id": 0, "content": "</s>", "special": True}
@@ -86,22 +88,42 @@ def whole(tokenizer: str) -> Study:
     return grid("isoflop-scaling-beyond", tokenizer, len(PAPER))
 
 
-def test_the_published_steps_follow_from_what_the_profiler_printed() -> None:
-    for gflops, *steps in PAPER.values():
-        assert steps == [int(flops / (gflops * 1e9) / 256 / 3) for flops in BUDGETS]
-
-
-def test_the_first_paper_s_grid_is_planned_to_its_profiler_s_share_of_elementwise_work(whole: Study) -> None:
-    """Steps of every cell x what the paper's profiler counted for a step = the budget, but for 0.02 to 0.3 % and one step."""
+def test_the_first_paper_s_grid_has_its_steps_and_tokens(whole: Study) -> None:
+    """Each of 28 x 5 cells for every family; what the paper's profiler counted is our products and up to 0.3 % more."""
     assert len(whole.runs) == len(PAPER) * len(BUDGETS) * len(LABELS)
     for run in whole.runs:
         gflops, *steps = PAPER[run.config.network.size or ""]
-        theirs = steps[BUDGETS.index(run.config.budget.flops or 0)]
-        more = run.budget.steps / theirs - 1
-        assert 0 <= more < 0.003 + 1 / theirs, run.name
+        assert run.budget.steps == steps[BUDGETS.index(run.config.budget.flops or 0)], run.name
         assert run.budget.tokens == run.budget.steps * STEP
         counted = run.budget.flops["blocks+head"] / run.budget.steps / (3e9 * gflops * 256)
         assert 0.997 < counted < 0.9999, run.name
+
+
+@pytest.mark.parametrize(
+    "other", [{"data": {"length": 1024}}, {"network": {"size": "19M"}}, {"data": {"tokenizer": "bytes"}}]
+)
+def test_a_count_of_another_network_is_refused(other: dict[str, Any]) -> None:
+    table = {"network": {"size": "6M"}, "data": {"length": ROW}, "budget": {"flops": 6e18, "forward": 53.026e9}}
+    config = validated(RunConfig, merge(table, other))
+    with pytest.raises(UserError, match=r"budget.forward 5.303e.10 is not of this network: .* leave it out"):
+        plan_run(config, vocabulary(other.get("data", {}).get("tokenizer", "llama2_32k")))
+
+
+def test_a_count_buys_steps_of_flops_alone() -> None:
+    with pytest.raises(UserError, match=r"budget.forward tells how many steps budget.flops buys"):
+        validated(RunConfig, {"budget": {"steps": 5, "forward": 53.026e9}})
+
+
+def test_recipes_are_planned_before_anyone_has_their_tokenizers() -> None:
+    """The sizes of published tokenizers are known; training asks for the file."""
+    for name, path in recipes().items():
+        table = read_toml(path)
+        tokenizer = table.get("base", table).get("data", {}).get("tokenizer", "bytes")
+        if "/" not in tokenizer:
+            assert vocabulary(tokenizer) >= 257, name
+    assert (vocabulary("llama2_32k"), vocabulary("nemotron_128k")) == (32_000, 131_072)
+    with pytest.raises(UserError, match=r"no tokenizer 'llama2_32k' .--tokenizer names yours"):
+        load_tokenizer("llama2_32k")
 
 
 def test_all_families_of_a_cell_get_the_same_steps(whole: Study) -> None:

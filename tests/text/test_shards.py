@@ -9,13 +9,16 @@ import pickle
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from redraft.errors import UserError
 from redraft.text.corpus import assigned, open_source
+from redraft.text.encoders import Encoders
 from redraft.text.prepare import prepare, prepare_cached
 from redraft.text.shards import Corpus, prepared_corpus
 from redraft.text.tokenizer import Bytes, Tokenizer
@@ -54,6 +57,42 @@ def test_threads_change_no_byte(documents: Path, tmp_path: Path, monkeypatch: py
     for workers in (1, 3):
         prepare(str(documents), Bytes(), tmp_path / str(workers), shard_tokens=SMALL, workers=workers)
     assert contents(tmp_path / "1") == contents(tmp_path / "3")
+
+
+def test_processes_change_no_byte(
+    documents: Path, tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large sources are tokenised in processes; documents without a token and the order of batches among what is kept."""
+    monkeypatch.setattr("redraft.text.prepare._BATCH", 500)
+    prepare(str(documents), tokenizer, tmp_path / "threads", shard_tokens=SMALL, workers=2)
+    monkeypatch.setattr("redraft.text.prepare._LARGE", 0)
+    started: list[Encoders] = []
+    made = lambda *arguments: started.append(Encoders(*arguments)) or started[-1]
+    monkeypatch.setattr("redraft.text.prepare.Encoders", made)
+    prepare(str(documents), tokenizer, tmp_path / "processes", shard_tokens=SMALL, workers=2)
+    assert contents(tmp_path / "threads") == contents(tmp_path / "processes")
+    assert [len(one.all) for one in started] == [2]
+    assert all(process.process.poll() is not None for process in started[0].all)
+
+
+def test_a_lost_process_is_one_line_and_leaves_no_manifest(
+    documents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Shot(Encoders):
+        def __call__(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
+            found = super().__call__(texts)
+            for process in self.all:
+                process.process.kill()
+            return found
+
+    monkeypatch.setattr("redraft.text.prepare._BATCH", 50)
+    monkeypatch.setattr("redraft.text.prepare._LARGE", 0)
+    monkeypatch.setattr("redraft.text.prepare.Encoders", Shot)
+    with pytest.raises(UserError, match=r"a tokenising process ended .status -9.*the same command goes on"):
+        prepare(str(documents), Bytes(), tmp_path / "out", shard_tokens=SMALL, workers=2)
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    monkeypatch.undo()
+    assert prepare(str(documents), Bytes(), tmp_path / "out", shard_tokens=SMALL).split("train").count
 
 
 @pytest.mark.parametrize("lost", ["train_00001.json", "train_00001.bin", "train_00001.idx.npy", "train_00000.bin"])

@@ -15,12 +15,16 @@ from redraft.training.ranks import Ranks, joined
 
 def on_ranks(size: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
     """What `work(ranks, *arguments)` returned on each of `size` ranks."""
-    with socket.socket() as door:
-        door.bind(("127.0.0.1", 0))
-        port = door.getsockname()[1]
+    port = free_port()
     queue = torch.multiprocessing.get_context("spawn").SimpleQueue()
     torch.multiprocessing.spawn(_rank, (size, port, queue, work, arguments), nprocs=size)
     return [found for _, found in sorted((queue.get() for _ in range(size)), key=lambda pair: pair[0])]
+
+
+def free_port() -> int:
+    with socket.socket() as door:
+        door.bind(("127.0.0.1", 0))
+        return int(door.getsockname()[1])
 
 
 def _rank(rank: int, size: int, port: int, queue: Any, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:

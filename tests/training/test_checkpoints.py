@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors import safe_open
-from safetensors.torch import load_file
 
-from redraft.config import RunConfig
+import redraft
+from redraft.cli import main
+from redraft.config import RunConfig, dump_toml
 from redraft.errors import UserError
+from redraft.files import write_text
 from redraft.training.journal import read_events
 from redraft.training.loop import Trainer, train
 from redraft.training.ranks import Ranks
@@ -165,16 +166,27 @@ def test_what_a_killed_writer_left_is_not_read(two: Any, source: Path, tmp_path:
     assert Trainer.start(set_up(config(source)), folder).step == 20
 
 
-def test_weights_of_a_run_that_trains_come_out_whole(two: Any, source: Path, tmp_path: Path) -> None:
-    """The moving average, as the run that continued alone holds it."""
-    weights = consolidate(two[0] / "left", tmp_path / "weights.safetensors")
-    trainer = Trainer.start(set_up(config(source)), two[0] / "left")
+def test_weights_of_a_run_that_trains_come_out_whole(
+    two: Any, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The moving average, as the run that continued alone holds it; and a model of it, for other programs."""
+    left = two[0] / "left"
+    step, weights = consolidate(left)
+    trainer = Trainer.start(set_up(config(source)), left)
+    assert step == trainer.step == 30
+    run = copied(left, tmp_path / "run")
+    write_text(run / "config.toml", dump_toml(config(source)))
+    main(["export", str(run), "--to", "native", "--into", str(tmp_path / "model")])
+    assert "30 steps" in (tmp_path / "model" / "README.md").read_text()
+    model = redraft.load(tmp_path / "model")
+    given = dict(model.network.named_parameters())
     for (name, _), mean in zip(trainer.network.named_parameters(), trainer.average, strict=True):
         assert np.array_equal(weights[name].numpy(), mean.numpy())
-    written = load_file(tmp_path / "weights.safetensors")
-    assert written.keys() == weights.keys()
-    with safe_open(tmp_path / "weights.safetensors", "pt") as file:
-        assert file.metadata()["checkpoint"] == "step-00000030"
+        assert np.array_equal(given[name].detach().numpy(), mean.float().numpy())
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["eval", str(run)])
+    assert "`redraft export` makes a model of one that still trains" in capsys.readouterr().err
 
 
 def test_a_full_disk_costs_one_checkpoint_and_the_second_in_a_row_stops(two: Any) -> None:

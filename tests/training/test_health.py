@@ -86,7 +86,7 @@ def test_rollback_goes_on_from_the_checkpoint_with_the_data_that_follow(source: 
         [r.step for r in read_journal(tmp_path / "run" / "journal.jsonl")] == [r.step for r in records] == [10, 20, 30]
     )
     again = Trainer.start(set_up(tiny(source, train={"on_nan": "rollback"})), tmp_path / "run")
-    assert (again.step, again.shift) == (28, 3), "the state remembers what was passed over"
+    assert (again.step, again.shift) == (30, 3), "the state remembers what was passed over"
 
 
 def test_rollback_before_any_checkpoint_goes_to_the_start_and_gives_up_in_the_end(source: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -13,11 +14,11 @@ import pytest
 
 pytest.importorskip("submitit")
 
-from redraft.cli import overrides
+from redraft.cli import main, overrides
 from redraft.errors import UserError
 from redraft.evaluation.run import carry_out, open_run, read_record
 from redraft.training.journal import read_journal
-from redraft.training.launch import FOLDER, launch, log_of, named, options_of, running, words_of
+from redraft.training.launch import FOLDER, launch, log_of, named, options_of, running, settings, words_of
 from tests.runs import corpus, tiny
 
 
@@ -85,12 +86,73 @@ def test_a_job_is_submitted_preempted_requeued_and_finishes(slurm: Path, tmp_pat
     assert found["timing"]["steps"] < steps  # the second start did not begin anew
 
 
+def rank_of(into: Path, rank: int) -> int:
+    """The process that is this rank of a run."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            if str(into).encode() in words and f"RANK={rank}".encode() in (process / "environ").read_bytes().split(b"\0"):
+                return int(process.name)
+    raise AssertionError(f"no process is rank {rank}")
+
+
+def test_a_job_whose_rank_is_killed_is_put_back_and_finishes(slurm: Path, tmp_path: Path) -> None:
+    """Once it has come on: then the losses are those of a run that was left alone."""
+    source, into, steps = corpus(tmp_path / "prose"), tmp_path / "run", 600
+    flags = [*words(source, into, steps), "--train.save_every", "50"]
+    job = launch(flags, into, nodes=1, gpus_per_node=0, options={"tasks_per_node": 2})
+    journal = into / "journal.jsonl"
+    until(lambda: journal.exists() and len(read_journal(journal)) > 12, "some steps and a checkpoint")
+    os.kill(rank_of(into, 1), 9)
+    until((slurm / "requeued").exists, "the requeue")
+    until((into / "record.json").exists, "the end of the run")
+    until(lambda: (slurm / f"{job}.state").read_text() == "COMPLETED", "the end of the job")
+    assert [record.step for record in read_journal(journal)] == list(range(10, steps + 1, 10))
+    config = tiny(source, budget={"steps": steps}, train={"save_every": steps})
+    list(carry_out(open_run(config, tmp_path / "alone"), tmp_path / "alone"))
+    assert read_record(into)["loss"] == pytest.approx(read_record(tmp_path / "alone")["loss"], rel=1e-3)
+    assert read_record(into)["timing"]["steps"] < steps
+
+
 def test_a_run_that_cannot_be_is_told_in_the_log_and_not_requeued(slurm: Path, tmp_path: Path) -> None:
     into = tmp_path / "run"
     job = launch(["--into", str(into), "--family", "mdml"], into, nodes=1, gpus_per_node=0)
     until(lambda: (slurm / f"{job}.state").read_text() == "FAILED", "the end of the job")
     assert "unknown family 'mdml'" in (into / FOLDER / f"{job}_0_log.err").read_text()
     assert not (slurm / "requeued").exists()
+
+
+def test_a_job_is_planned_before_it_is_handed_over(
+    slurm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it will cost is said; a budget too small, or a model to start from that is not there, never reaches the queue."""
+    monkeypatch.setenv("FAKE_SLURM_FULL", "1")
+    source = corpus(tmp_path / "prose")
+    submit = [
+        "train",
+        *words(source, tmp_path / "run", 600),
+        "--launcher",
+        "slurm",
+        "--nodes",
+        "2",
+        "--gpus-per-node",
+        "4",
+    ]
+    for extra, said in (
+        (["--from", str(tmp_path / "none")], "no such model folder"),
+        (
+            ["--train.parallel.kind", "hsdp", "--train.parallel.shards", "3"],
+            "train.parallel.shards 3 .* must divide the 8",
+        ),
+        (["--data.tokenizer", "none"], "no tokenizer 'none'"),
+    ):
+        with pytest.raises(SystemExit):
+            main([*submit, *extra])
+        assert re.search(said, capsys.readouterr().err), said
+    assert not (tmp_path / "run").exists() and not list(slurm.glob("*.script"))
+    main(submit)
+    told = capsys.readouterr().out
+    assert "Training: 600 steps of 4 rows" in told and "A rank of 8: " in told and "is in the queue" in told
 
 
 def test_the_job_asks_slurm_for_what_it_was_told(slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,6 +171,12 @@ def test_the_job_asks_slurm_for_what_it_was_told(slurm: Path, tmp_path: Path, mo
         "signal=USR2@90",
     ):
         assert f"#SBATCH --{flag}" in script
+    assert "#SBATCH --requeue" in script
+    [start] = [line for line in script.splitlines() if line.startswith("srun")]
+    assert "--kill-on-bad-exit=1" in start and "--cpus-per-task=8" in start
+    plain = settings("run", 1, 8, {})
+    assert (plain["cpus_per_task"], plain["slurm_srun_args"][-1]) == (8, "--cpus-per-task=8")
+    assert "cpus_per_task" not in settings("run", 1, 0, {})
     assert log_of(tmp_path / "run", job).parent == (tmp_path / "run" / FOLDER).resolve()
     assert running(tmp_path / "run") == job
 
@@ -136,6 +204,7 @@ def test_a_task_is_given_the_command_that_was_typed() -> None:
     words = words_of("books", Path("runs/a"), "runs/b", ["wandb"], given)
     assert words[:7] == ["books", "--into", "runs/a", "--from", "runs/b", "--track", "wandb"]
     assert overrides(words[7:]) == given
+    assert words_of(None, Path("a"), None, [], {}, 60.0) == ["--into", "a", "--timeout", "60"]
 
 
 def test_a_setting_that_slurm_has_not_is_named(slurm: Path, tmp_path: Path) -> None:

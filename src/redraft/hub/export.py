@@ -34,17 +34,18 @@ from redraft.text.tokenizer import Bytes
 CODE = ("configuration_redraft.py", "modeling_redraft.py", "network_redraft.py", "sampling_redraft.py")
 
 
-def export(source: str | Path, target: str, into: str | Path) -> Path:
-    """Write the model in `source` (a folder or a hub name) as a folder of the kind `target`. Returns the folder.
+def export(source: str | Path | Model, target: str, into: str | Path) -> Path:
+    """Write a model, or that in `source` (a folder or a hub name), as a folder of the kind `target`. Returns the folder.
 
     `UserError` where the family or block cannot become that, naming what can, and where `into` is not empty.
     """
     if target not in TARGETS:
         raise unknown("target", target, TARGETS)
-    model, into = load(source), Path(into)
+    model, into = source if isinstance(source, Model) else load(source), Path(into)
     if why := refusal(model, target):
         fitting = [name for name in TARGETS if refusal(model, name) is None]
-        raise UserError(f"{source} cannot be exported to {target}: {why}. Try: {', '.join(fitting)}.")
+        what = "it" if isinstance(source, Model) else source
+        raise UserError(f"{what} cannot be exported to {target}: {why}. Try: {', '.join(fitting)}.")
     with whole_folder(into) as folder:
         TARGETS[target](model, folder)
         write_text(folder / "README.md", card(model, target))

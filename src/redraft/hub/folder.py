@@ -71,7 +71,8 @@ def read_config(folder: Path) -> ModelConfig:
         raise UserError(f"no such model folder: {folder}")
     if not (folder / CONFIG).exists():
         raise UserError(
-            f"{folder} holds no finished model ({CONFIG} is missing): give a run folder whose training ended"
+            f"{folder} holds no finished model ({CONFIG} is missing): give a run folder whose training ended; `redraft "
+            f"export` makes a model of one that still trains"
         )
     table = read_json(folder / CONFIG)
     if not isinstance(table, dict) or table.get("model_type") != "redraft":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,14 +113,16 @@ class Model:
         options: Mapping[str, Any] | None = None,
         suffix: str = "",
         stream: bool = False,
+        compiled: bool = False,
     ) -> list[str] | Iterator[Canvas]:
         """`n` texts on canvases of `length` tokens, prompt and suffix included; `stream=True` yields every canvas instead.
 
         A text ends at its first end-of-document after the prompt. `steps` is what the sampler makes of it: left to right
-        takes one a token. `sampler` by name, else the family's own; `options` are its further settings.
+        takes one a token. `sampler` by name, else the family's own; `options` are its further settings. `compiled`: see
+        `denoiser`.
         """
         canvas = self.canvas(prompt, n, length, suffix)
-        frames = self.frames(canvas, self.denoiser(temperature, top_p), sampler, steps, seed, options)
+        frames = self.frames(canvas, self.denoiser(temperature, top_p, compiled), sampler, steps, seed, options)
         if stream:
             return frames
         return [self.text(row, len(self.tokenizer.encode(prompt))) for row in last(frames).tokens]
@@ -137,9 +140,13 @@ class Model:
         fixed = (fixed < len(before)) | (fixed >= length - len(after))
         return Canvas(row.expand(n, -1).to(self.device), fixed.expand(n, -1).to(self.device))
 
-    def denoiser(self, temperature: float = 1.0, top_p: float = 1.0) -> Denoiser:
-        """Where no clock is read, samplers run a network with its modulations folded into the weights as they are now."""
+    def denoiser(self, temperature: float = 1.0, top_p: float = 1.0, compiled: bool = False) -> Denoiser:
+        """Where no clock is read, samplers run a network with its modulations folded into the weights as they are now.
+        `compiled`: by torch.compile, as CUDA graphs on a GPU. Its first calls take a minute, and rounding is another."""
         network = self.network if self.family.clocked else folded(self.network)
+        if compiled:
+            network = copy(network)
+            network.compile_trunk(graphs=self.device.type != "cpu")
         return Denoiser(network, self.family, temperature, top_p)
 
     def frames(

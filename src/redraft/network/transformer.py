@@ -175,9 +175,10 @@ class Transformer(nn.Module):
         )
         return sums.unflatten(0, soft.ids.shape[:2])
 
-    def compile_trunk(self) -> None:
-        """Fuse the trunk with torch.compile; the first call of each shape takes a while."""
-        self.trunk = torch.compile(self.trunk)  # type: ignore[method-assign]
+    def compile_trunk(self, graphs: bool = False) -> None:
+        """Fuse the trunk with torch.compile; the first call of each shape takes a while. `graphs`: on a GPU its kernels are
+        also replayed as one CUDA graph, so that a small batch does not wait for their launches."""
+        self.trunk = torch.compile(self.trunk, mode="reduce-overhead" if graphs else None)  # type: ignore[method-assign]
 
     def head(self, rows: Tensor) -> Tensor:
         low = rows.to(self.compute).flatten(0, -2)

@@ -47,7 +47,7 @@ def _mix(x: Tensor) -> Tensor:
 
 def bits(key: Key, *counters: Tensor) -> Tensor:
     """64 random bits (int64) for each combination of broadcast integer counters."""
-    state = torch.tensor(key.value, dtype=torch.int64, device=counters[0].device)
+    state = torch.full((), key.value, dtype=torch.int64, device=counters[0].device)  # filled there: nothing is copied
     for counter in counters:
         state = _mix(state + _GOLDEN + _mix(counter.long() + _GOLDEN))
     return state

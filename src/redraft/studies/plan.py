@@ -29,7 +29,7 @@ from redraft.studies.frontier_config import FrontierConfig
 from redraft.studies.grid import GridConfig, published_centre, windows
 from redraft.studies.presets import preset_table
 from redraft.studies.records import JUDGE
-from redraft.text.tokenizer import load_tokenizer
+from redraft.text.tokenizer import vocabulary
 from redraft.training.budget import Budget, plan_run, seconds
 from redraft.training.schedule import shared_steps, warmup_steps
 
@@ -146,7 +146,7 @@ def _run(
 ) -> PlannedRun:
     own = {"family": family.model_dump(), "network": {"size": size}, "budget": {"flops": flops}, "seed": seed}
     config = validated(RunConfig, merge(merge(base, own), over))
-    vocab = load_tokenizer(config.data.tokenizer).size
+    vocab = vocabulary(config.data.tokenizer)
     if preset:
         # The tokens that a budget buys do not depend on the batch, but for the last step.
         single = config.model_copy(update={"train": config.train.model_copy(update={"batch": 1, "accumulate": 1})})

@@ -1,7 +1,7 @@
-"""Prepare a corpus: tokenise a source into shards, once, in threads, and go on where a killed run stopped.
+"""Prepare a corpus: tokenise a source into shards, once, on all cores, and go on where a killed run stopped.
 
-Threads and not processes: both tokenizer libraries let go of the interpreter's lock (two threads: 1.9 times the speed
-of one), and nothing is then asked of the program that calls this, which a process pool would import again.
+Small sources in threads (two: 1.9 times the speed of one), large ones in processes (encoders.py). What is written is the
+same on any number of either.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import json
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from redraft.errors import UserError
 from redraft.files import alone, make_folder, write_text
 from redraft.text.corpus import TRAIN, VALIDATION, Assigned, Source, assigned, open_source
+from redraft.text.encoders import OURS, Encoders
 from redraft.text.shards import (
     MANIFEST,
     SCHEMA,
@@ -39,8 +41,10 @@ from redraft.text.shards import (
 from redraft.text.tokenizer import Tokenizer
 
 Progress = Callable[[int, int | None], None]
+Encode = Callable[[Sequence[str]], list[NDArray[np.int64]]]
 
-_BATCH = 1 << 20  # characters in a thread's task
+_BATCH = 1 << 20  # characters in a worker's task
+_LARGE = 1 << 26  # bytes of a source from which processes are worth their start (half a second)
 
 
 def prepare(
@@ -57,7 +61,8 @@ def prepare(
     """The corpus of a source, in the folder `into`, made unless it is there.
 
     `validation` names a source of its own for the validation split, else `fraction` of the documents go there. `workers` is
-    a number of threads (as many as cores). `progress(done, total)` is told in bytes of the source; total may be None.
+    a number of threads, or of processes where the source is large (as many as cores). `progress(done, total)` is told in bytes
+    of the source; total may be None.
     Packed LITPKDS files, and folders that hold a prepared corpus, are used where they lie. Raises `UserError` for a source
     that cannot be read or holds no text, for a full disk, and for a folder that holds another corpus.
     """
@@ -170,10 +175,11 @@ def _fill(plan: _Plan, into: Path, workers: int, progress: Progress | None) -> N
     writers = {split: ShardWriter(into, split, plan.dtype, plan.shard_tokens, plan.identity) for split in SPLITS}
     documents = assigned(plan.source, plan.validation, plan.fraction)
     left = _without(documents, {split: writer.documents for split, writer in writers.items()})
-    for document, ids, text_bytes in _encoded(left, plan.tokenizer, workers):
-        writers[document.split].add(ids, plan.tokenizer.eos, text_bytes)
-        if progress is not None:
-            progress(document.read, plan.total)
+    with _encoder(plan, workers) as encode:
+        for document, ids, text_bytes in _encoded(left, encode, workers):
+            writers[document.split].add(ids, plan.tokenizer.eos, text_bytes)
+            if progress is not None:
+                progress(document.read, plan.total)
     for writer in writers.values():
         writer.close()
     _write_manifest(plan, into, writers)
@@ -188,20 +194,28 @@ def _without(documents: Iterator[Assigned], done: dict[str, int]) -> Iterator[As
             yield document
 
 
+def _encoder(plan: _Plan, workers: int) -> AbstractContextManager[Encode]:
+    """How lists of text become ids: here, or in as many processes as there are workers."""
+    if workers > 1 and isinstance(plan.tokenizer, OURS) and (plan.total is None or plan.total >= _LARGE):
+        return Encoders(plan.tokenizer, workers)
+    return nullcontext(lambda texts: [plan.tokenizer.encode(text) for text in texts])
+
+
 def _encoded(
-    documents: Iterator[Assigned], tokenizer: Tokenizer, workers: int
+    documents: Iterator[Assigned], encode: Encode, workers: int
 ) -> Iterator[tuple[Assigned, NDArray[np.int64], int]]:
     """Each document with its ids and its length in UTF-8 bytes, in order; few are in memory at a time."""
 
-    def encode(batch: list[Assigned]) -> list[tuple[Assigned, NDArray[np.int64], int]]:
-        return [(document, tokenizer.encode(document.text), len(document.text.encode())) for document in batch]
+    def encoded(batch: list[Assigned]) -> list[tuple[Assigned, NDArray[np.int64], int]]:
+        ids = encode([document.text for document in batch])
+        return [(document, own, len(document.text.encode())) for document, own in zip(batch, ids, strict=True)]
 
     batches = _batches(documents)
     with ThreadPoolExecutor(workers) as pool:
-        running = deque(pool.submit(encode, batch) for batch in islice(batches, 2 * workers))
+        running = deque(pool.submit(encoded, batch) for batch in islice(batches, 2 * workers))
         while running:
             yield from running.popleft().result()
-            running.extend(pool.submit(encode, batch) for batch in islice(batches, 1))
+            running.extend(pool.submit(encoded, batch) for batch in islice(batches, 1))
 
 
 def _batches(documents: Iterator[Assigned]) -> Iterator[list[Assigned]]:

@@ -41,6 +41,8 @@ END_OF_DOCUMENT = (
     "[SEP]",
 )
 _BYTES_FILE = "bytes.json"
+# Text ids of the papers' tokenizers, by the names that recipes have for them.
+PUBLISHED = {"gpt2": 50257, "llama2_32k": 32000, "mistral_v1_32k": 32000, "nemotron_128k": 131072}
 _ACCEPTED = (
     "'bytes', a tokenizer.json, a sentencepiece .model, or a folder that holds one of these or GPT-2's "
     "encoder.json and vocab.bpe"
@@ -150,6 +152,9 @@ class HuggingFace(Tokenizer):
         self.fingerprint = hashlib.sha256(definition.encode()).hexdigest()
         self.name = f"tokenizer.json:{self.fingerprint[:8]}"
 
+    def __reduce__(self) -> tuple[type[HuggingFace], tuple[str]]:
+        return HuggingFace, (self._definition,)
+
     def save(self, folder: Path) -> None:
         _write(folder / "tokenizer.json", self._definition.encode())
 
@@ -177,6 +182,9 @@ class SentencePiece(Tokenizer):
         self.fingerprint = hashlib.sha256(model).hexdigest()
         self.name = f"tokenizer.model:{self.fingerprint[:8]}"
 
+    def __reduce__(self) -> tuple[type[SentencePiece], tuple[bytes]]:
+        return SentencePiece, (self._model,)
+
     def save(self, folder: Path) -> None:
         _write(folder / "tokenizer.model", self._model)
 
@@ -185,6 +193,13 @@ class SentencePiece(Tokenizer):
 
     def _text(self, ids: Ids) -> str:
         return str(self._engine.decode(ids.tolist()))
+
+
+def vocabulary(spec: str | Path) -> int:
+    """How many text ids a tokenizer has, or a published one that a recipe names and whose file is not here yet."""
+    if not Path(spec).expanduser().exists() and spec in PUBLISHED:
+        return PUBLISHED[str(spec)]
+    return load_tokenizer(spec).size
 
 
 def load_tokenizer(spec: str | Path) -> Tokenizer:

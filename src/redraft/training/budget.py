@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -29,6 +29,9 @@ KEPT = {"dit": (6.0, 9.0, 2.0), "llama": (4.0, 9.0, 4.0)}
 # what libraries set up, by the bytes of the compute format.
 SLACK = 1.2
 WORKSPACE = {4: 70e6, 2: 100e6}
+# Of a GPU, where ranks are many: a chunk of 2^27 logits in float32 and in the compute format, what CUDA and NCCL keep (an
+# estimate, not measured).
+WORKSPACE_GPU = 2.5e9
 SMALL = 200_000_000  # weights up to which every rank keeps all of them (parallel.SMALL)
 
 
@@ -69,7 +72,7 @@ def plan_run(
     entry, options = FAMILIES[config.family.name], config.family.options
     passes, effort = entry.passes(options), entry.effort(options)
     per_token = {c: training_flops_per_token(shape, length, c, passes, effort) for c in CONVENTIONS}
-    steps = _steps(config, per_step, per_token[config.budget.convention])
+    steps = _steps(config, per_step, _step_flops(config, shape, row, per_token))
     tokens = tokens_in(steps * batch) if tokens_in else steps * per_step
     return Budget(
         shape=shape,
@@ -91,7 +94,24 @@ def expected_row(config: RunConfig) -> float:
     return length * (1 - short) + short * (length + 1) / 2
 
 
-def _steps(config: RunConfig, per_step: int, flops_per_token: float) -> int:
+def _step_flops(config: RunConfig, shape: Shape, row: float, per_token: Mapping[str, float]) -> float:
+    """FLOPs of a step under the budget's convention, or 3 x batch x `budget.forward`.
+
+    A count that is below the products of blocks and head, or above all products, is of another network: `UserError`.
+    """
+    budget, batch, length = config.budget, config.train.batch, config.data.length
+    if budget.forward is None:
+        return max(1, round(batch * row)) * per_token[budget.convention]
+    least, most = (length * training_flops_per_token(shape, length, name) / 3 for name in ("blocks+head", "full"))
+    if not 0.99 * least < budget.forward < 1.01 * most:
+        raise UserError(
+            f"budget.forward {budget.forward:.4g} is not of this network: the forward pass of a row of {length} tokens "
+            f"takes {least:.4g} FLOPs (blocks+head) to {most:.4g} (full); leave it out, and redraft counts"
+        )
+    return 3 * batch * budget.forward * row / length
+
+
+def _steps(config: RunConfig, per_step: int, step_flops: float) -> int:
     """floor(budget / cost of a step), as both papers count."""
     budget = config.budget
     if budget.steps is not None:
@@ -99,7 +119,8 @@ def _steps(config: RunConfig, per_step: int, flops_per_token: float) -> int:
     if budget.tokens is not None:
         given, cost, unit = budget.tokens, float(per_step), "tokens"
     elif budget.flops is not None:
-        given, cost, unit = budget.flops, per_step * flops_per_token, f"FLOPs ({budget.convention})"
+        counted = budget.convention if budget.forward is None else "budget.forward"
+        given, cost, unit = budget.flops, step_flops, f"FLOPs ({counted})"
     else:
         raise UserError("no budget: give --flops, --tokens or --steps (for example --flops 1e15)")
     steps = int(given // cost)
@@ -143,21 +164,36 @@ def memory_plan(config: RunConfig, shape: Shape, passes: float = 1.0, ranks: int
     gathered = outer + 2 * block if shards > 1 else 0.0
     if shards == 1 and low == 2:
         gathered = 2.0 * shape.block_weights  # what each product casts of its weight
-    tokens = math.ceil(train.batch / train.accumulate / ranks) * config.data.length * passes
+    tokens = rows_at_a_time(config, ranks) * config.data.length * passes
     wide, narrow = _kept(shape)
     each = tokens * (4 * wide + low * narrow)
     blocks = shape.depth * tokens * 4 * shape.width + each if train.checkpointing == "blocks" else shape.depth * each
+    # Gradients that wait for the next turn are not in shards yet (FSDP2).
+    waiting = shards > 1 and micro_batches(train.batch, train.accumulate, ranks) > 1
     teachers = 4.0 * count / shards if FAMILIES[config.family.name].teachers(config.family.options) else 0.0
     return Memory(
         weights=4.0 * count / shards + teachers,
         optimizer=8.0 * count / shards,
         average=4.0 * count / shards if train.ema else 0.0,
-        gradients=4.0 * count / shards + (outer if shards > 1 else 0.0),
+        gradients=4.0 * count if waiting else 4.0 * count / shards + (outer if shards > 1 else 0.0),
         gathered=gathered,
         activations=SLACK * (blocks + 2 * 4 * tokens * shape.width),
         head=2 * 4.0 * counts["head"],
-        workspace=WORKSPACE[low],
+        workspace=WORKSPACE[low] if ranks == 1 else WORKSPACE_GPU,
     )
+
+
+def micro_batches(batch: int, accumulate: int, ranks: int) -> int:
+    """Into how many turns a rank's share of a step is cut: `accumulate`, but fewer where a turn would not have two rows a
+    rank, which it is filled up to (`data.parts`). The step is the same sum however it is cut."""
+    return accumulate if ranks == 1 else max(1, min(accumulate, batch // (2 * ranks)))
+
+
+def rows_at_a_time(config: RunConfig, ranks: int) -> int:
+    """Rows that a rank has in its network at once."""
+    batch = config.train.batch
+    rows = math.ceil(batch / micro_batches(batch, config.train.accumulate, ranks) / ranks)
+    return rows if ranks == 1 else max(rows, min(2, batch))
 
 
 def _kept(shape: Shape) -> tuple[float, float]:
@@ -167,13 +203,18 @@ def _kept(shape: Shape) -> tuple[float, float]:
 
 
 def shards_of(config: RunConfig, count: int, ranks: int, per_node: int) -> int:
-    """Ranks that hold one copy of the network, as `parallel.chosen` decides."""
+    """Ranks that hold one copy of the network, as `parallel.chosen` decides. `UserError` where training would refuse."""
     kind = config.train.parallel.kind
     if kind == "auto":
         kind = "ddp" if count <= SMALL else "hsdp" if per_node < ranks else "fsdp"
     if ranks == 1 or kind == "ddp":
         return 1
-    return ranks if kind == "fsdp" else config.train.parallel.shards or per_node
+    shards = ranks if kind == "fsdp" else config.train.parallel.shards or per_node
+    if ranks % shards:
+        raise UserError(
+            f"train.parallel.shards {shards} (the GPUs of a node, if left out) must divide the {ranks} ranks"
+        )
+    return shards
 
 
 def seconds(budgets: Sequence[Budget], flops_per_second: float, at_a_time: int = 1) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -121,9 +122,15 @@ class Feed:
 def as_batch(rows: Rows, part: slice, device: str | torch.device) -> Batch:
     """Some of the rows on a device, with no more padding than the longest of them needs."""
     longest = rows.tokens.shape[1] if rows.lengths is None else int(rows.lengths[part].max())
-    tokens, scored = (torch.from_numpy(np.ascontiguousarray(x[part, :longest])) for x in (rows.tokens, rows.scored))
-    lengths = None if rows.lengths is None else torch.from_numpy(rows.lengths[part]).to(device)
-    documents = None if rows.documents is None else torch.from_numpy(rows.documents[part]).long().to(device)
-    return Batch(
-        tokens.to(device), scored.to(device), torch.from_numpy(rows.index[part]).to(device), lengths, documents
-    )
+    cut = lambda array: _sent(array[part, :longest], device)
+    lengths = None if rows.lengths is None else _sent(rows.lengths[part], device)
+    documents = None if rows.documents is None else _sent(rows.documents[part], device).long()
+    return Batch(cut(rows.tokens), cut(rows.scored), _sent(rows.index[part], device), lengths, documents)
+
+
+def _sent(array: NDArray[Any], device: str | torch.device) -> torch.Tensor:
+    """On the device. An accelerator is not waited for: it reads from pages that stay where they are."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    if torch.device(device).type == "cpu":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)

@@ -5,6 +5,8 @@ flags, with the environment that torchrun would give it, so that training knows 
 when it is preempted, Slurm sends SIGUSR2: the ranks then save and leave after their step (they know it as SIGTERM), and the
 first task has the job requeued, which goes on where it stopped. `INTO/.slurm` holds the job's id, its script and what its
 tasks print.
+
+A job also goes on by itself where a machine fails (Slurm puts it back) or a rank is lost, if it had come on since its start.
 """
 
 from __future__ import annotations
@@ -15,18 +17,19 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from redraft.errors import UserError
+from redraft.errors import ASKED, LOST_RANK, UserError
 from redraft.files import make_folder, read_json, write_json
 
 FOLDER, JOB = ".slurm", "job.json"
 RETRIES = 1000  # times that a job may run out of time and be put back
 SHARED = ("cpus_per_task", "gpus_per_node", "mem_gb", "name", "nodes", "tasks_per_node", "timeout_min")
-INTERRUPTED = 130  # the exit status of a run that was asked to leave, and saved
+CPUS = 8  # a task, where it has a GPU and is not told otherwise
 
 
 class Rank:
@@ -34,20 +37,33 @@ class Rank:
 
     def __call__(self, words: list[str]) -> None:
         """Raises `RuntimeError` where the run ended with an error, which its log has told."""
-        requeue, asked = signal.getsignal(signal.SIGUSR2), list[int]()
+        requeue, told, began = signal.getsignal(signal.SIGUSR2), list[int](), time.time()
         command = [sys.executable, "-m", "redraft", "train", *words]
-        with subprocess.Popen(command, env=os.environ | _environment()) as rank:
+        deaf = lambda: signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # some Slurms send it to the rank too
+        with subprocess.Popen(command, env=os.environ | _environment(), preexec_fn=deaf) as rank:  # noqa: PLW1509 (no threads)
 
             def leave(number: int, frame: object) -> None:
-                asked.append(number)
+                told.append(number)
                 rank.terminate()
 
             signal.signal(signal.SIGUSR2, leave)
+            signal.signal(signal.SIGTERM, leave)  # cancelled, or preempted by a Slurm that puts it back itself
             status = rank.wait()
-        if asked and status != 0 and callable(requeue):
+        if signal.SIGUSR2 in told and status != 0 and callable(requeue):
             requeue(signal.SIGUSR2, None)  # the first task's ends the job
-        elif status not in (0, INTERRUPTED):
+        elif not told and (status == LOST_RANK or status < 0):
+            self.lost(words, status, began)
+        elif not told and status not in (0, ASKED):
             raise RuntimeError(f"redraft train ended with status {status}: its own words are in the log above")
+
+    def lost(self, words: list[str], status: int, began: float) -> None:
+        """A rank died, this one or another: the job is put back, unless it had not come on since it `began`."""
+        journal = Path(words[words.index("--into") + 1]) / "journal.jsonl"
+        if not journal.exists() or journal.stat().st_mtime < began:
+            raise RuntimeError(
+                f"a rank was lost (status {status}) before the run came on: its words are in the log above"
+            )
+        subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=True)
 
     def checkpoint(self, words: list[str]) -> Any:
         """The same again: the run's folder knows where it stands."""
@@ -64,7 +80,6 @@ def launch(
     `options` go to Slurm by submitit's names; without gpus, `tasks_per_node` says how many ranks a machine has.
     """
     submitit = _submitit()
-    given = dict(options or {})
     if (there := running(into)) is not None:
         raise UserError(
             f"job {there} is at work on {into} already: `scancel {there}` ends it, `squeue -j {there}` shows it"
@@ -77,12 +92,9 @@ def launch(
         )
     folder = into.resolve() / FOLDER
     make_folder(folder)
-    settings = {"name": f"redraft-{into.resolve().name}", "nodes": nodes, "timeout_min": 24 * 60}
-    settings |= {"gpus_per_node": gpus_per_node} if gpus_per_node else {}
-    settings |= {"tasks_per_node": max(1, gpus_per_node), "slurm_srun_args": ["--kill-on-bad-exit=1"]}
     try:
         executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=RETRIES)
-        executor.update_parameters(**settings | named(given))
+        executor.update_parameters(**settings(into.resolve().name, nodes, gpus_per_node, options or {}))
         job = executor.submit(Rank(), [str(word) for word in words])
     except (
         RuntimeError,
@@ -95,6 +107,18 @@ def launch(
         raise UserError(f"Slurm does not take the job: {' '.join(str(error).split())}") from None
     write_json(folder / JOB, {"id": job.job_id})
     return str(job.job_id)
+
+
+def settings(name: str, nodes: int, gpus_per_node: int, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What submitit is told: a task a GPU with some cores, put back when a machine fails, ended when a task does."""
+    out: dict[str, Any] = {"name": f"redraft-{name}", "nodes": nodes, "timeout_min": 24 * 60}
+    out |= {"gpus_per_node": gpus_per_node, "cpus_per_task": CPUS} if gpus_per_node else {}
+    out |= {"tasks_per_node": max(1, gpus_per_node), "slurm_additional_parameters": {"requeue": True}}
+    out |= named(given)
+    own = ["--kill-on-bad-exit=1"]
+    if "cpus_per_task" in out:  # newer Slurms do not pass them on to srun by themselves
+        own += [f"--cpus-per-task={out['cpus_per_task']}"]
+    return {**out, "slurm_srun_args": [*own, *out.get("slurm_srun_args", [])]}
 
 
 def running(into: Path) -> str | None:
@@ -113,10 +137,16 @@ def log_of(into: Path, job: str) -> Path:
 
 
 def words_of(
-    recipe: str | None, into: Path, start: str | None, track: Sequence[str], overrides: Mapping[str, Any]
+    recipe: str | None,
+    into: Path,
+    start: str | None,
+    track: Sequence[str],
+    overrides: Mapping[str, Any],
+    timeout: float = 600.0,
 ) -> list[str]:
     """The words after `redraft train` that a task is given: what the command line was, without the launcher's."""
     words = ([recipe] if recipe else []) + ["--into", str(into)] + (["--from", start] if start else [])
+    words += [] if timeout == 600 else ["--timeout", f"{timeout:g}"]
     return words + (["--track", *track] if track else []) + _flags(overrides, "")
 
 

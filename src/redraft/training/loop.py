@@ -20,6 +20,7 @@ from redraft.network.init import initialised
 from redraft.network.transformer import Transformer
 from redraft.text.packing import Rows
 from redraft.training import checkpoint, lora, sharded
+from redraft.training.budget import micro_batches
 from redraft.training.checkpoint import Place
 from redraft.training.data import Feed, as_batch, parts
 from redraft.training.health import LostData
@@ -79,7 +80,8 @@ class Trainer:
         descent = spread(Descent(setup.family, network, teacher, setup.config.seed), train, ranks)
         optimizer = adamw(network, train)
         average = [p.detach().clone() for p in network.parameters()] if train.ema else []
-        feed = Feed(setup.reader, parts(train.batch, train.accumulate, ranks.rank, ranks.size))
+        turns = micro_batches(train.batch, train.accumulate, ranks.size)
+        feed = Feed(setup.reader, parts(train.batch, turns, ranks.rank, ranks.size))
         trainer = Trainer(setup, network, optimizer, average, teacher, descent, ranks, feed)
         trainer.restore(folder, fork)
         return trainer
@@ -115,6 +117,8 @@ class Trainer:
         total = torch.zeros((), device=device)
         starts, shares = self.feed.starts(), self.feed.shares
         for number, (start, part) in enumerate(zip(starts, shares, strict=True)):
+            if config.compile == "graphs":
+                torch.compiler.cudagraph_mark_step_begin()
             batch = as_batch(rows, slice(start, start + len(part.places)), device)
             with micro_batch(self.descent, number == len(shares) - 1, not config.parallel.reshard):
                 nats = self.loss(batch, step / self.setup.budget.steps).nats
@@ -220,20 +224,26 @@ def train(trainer: Trainer, folder: Path, forks: Mapping[int, Sequence[Path]] | 
     `forks`: files that take the state after so many steps, for other runs to go on from. Closed early, or where data are lost,
     it saves its state. `UserError` where the loss is no number any more, and by the other rules of health.py.
     """
-    watch = Watch(trainer, folder)
+    with trainer.ranks.heeded():
+        yield from _watched(trainer, Watch(trainer, folder), forks or {})
+
+
+def _watched(trainer: Trainer, watch: Watch, forks: Mapping[int, Sequence[Path]]) -> Iterator[StepRecord]:
     try:
         for at in trainer.run():
             record = watch.after(at)
             if at.step == trainer.step:  # not rolled back
-                for fork in (forks or {}).get(at.step, ()):
+                for fork in forks.get(at.step, ()):
                     trainer.save(fork.parent, fork.name)
                 watch.save_if_due()
             if record:
                 yield record
         watch.settle()
-    except (GeneratorExit, Asked, LostData):
+    except (GeneratorExit, Asked, LostData) as left:
         watch.save()
         watch.settle()
+        if isinstance(left, Asked):
+            watch.note("left", f"asked to leave after step {trainer.step}, which is saved")
         raise
     finally:
         watch.close()

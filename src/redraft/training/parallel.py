@@ -62,8 +62,10 @@ def spread(descent: Descent, config: TrainConfig, ranks: Ranks) -> Descent | Dis
     if kind in ("alone", "ddp"):
         descent.to(config.device)
         if config.compile:
-            descent.network.compile_trunk()
+            descent.network.compile_trunk(config.compile == "graphs")
         return descent if kind == "alone" else DistributedDataParallel(descent, gradient_as_bucket_view=True)
+    if config.compile == "graphs":
+        raise UserError(f"train.compile graphs replays a whole network, and {kind} gathers its parts: give true")
     if config.compile:  # block by block: what gathers the weights stays outside
         for block in descent.network.blocks:
             block.forward = torch.compile(block.forward)
@@ -141,6 +143,7 @@ def micro_batch(descent: nn.Module, last: bool, keep: bool) -> Iterator[None]:
     if isinstance(descent, FSDPModule):
         descent.set_requires_gradient_sync(last)
         descent.set_reshard_after_backward(last or not keep)
+        descent.set_reshard_after_backward(last, recurse=False)  # the outermost group travels once a step
     yield
 
 

@@ -12,6 +12,7 @@ import re
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from redraft.errors import UserError
+from redraft.errors import ASKED, LOST_RANK, MISTAKE, UserError
 
 LAST_WORD = 1.0  # seconds that the first rank has to say why
 LOST = ("gloo", "Connection", "Timed out", "Broken pipe")  # what the message of a broken collective says
@@ -34,7 +35,8 @@ class Asked(KeyboardInterrupt):
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process is `rank` of `size`, of which `per_node` are on this machine. `asked`: signals to end that came."""
+    """This process is `rank` of `size`, of which `per_node` are on this machine. `asked`: signals to end that came; `heeding`:
+    whether somebody looks at them, step by step."""
 
     rank: int = 0
     size: int = 1
@@ -43,6 +45,25 @@ class Ranks:
     saving: Any = None
     patient: Any = None
     asked: list[int] = field(default_factory=list)
+    heeding: list[bool] = field(default_factory=lambda: [False])
+
+    @contextmanager
+    def heeded(self) -> Iterator[None]:
+        """While the block lasts, it looks at `asked` by itself. Outside, the first rank leaves as soon as it is asked, and the
+        others lose it."""
+        self.heeding[0] = True
+        try:
+            yield
+        finally:
+            self.heeding[0] = False
+        if self.first and self.asked:
+            raise Asked
+
+    def ask(self, number: int, frame: object = None) -> None:
+        """What a signal to end does."""
+        self.asked.append(number)
+        if self.first and not self.heeding[0] and len(self.asked) == 1:
+            raise Asked
 
     @property
     def first(self) -> bool:
@@ -100,21 +121,34 @@ def is_lost(error: BaseException) -> bool:
 def one_voice(ranks: Ranks) -> Iterator[None]:
     """What ends a run of several ranks is said once, in one line, by the first of them. Of one rank: as without this.
 
-    The process ends there and then, with status 2, or 130 where it was asked to: threads that write a checkpoint may wait
-    long for a lost rank. The others leave a little later, since torchrun ends all when the first does.
+    The process ends there and then: threads that write a checkpoint may wait long for a lost rank, and to take down an
+    accelerator's group is to wait for all the others. Status 2 for what the user can mend, 75 for a lost rank, 130 where it
+    was asked to leave, 1 with a traceback for all else. The others leave a little later, since torchrun ends all when the
+    first does.
     """
     try:
         yield
-    except (UserError, Asked, RuntimeError) as error:
-        if not ranks.several or not (isinstance(error, UserError | Asked) or is_lost(error)):
+    except (Exception, Asked) as error:
+        if not ranks.several:
             raise
-        if ranks.first:
+        status = _status(error)
+        if status == 1:
+            traceback.print_exception(error)
+        elif ranks.first:
             print(f"redraft: {_said(error)}", file=sys.stderr)
         else:
             time.sleep(LAST_WORD)
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(130 if isinstance(error, Asked) else 2)
+        os._exit(status)
+
+
+def _status(error: BaseException) -> int:
+    if isinstance(error, Asked):
+        return ASKED
+    if isinstance(error, UserError):
+        return MISTAKE
+    return LOST_RANK if isinstance(error, RuntimeError) and is_lost(error) else 1
 
 
 def _said(error: BaseException) -> str:
@@ -140,6 +174,7 @@ def joined(timeout: float = 600.0) -> Iterator[Ranks]:
 
     `timeout`: seconds after which a rank that does not answer counts as lost (a machine that went without a word; a process
     that died is noticed at once). SIGTERM does not end a rank: it asks all of them to save and leave after their step.
+    `UserError` where the ranks do not find each other. After an error nothing is taken down: that waits for the others.
     """
     if "RANK" not in os.environ or "MASTER_ADDR" not in os.environ:
         yield here()
@@ -147,16 +182,27 @@ def joined(timeout: float = 600.0) -> Iterator[Ranks]:
     local = int(os.environ.get("LOCAL_RANK", "0"))
     if torch.accelerator.is_available():
         torch.accelerator.set_device_index(local % torch.accelerator.device_count())
-    dist.init_process_group(timeout=timedelta(seconds=timeout))
-    waits = timeout, 10 * timeout, timeout + 7 * 86400  # for an answer, a checkpoint, a corpus
-    groups = [dist.new_group(backend="gloo", timeout=timedelta(seconds=seconds)) for seconds in waits]
-    per_node = int(os.environ.get("LOCAL_WORLD_SIZE", str(dist.get_world_size())))
-    ranks = Ranks(dist.get_rank(), dist.get_world_size(), per_node, *groups)
+    ranks = _joined(timeout)
     _HERE.append(ranks)
-    before = signal.signal(signal.SIGTERM, lambda number, frame: ranks.asked.append(number))
+    before = signal.signal(signal.SIGTERM, ranks.ask)
     try:
         yield ranks
+        dist.destroy_process_group()
     finally:
         signal.signal(signal.SIGTERM, before)
         _HERE.pop()
-        dist.destroy_process_group()
+
+
+def _joined(timeout: float) -> Ranks:
+    waits = timeout, 10 * timeout, timeout + 7 * 86400  # for an answer, a checkpoint, a corpus
+    try:
+        dist.init_process_group(timeout=timedelta(seconds=timeout))
+        groups = [dist.new_group(backend="gloo", timeout=timedelta(seconds=seconds)) for seconds in waits]
+    except RuntimeError as error:
+        why = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"the ranks did not find each other ({why}): where machines have several networks, name the one that joins them "
+            f"by GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME"
+        ) from None
+    per_node = int(os.environ.get("LOCAL_WORLD_SIZE", str(dist.get_world_size())))
+    return Ranks(dist.get_rank(), dist.get_world_size(), per_node, *groups)

@@ -37,8 +37,9 @@ class Setup:
         return FAMILIES[self.config.family.name].teachers(self.config.family.options)
 
 
-def set_up(config: RunConfig, progress: Progress | None = None) -> Setup:
-    """Tokenise (or find tokenised) the data, build the family, plan the budget. Raises `UserError` on anything amiss."""
+def set_up(config: RunConfig, progress: Progress | None = None, corpus: Corpus | None = None) -> Setup:
+    """Tokenise (or find tokenised) the data, build the family, plan the budget. Raises `UserError` on anything amiss.
+    `corpus`: the text, where it is at hand."""
     tokenizer = load_tokenizer(config.data.tokenizer)
     family = build(config.family.name, config.family.options, tokenizer.size)
     shape = plan_run(config, tokenizer.size).shape  # what is amiss with sizes and budget is known before text is read
@@ -46,19 +47,19 @@ def set_up(config: RunConfig, progress: Progress | None = None) -> Setup:
         lora.check(config.train.lora, shape.block)
     device = pick_device(config.train.device)
     data = resolved(config.data)
-    corpus = prepared(data, tokenizer, progress)
+    there = prepared(data, tokenizer, progress) if corpus is None else corpus
     samples: Blocks | Mixed | Shuffled
-    if isinstance(corpus, PromptCorpus):
-        samples = Shuffled(corpus.split("train"), config.seed)
+    if isinstance(there, PromptCorpus):
+        samples = Shuffled(there.split("train"), config.seed)
         budget = plan_run(config, tokenizer.size, float(samples.examples.lengths.mean()), samples.tokens_in)
     else:
         budget = plan_run(config, tokenizer.size)
-        samples = samples_of(corpus, data, tokenizer.eos, config.seed, budget.steps * config.train.batch)
+        samples = samples_of(there, data, tokenizer.eos, config.seed, budget.steps * config.train.batch)
     precision = pick_precision(config.train.precision, budget.shape, device)
     train = config.train.model_copy(update={"precision": precision, "device": str(device)})
     config = config.model_copy(update={"train": train, "data": data})
     reader = Reader(samples, data, train.batch, config.seed, tokenizer.size)
-    return Setup(config, tokenizer, corpus, family, budget, reader)
+    return Setup(config, tokenizer, there, family, budget, reader)
 
 
 def resolved(data: DataConfig) -> DataConfig:

@@ -26,7 +26,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
 from redraft.errors import UserError
-from redraft.files import make_folder, read_json, write_json, write_tensors
+from redraft.files import make_folder, read_json, write_json
 from redraft.training import checkpoint
 from redraft.training.checkpoint import STATE, Place, damaged, place_of
 from redraft.training.journal import FULL
@@ -60,7 +60,8 @@ class Saver:
             except UserError as refused:
                 error = refused
         self.ranks.agree(error)  # and nobody writes before the folder is there
-        writer = dcp.FileSystemWriter(aside, single_file_per_rank=True)
+        # The state is on the CPU when it is written: nothing is to be copied ahead, least of all from another rank's GPU.
+        writer = dcp.FileSystemWriter(aside, single_file_per_rank=True, per_thread_copy_ahead=0)
         # Its own stager, which copies tensors that are on the CPU already too: training goes on changing them.
         stager = DefaultStager(StagingOptions(False, False, False, False))
         written = dcp.async_save(tensors, storage_writer=writer, process_group=self.ranks.saving, async_stager=stager)
@@ -171,19 +172,16 @@ def candidates(folder: Path) -> list[Path]:
     return [path for _, path in sorted(found, key=lambda pair: pair[0], reverse=True)]
 
 
-def consolidate(folder: Path, into: Path | None = None) -> dict[str, Tensor]:
-    """The weights of a run that still trains, from its newest whole checkpoint, in one piece, by parameter name: the moving
-    average where there is one. One process does it. `into`: a safetensors file to write them to."""
+def consolidate(folder: Path) -> tuple[int, dict[str, Tensor]]:
+    """The steps done and the weights of a run that still trains, from its newest whole checkpoint, in one piece, by parameter
+    name: the moving average where there is one. One process does it, on whatever number of ranks they were written."""
     errors = []
     for path in candidates(folder):
         try:
-            weights = _weights(path)
+            step = read_json(path / DONE)["step"] if path.is_dir() else place_of(path).step
+            return step, _weights(path)
         except _UNREADABLE as error:
             errors.append(str(error))
-            continue
-        if into is not None:
-            write_tensors(into, weights, {"format": "pt", "checkpoint": path.name})
-        return weights
     raise UserError(f"{folder} holds no whole checkpoint{f' ({errors[0]})' if errors else ''}")
 
 

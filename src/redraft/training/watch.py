@@ -63,7 +63,7 @@ class Watch:
         return record
 
     def measured(self, at: Step) -> tuple[float, float]:
-        """Loss and gradient norm of the whole step: the one place where the loop waits for the device."""
+        """Loss and gradient norm of the whole step. The loop waits for the device here, and where the head picks its rows."""
         loss, grad_norm = torch.stack([at.loss, at.grad_norm]).tolist()
         [loss] = self.ranks.sum([loss])
         if not math.isfinite(loss + grad_norm):
@@ -148,7 +148,10 @@ class Watch:
         self.journal.write(Heartbeat(step, self.budget.steps, left, rate, range_, busy.index(max(busy))))
 
     def saves(self, step: int) -> bool:
-        return step % self.config.save_every == 0 and step < self.budget.steps
+        """Also after the last of a long run: what scores it may fail."""
+        if step == self.budget.steps:
+            return step > self.config.save_every
+        return step % self.config.save_every == 0
 
     def save_if_due(self) -> None:
         held = self.high and self.config.on_spike == "rollback"  # a checkpoint amid a spike would be no way back

@@ -4,6 +4,8 @@ redraft export runs/first --to transformers --into out/first     (AutoModel....f
 redraft export runs/ar --to llama --into out/ar                  (a stock LlamaForCausalLM; family ar, block llama)
 redraft export runs/ar --to gguf --into out/ar-gguf              (model.gguf in float32; family ar, block llama)
 redraft export runs/first --to native --into out/first           (our own folder, with a model card)
+
+A run that still trains, on whatever number of ranks, comes out as its newest whole checkpoint has it.
 """
 
 from __future__ import annotations
@@ -23,9 +25,11 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace, overrides: dict[str, Any]) -> None:
+    from redraft.evaluation.snapshot import snapshot, still_trains
     from redraft.hub.export import export
 
-    folder = export(options.model, options.to, options.into)
+    run = Path(options.model)
+    folder = export(snapshot(run) if still_trains(run) else options.model, options.to, options.into)
     files = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
     if options.json:
         return emit({"folder": str(folder), "to": options.to, "files": files})

@@ -21,14 +21,15 @@ from redraft.display import duration, emit, quantity
 from redraft.errors import UserError, unknown
 from redraft.files import read_json
 from redraft.registry import FAMILIES
-from redraft.training.budget import Budget, Memory, cpu_rate, memory_plan, plan_run, seconds
+from redraft.studies.serving import USEFUL, hardware
+from redraft.training.budget import Budget, cpu_rate, memory_plan, micro_batches, plan_run, rows_at_a_time, seconds
 
 OVERRIDES = True
 
 
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("recipe", nargs="?", help="a TOML file or the name of a shipped recipe, of a run or a study")
-    parser.add_argument("--rate", type=float, help="useful FLOP/s to expect; this CPU's is measured if left out")
+    parser.add_argument("--rate", type=float, help="useful FLOP/s to expect of a rank; a guess if left out")
     parser.add_argument("--like", type=Path, help="a finished run: expect the FLOP/s that its record says it had")
     parser.add_argument(
         "--gpus", type=int, default=1, help="ranks that share the run; --rate and --like are of one of them"
@@ -42,38 +43,39 @@ def arguments(parser: ArgumentParser) -> None:
     advice.add_argument("--text", type=int, default=1024, help="tokens of a text")
     advice.add_argument("--sampling-steps", help="steps to choose from, where a family has a choice: 16,64,256,1024")
     advice.add_argument("--study", default="published:scaling-beyond", help="study, table or published:NAME to go by")
-    advice.add_argument("--hardware", default="h100", help="device that generates: a100, h100 or h200")
+    advice.add_argument("--hardware", default="h100", help="device that generates, or trains: a100, h100 or h200")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(options: Namespace, overrides: dict[str, Any]) -> None:
-    from redraft.text.tokenizer import load_tokenizer
+    from redraft.text.tokenizer import vocabulary
 
     if any(value is not None for value in (options.budget, options.quality, options.latency)):
         return _recommend(options, overrides)
     table = recipe_table(options.recipe, {})
-    rate = expected_rate(options)
+    rate, source = expected_rate(options)
     if "arm" in table:
         from redraft.studies.plan import plan_study, study_sentences
 
         study = plan_study(merge(table, {"base": merge(table.get("base", {}), overrides)}))
         return emit(study.to_json()) if options.json else print("\n".join(study_sentences(study, rate)))
     config = validated(RunConfig, merge(table, overrides))
-    budget = plan_run(config, load_tokenizer(config.data.tokenizer).size)
-    memory = memory_plan(
-        config, budget.shape, passes_of(config), options.gpus, min(options.gpus, options.gpus_per_node)
-    )
+    budget = plan_run(config, vocabulary(config.data.tokenizer))
+    ranks, per_node = options.gpus, min(options.gpus, options.gpus_per_node)
     if options.json:
+        memory = memory_plan(config, budget.shape, passes_of(config), ranks, per_node)
         told = {"memory": {**asdict(memory), "total": memory.total}, "gpus": options.gpus}
-        return emit({**budget.to_json(), **told, "seconds": seconds([budget], rate), "flops_per_second": rate})
-    sentences = [*run_sentences(config, budget), time_sentence(seconds([budget], rate), rate)]
-    print("\n".join([*sentences, *cluster_sentences(config, memory, options.gpus)]))
+        took = {"seconds": seconds([budget], rate), "flops_per_second": rate, "rate_from": source}
+        return emit({**budget.to_json(), **told, **took})
+    sentences = [*run_sentences(config, budget), time_sentence(seconds([budget], rate), rate, source)]
+    print("\n".join([*sentences, *cluster_sentences(config, budget, ranks, per_node)]))
     return None
 
 
-def expected_rate(options: Namespace) -> float:
-    """Useful FLOP/s of all ranks: `--rate` or a finished run's times the ranks, or this CPU's. That ranks do so many times
-    as much is what one hopes for; a record of as many says it."""
+def expected_rate(options: Namespace) -> tuple[float, str]:
+    """Useful FLOP/s of all ranks, and what says so: `--rate` or a finished run's times the ranks; else this CPU's, or of
+    several ranks a share of a data sheet. That ranks do so many times as much is what one hopes for; a record of as many says
+    it."""
     if options.gpus < 1 or options.gpus_per_node < 1:
         raise UserError(f"--gpus and --gpus-per-node are at least 1, got {options.gpus} and {options.gpus_per_node}")
     if options.like is not None:
@@ -81,12 +83,17 @@ def expected_rate(options: Namespace) -> float:
         if not record["timing"]["tokens_per_second"]:
             raise UserError(f"{options.like} did not train a step when it last ran: name another run, or give --rate")
         per_token = record["flops_by_convention"]["full"] / record["tokens"]
-        return record["timing"]["tokens_per_second"] * per_token * options.gpus / record.get("ranks", 1)
+        ranks = record.get("ranks", 1)
+        rate = record["timing"]["tokens_per_second"] * per_token * options.gpus / ranks
+        return rate, f"as {options.like} had on {ranks} x {options.gpus / ranks:g}"
+    if options.rate is None and options.gpus > 1:
+        sheet = f"{USEFUL:.0%} of the data sheet of {options.gpus} {options.hardware}, a guess: --like RUN measures"
+        return hardware(options.hardware).rate * options.gpus, sheet
     if options.rate is None:
-        return cpu_rate()
+        return cpu_rate(), "measured on this CPU"
     if not 0 < options.rate < math.inf:
         raise UserError(f"--rate must be a positive number of FLOP/s, got {options.rate}")
-    return options.rate * options.gpus
+    return options.rate * options.gpus, "--rate"
 
 
 def passes_of(config: RunConfig) -> float:
@@ -94,13 +101,18 @@ def passes_of(config: RunConfig) -> float:
     return FAMILIES[config.family.name].passes(config.family.options)
 
 
-def cluster_sentences(config: RunConfig, memory: Memory, ranks: int) -> list[str]:
-    """What one rank of several holds; nothing of a run on its own."""
+def cluster_sentences(config: RunConfig, budget: Budget, ranks: int, per_node: int) -> list[str]:
+    """What one rank of several holds, `per_node` of them on a machine; nothing of a run on its own."""
     if ranks == 1:
         return []
+    memory = memory_plan(config, budget.shape, passes_of(config), ranks, per_node)
     parts = ", ".join(f"{name} {quantity(size, 'B')}" for name, size in asdict(memory).items() if size)
-    rows = math.ceil(config.train.batch / config.train.accumulate / ranks)
-    return [f"A rank of {ranks}: {quantity(memory.total, 'B')} at its peak ({parts}), with {rows} rows at a time."]
+    rows, batch = rows_at_a_time(config, ranks), config.train.batch
+    turns = micro_batches(batch, config.train.accumulate, ranks)
+    told = [f"A rank of {ranks}: {quantity(memory.total, 'B')} at its peak ({parts}), {turns} x {rows} rows a step."]
+    if turns * rows * ranks > 1.5 * batch:
+        told += [f"Too many ranks: they read {turns * rows * ranks} rows a step, of which {batch} count (train.batch)."]
+    return told
 
 
 def _recommend(options: Namespace, overrides: dict[str, Any]) -> None:
@@ -108,7 +120,6 @@ def _recommend(options: Namespace, overrides: dict[str, Any]) -> None:
     from redraft.studies.recommend import STEPS, Demand, recommend
     from redraft.studies.recommend_text import recommendation_json, recommendation_lines
     from redraft.studies.records import load_points
-    from redraft.studies.serving import hardware
 
     if options.recipe or overrides:
         extra = options.recipe or f"--{next(iter(overrides))}"
@@ -162,5 +173,5 @@ def run_sentences(config: RunConfig, budget: Budget) -> list[str]:
     ]
 
 
-def time_sentence(total: float, rate: float) -> str:
-    return f"Time: about {duration(total)} at {quantity(rate, 'FLOP/s')} (everything counted)."
+def time_sentence(total: float, rate: float, source: str = "measured on this CPU") -> str:
+    return f"Time: about {duration(total)} at {quantity(rate, 'FLOP/s')} (everything counted; {source})."

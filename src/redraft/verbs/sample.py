@@ -36,6 +36,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--sampler", default="", help="by name (redraft list samplers); the family's own if left out")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the network: for many texts, on a GPU")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -48,7 +49,7 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
 
     model = load(options.model, options.device)
     canvas = model.canvas(options.prompt, options.n, options.length or model.length, options.suffix)
-    denoiser = model.denoiser(options.temperature, options.top_p)
+    denoiser = model.denoiser(options.temperature, options.top_p, options.compile)
     began = time.perf_counter()
     further = overrides.get("sampler", {})
     for frame in model.frames(canvas, denoiser, options.sampler, options.steps, options.seed, further):

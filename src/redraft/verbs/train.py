@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING, Any
 from redraft.config import RunConfig
 from redraft.display import Line, duration, emit, quantity, tokenising
 from redraft.errors import UserError
-from redraft.training.budget import cpu_rate, seconds
-from redraft.verbs.plan import recipe_table, run_sentences, time_sentence
+from redraft.training.budget import cpu_rate, plan_run, seconds
+from redraft.verbs.plan import cluster_sentences, recipe_table, run_sentences, time_sentence
 
 if TYPE_CHECKING:
+    from redraft.text.shards import Corpus
     from redraft.training.ranks import Ranks
     from redraft.training.setup import Setup
 
@@ -66,18 +67,24 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
 
 
 def submit(options: Namespace, overrides: dict[str, Any]) -> None:
-    """Hand the run to Slurm. What is wrong with its settings is said here, and not in a job's log."""
-    from redraft.config import validated
+    """Hand the run to Slurm. What is wrong with it and what it will cost is said here, and not in a job's log."""
+    from redraft.config import merge, validated
+    from redraft.text.tokenizer import load_tokenizer
     from redraft.training.launch import launch, log_of, options_of, words_of
 
-    if options.start is None:
-        validated(RunConfig, recipe_table(options.recipe, overrides))
-    words = words_of(options.recipe, options.into, options.start, options.track, overrides)
+    table = recipe_table(options.recipe, overrides)
+    table = table if options.start is None else merge(start_table(Path(options.start)), table)
+    config = validated(RunConfig, table)
+    budget = plan_run(config, load_tokenizer(config.data.tokenizer).size)
     nodes, gpus = (1 if options.nodes is None else options.nodes), options.gpus_per_node
-    job = launch(words, options.into, nodes, 8 if gpus is None else gpus, options_of(options.slurm))
+    slurm, gpus = options_of(options.slurm), 8 if gpus is None else gpus
+    words = words_of(options.recipe, options.into, options.start, options.track, overrides, options.timeout)
+    each = gpus or int(slurm.get("tasks_per_node", 1))
+    told = [*run_sentences(config, budget), *cluster_sentences(config, budget, max(1, nodes * each), max(1, each))]
+    job = launch(words, options.into, nodes, gpus, slurm)
     log = log_of(options.into, job)
-    told = f"Job {job} is in the queue for {options.into}. What its first rank prints: {log}"
-    emit({"job": job, "log": str(log)}) if options.json else print(told)
+    told += [f"Job {job} is in the queue for {options.into}. What its first rank prints: {log}"]
+    emit({"job": job, "log": str(log)}) if options.json else print("\n".join(told))
 
 
 def lead(options: Namespace, overrides: dict[str, Any], ranks: Ranks) -> None:
@@ -113,6 +120,7 @@ def opened(options: Namespace, overrides: dict[str, Any], ranks: Ranks) -> Setup
     """The run in its folder, which the other ranks are told of once its data are there. An error of one is an error of all."""
     from redraft.config import merge, validated
     from redraft.evaluation.run import open_run
+    from redraft.text.shards import Corpus, spot
 
     try:
         table = recipe_table(options.recipe, overrides)
@@ -123,6 +131,7 @@ def opened(options: Namespace, overrides: dict[str, Any], ranks: Ranks) -> Setup
         raise
     ranks.agree(patiently=True)
     ranks.tell((setup.config, setup.corpus.sha256, (options.into / "record.json").exists()))
+    ranks.tell((setup.corpus, spot(setup.corpus)) if isinstance(setup.corpus, Corpus) else None)
     ranks.agree(patiently=True)
     return setup
 
@@ -142,19 +151,32 @@ def assist(folder: Path, ranks: Ranks) -> None:
 
 
 def followed(ranks: Ranks) -> tuple[Setup, bool]:
-    """The run that the first rank opened, set up here too; whether it is finished."""
+    """The run that the first rank opened, set up here too; whether it is finished. Its corpus is taken over as it is where the
+    same files are seen here, for a walk over all of them by every rank is more than a file system takes."""
     from redraft.training.setup import set_up
 
     config, sha256, finished = ranks.tell()
-    error = None
+    corpus, error = _seen(ranks.tell()), None
     try:
-        setup = set_up(config)
+        setup = set_up(config, corpus=corpus)
         if setup.corpus.sha256 != sha256:
             error = UserError(f"{config.data.source} holds other data here than for rank 0: give all ranks the same")
     except UserError as refused:
         error = refused
     ranks.agree(error, patiently=True)
     return setup, finished
+
+
+def _seen(told: tuple[Corpus, str] | None) -> Corpus | None:
+    """The first rank's corpus, if its files are those that this machine has under their names."""
+    from redraft.text.shards import spot
+
+    if told is None:
+        return None
+    try:
+        return told[0] if spot(told[0]) == told[1] else None
+    except OSError:
+        return None
 
 
 def start_table(folder: Path) -> dict[str, Any]:

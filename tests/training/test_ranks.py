@@ -1,0 +1,87 @@
+"""How a rank ends: what is asked of it when, what it says, and which status it leaves."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from redraft.errors import ASKED, LOST_RANK, MISTAKE, UserError
+from redraft.text.prepare import prepare
+from redraft.text.shards import spot
+from redraft.text.tokenizer import Bytes
+from redraft.training.ranks import Asked, Ranks, joined
+from tests.runs import corpus
+from tests.training.spawned import environment, free_port
+
+ENDS = """
+import sys
+from redraft.errors import UserError
+from redraft.training.ranks import Asked, joined, one_voice
+from redraft.training.loop import train
+
+with joined(60) as ranks, one_voice(ranks):
+    if sys.argv[1] == "unknown":
+        raise KeyError("what nobody thought of")
+    if sys.argv[1] == "mistake":
+        raise UserError("no such thing")
+    if sys.argv[1] == "lost":
+        raise RuntimeError("[gloo/pair.cc:1] Connection closed by peer. More")
+    import os, signal
+    os.kill(os.getpid(), signal.SIGTERM)
+    raise AssertionError("a first rank that nobody looks after leaves at once")
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "status", "said"),
+    [
+        ("unknown", 1, "KeyError: 'what nobody thought of'"),
+        ("mistake", MISTAKE, "redraft: no such thing"),
+        ("lost", LOST_RANK, "redraft: a rank was lost (Connection closed by peer)"),
+        ("asked", ASKED, "redraft: interrupted; the same command continues"),
+    ],
+)
+def test_a_rank_ends_there_and_then_with_a_status_that_says_why(how: str, status: int, said: str) -> None:
+    """No teardown that waits for others: on an accelerator it would never come back."""
+    env = os.environ | environment(0, 1, free_port())
+    done = subprocess.run([sys.executable, "-c", ENDS, how], env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, said in done.stderr) == (status, True), done.stderr
+    assert ("Traceback" in done.stderr) == (how == "unknown")
+
+
+def test_while_a_run_looks_after_its_signals_they_wait_for_it() -> None:
+    first, other = Ranks(0, 2, 2), Ranks(1, 2, 2)
+    other.ask(signal.SIGTERM)
+    with pytest.raises(Asked), first.heeded():
+        first.ask(signal.SIGTERM)
+        first.ask(signal.SIGTERM)
+    assert len(first.asked) == 2 and len(other.asked) == 1
+    first.ask(signal.SIGTERM)  # it is leaving
+    with pytest.raises(Asked):
+        Ranks(0, 2, 2).ask(signal.SIGTERM)
+
+
+def test_ranks_that_do_not_meet_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in environment(0, 2, free_port()).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=r"the ranks did not find each other .*GLOO_SOCKET_IFNAME"), joined(1.0):
+        pass
+
+
+def test_a_look_at_some_shards_tells_other_data(tmp_path: Path) -> None:
+    source = corpus(tmp_path / "prose")
+    made = prepare(str(source), Bytes(), tmp_path / "made", shard_tokens=200)
+    before = spot(made)
+    assert spot(prepare(str(source), Bytes(), tmp_path / "again", shard_tokens=200)) == before
+    shard = made.split("train").shards[0].path
+    whole = shard.read_bytes()
+    shard.write_bytes(bytes(2) + whole[2:])
+    assert spot(made) != before
+    shard.unlink()
+    with pytest.raises(OSError, match="No such file"):
+        spot(made)
