@@ -24,6 +24,11 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
+def monte_carlo(error: float | None) -> str:
+    """The standard error of a bound's draws, or that one draw does not tell."""
+    return "Monte Carlo s.e. unknown, of one draw" if error is None else f"Monte Carlo s.e. {error:.4f}"
+
+
 class Line:
     """One line that is rewritten in place on a terminal, and printed now and then elsewhere."""
 

@@ -35,7 +35,7 @@ def test_monte_carlo_error_covers_the_spread_of_repeated_evaluations(name: str) 
     family, network = build(name, {}, V), small_network(V)
     results = [bound(network, family, windows(), 4, 64, seed) for seed in range(64)]
     spread = float(np.std([r.nats for r in results], ddof=1))
-    stated = float(np.mean([r.monte_carlo_error for r in results]))
+    stated = float(np.mean([r.monte_carlo_error or 0 for r in results]))
     assert spread < stated * (1 + 5 / math.sqrt(2 * 63))
     assert stated < 4 * spread
 
@@ -45,6 +45,12 @@ def test_exact_likelihood_has_no_monte_carlo_error() -> None:
     assert result.exact and result.monte_carlo_error == 0 and result.sampling_error > 0
     assert result.perplexity == pytest.approx(math.exp(result.nats))
     assert result.bits_per_byte(2.0) == pytest.approx(result.nats / math.log(2) / 2)
+
+
+@pytest.mark.parametrize("name", [n for n in FAMILIES if n != "ar"])
+def test_one_draw_does_not_tell_its_error(name: str) -> None:
+    result = bound(small_network(V), build(name, {}, V), windows(), 1, 8)
+    assert result.monte_carlo_error is None and result.sampling_error > 0 and not result.exact
 
 
 def test_judge_scores_its_own_token_ids() -> None:

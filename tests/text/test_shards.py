@@ -66,6 +66,7 @@ def test_processes_change_no_byte(
     monkeypatch.setattr("redraft.text.prepare._BATCH", 500)
     prepare(str(documents), tokenizer, tmp_path / "threads", shard_tokens=SMALL, workers=2)
     monkeypatch.setattr("redraft.text.prepare._LARGE", 0)
+    monkeypatch.setattr("redraft.text.prepare._MANY", 2)
     started: list[Encoders] = []
     made = lambda *arguments: started.append(Encoders(*arguments)) or started[-1]
     monkeypatch.setattr("redraft.text.prepare.Encoders", made)
@@ -87,6 +88,7 @@ def test_a_lost_process_is_one_line_and_leaves_no_manifest(
 
     monkeypatch.setattr("redraft.text.prepare._BATCH", 50)
     monkeypatch.setattr("redraft.text.prepare._LARGE", 0)
+    monkeypatch.setattr("redraft.text.prepare._MANY", 2)
     monkeypatch.setattr("redraft.text.prepare.Encoders", Shot)
     with pytest.raises(UserError, match=r"a tokenising process ended .status -9.*the same command goes on"):
         prepare(str(documents), Bytes(), tmp_path / "out", shard_tokens=SMALL, workers=2)

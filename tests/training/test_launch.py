@@ -91,7 +91,9 @@ def rank_of(into: Path, rank: int) -> int:
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             words = (process / "cmdline").read_bytes().split(b"\0")
-            if str(into).encode() in words and f"RANK={rank}".encode() in (process / "environ").read_bytes().split(b"\0"):
+            if str(into).encode() in words and f"RANK={rank}".encode() in (process / "environ").read_bytes().split(
+                b"\0"
+            ):
                 return int(process.name)
     raise AssertionError(f"no process is rank {rank}")
 

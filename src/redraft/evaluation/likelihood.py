@@ -26,12 +26,13 @@ from redraft.types import Batch
 
 @dataclass(frozen=True)
 class Bound:
-    """`nats` per token. `monte_carlo_error`: one standard error of the noise draws (0 where the likelihood is exact; an
-    upper estimate, as draws spread evenly in time vary less than independent ones). `sampling_error`: one standard error
-    of the choice of windows and the draws together, windows taken as independent."""
+    """`nats` per token. `monte_carlo_error`: one standard error of the noise draws (0 where the likelihood is exact; None
+    where a window had one draw, which cannot tell; an upper estimate, as draws spread evenly in time vary less than independent
+    ones). `sampling_error`: one standard error of the choice of windows and the draws together, windows taken as
+    independent."""
 
     nats: float
-    monte_carlo_error: float
+    monte_carlo_error: float | None
     sampling_error: float
     exact: bool
     windows: int
@@ -75,7 +76,7 @@ def estimate(
     beyond = per_token.mean(1) - nats * (counts / counts.mean() - 1)
     return Bound(
         nats=nats,
-        monte_carlo_error=_noise_error(per_token),
+        monte_carlo_error=_noise_error(per_token) if estimator.random(family) else 0.0,
         sampling_error=float(beyond.std() / math.sqrt(n)) if n > 1 else math.inf,
         exact=not estimator.random(family),
         windows=n,
@@ -122,9 +123,9 @@ def _batches(rows: Rows, draws: int, size: int, device: torch.device) -> Iterato
         yield Batch(tokens, scored, index.to(device), padded, apart)
 
 
-def _noise_error(per_token: Tensor) -> float:
+def _noise_error(per_token: Tensor) -> float | None:
     """Standard error of the mean from the spread of the draws within each window: [N, R] -> one number."""
     windows, draws = per_token.shape
     if draws == 1:
-        return 0.0
+        return None
     return float((per_token.var(1) / draws).sum().sqrt() / windows)

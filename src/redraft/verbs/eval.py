@@ -24,7 +24,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from redraft.display import Line, emit, tokenising
+from redraft.display import Line, emit, monte_carlo, tokenising
 from redraft.errors import UserError
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _text(options: Namespace, given: dict[str, Any]) -> None:
         model.network, model.family, scored.rows, estimator, options.draws or 4, options.batch or 32, options.seed
     )
     table = {
-        **{name: value if math.isfinite(value) else None for name, value in asdict(result).items()},
+        **{name: None if value == math.inf else value for name, value in asdict(result).items()},
         **scored.per_text(result),
         "family": model.family.name,
         "estimator": {"name": estimator.name, **asdict(estimator)},
@@ -124,7 +124,7 @@ def _text(options: Namespace, given: dict[str, Any]) -> None:
     if options.json:
         return emit(table)
     how = " ".join([estimator.name, *(f"{name}={value}" for name, value in asdict(estimator).items())])
-    kind = "exact" if result.exact else f"a bound; Monte Carlo s.e. {result.monte_carlo_error:.4f}"
+    kind = "exact" if result.exact else f"a bound; {monte_carlo(result.monte_carlo_error)}"
     bits = "" if table["bits_per_byte"] is None else f"{table['bits_per_byte']:.4f} bits/byte, "
     print(
         f"{result.nats:.4f} nats/token by {how} ({kind}; s.e. over windows {result.sampling_error:.4f}), "

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from redraft.config import RunConfig
-from redraft.display import Line, duration, emit, quantity, tokenising
+from redraft.display import Line, duration, emit, monte_carlo, quantity, tokenising
 from redraft.errors import UserError
 from redraft.training.budget import cpu_rate, plan_run, seconds
 from redraft.verbs.plan import cluster_sentences, recipe_table, run_sentences, time_sentence
@@ -224,5 +224,5 @@ def _time(setup: Setup) -> list[str]:
 def result_sentence(record: dict[str, Any]) -> str:
     """One line: the loss, what kind it is, and its error."""
     bits = f", {record['bits_per_byte']:.4f} bits/byte" if record["bits_per_byte"] else ""
-    kind = "exact" if record["loss_kind"] == "exact" else f"a bound, Monte Carlo s.e. {record['loss_se']:.4f}"
+    kind = "exact" if record["loss_kind"] == "exact" else f"a bound, {monte_carlo(record['loss_se'])}"
     return f"{record['name']}: {record['loss']:.4f} nats/token ({kind}){bits}, perplexity {record['ppl']:.3f}"
