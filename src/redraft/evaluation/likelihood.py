@@ -27,8 +27,8 @@ from redraft.types import Batch
 @dataclass(frozen=True)
 class Bound:
     """`nats` per token. `monte_carlo_error`: one standard error of the noise draws (0 where the likelihood is exact; None
-    where a window had one draw, which cannot tell; an upper estimate, as draws spread evenly in time vary less than independent
-    ones). `sampling_error`: one standard error of the choice of windows and the draws together, windows taken as
+    where a window had one draw, which cannot tell; an upper estimate, as draws spread evenly in time vary less than
+    independent ones). `sampling_error`: one standard error of the choice of windows and the draws together, windows taken as
     independent."""
 
     nats: float
