@@ -129,8 +129,6 @@ def as_batch(rows: Rows, part: slice, device: str | torch.device) -> Batch:
 
 
 def _sent(array: NDArray[Any], device: str | torch.device) -> torch.Tensor:
-    """On the device. An accelerator is not waited for: it reads from pages that stay where they are."""
+    """On the device. A GPU is not waited for: it reads from pages that stay where they are."""
     tensor = torch.from_numpy(np.ascontiguousarray(array))
-    if torch.device(device).type == "cpu":
-        return tensor
-    return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.pin_memory().to(device, non_blocking=True) if torch.cuda.is_available() else tensor.to(device)
