@@ -187,6 +187,16 @@ def _same(trained: Path) -> list[str]:
     return ["--data", source, "--steps", "6", *SMALL]
 
 
+def test_a_model_multiplies_in_bfloat16_where_it_is_asked_to(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The bound moves by the format's rounding, 8 bits, and no more."""
+    found = []
+    for precision in ("float32", "bfloat16"):
+        main(["eval", str(trained), "--precision", precision, "--json"])
+        found.append(json.loads(capsys.readouterr().out))
+    assert [table["precision"] for table in found] == ["float32", "bfloat16"]
+    assert 0 < abs(found[0]["nats"] / found[1]["nats"] - 1) < 2**-8
+
+
 def test_module_and_command_are_the_same_program() -> None:
     done = subprocess.run([sys.executable, "-m", "redraft", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "0.1.0"
@@ -198,6 +208,9 @@ def test_module_and_command_are_the_same_program() -> None:
         (["train", "--into", "x", "--seed", "3", "--seed.x", "4"], "--seed.x: seed was given as 3"),
         (["train", "--into", "x", "--nodes", "2", "--flops", "1e10"], "for --launcher slurm"),
         (["eval", "RUN", "--tasks", ","], "--tasks names no task"),
+        (["eval", "RUN", "--stride", "0"], "--stride must be at least 1"),
+        (["sample", "RUN", "--device", "foo"], "device 'foo' cannot be used"),
+        (["sample", "RUN", "--precision", "half"], "unknown precision 'half'"),
         (["eval", "RUN", "--tasks", "piqa", "--against", "BAD"], "holds no scores of tasks"),
         (["eval", "RUN", "--out", "FOLDER"], "cannot be a file"),
         (["eval", "RUN", "--out", "BAD/deeper/x.json"], "cannot be a file"),

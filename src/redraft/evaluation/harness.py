@@ -60,6 +60,7 @@ class RedraftLM(LM):
         batch_size: int | str | None = None,
         max_batch_size: int | None = None,
         device: str | None = None,
+        precision: str = "float32",
         truncate: bool = False,
         greedy: bool | frozenset[str] = True,
         cache: str | Path | None = None,
@@ -67,7 +68,7 @@ class RedraftLM(LM):
         **options: Any,
     ) -> None:
         super().__init__()
-        loaded = model if isinstance(model, Model) else load_model(model, str(present(device)))
+        loaded = model if isinstance(model, Model) else load_model(model, present(device), precision)
         chosen = build(estimator, options, loaded.family) if estimator else default_estimator(loaded.family)
         if options and not estimator:
             raise UserError(f"{next(iter(options))} is a setting of an estimator: name one")
@@ -269,14 +270,14 @@ def conventions(model: Model) -> dict[str, str]:
     }
 
 
-def present(device: str | None) -> torch.device:
-    """The device, or the CPU where it is not there: lm-eval asks for an accelerator by default. Of several ranks on a machine
+def present(device: str | None) -> str:
+    """The device, or the CPU where no accelerator is there: lm-eval asks for one by default. Of several ranks on a machine
     each has its own."""
-    wanted = torch.device(device or "cpu")
     there = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    if there is None or wanted.type != there.type:
-        return torch.device("cpu")
-    return torch.device(wanted.type, int(os.environ.get("LOCAL_RANK", "0")) if wanted.index is None else wanted.index)
+    if there is None:
+        return "cpu"
+    kind = there.type if device == "auto" else device or "cpu"
+    return f"{kind}:{os.environ.get('LOCAL_RANK', '0')}" if kind == there.type else kind
 
 
 def join() -> tuple[int, int]:

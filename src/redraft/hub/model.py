@@ -16,6 +16,7 @@ from redraft.errors import UserError
 from redraft.families.base import Family, build
 from redraft.hub.folder import load_model
 from redraft.hub.remote import fetch, is_hub_name
+from redraft.network.device import pick_device, pick_dtype
 from redraft.network.fold import folded
 from redraft.network.ledger import parameters
 from redraft.network.transformer import Transformer
@@ -186,11 +187,13 @@ class Model:
             raise UserError(f"token ids must be in 0..{vocab}, got {int(tokens.min())}..{int(tokens.max())}")
 
 
-def load(path: str | Path, device: str = "cpu") -> Model:
+def load(path: str | Path, device: str = "cpu", precision: str = "float32") -> Model:
     """The model in a run directory, in an exported folder, or of the name `owner/name` on the hub (from the local cache where
-    there is no network)."""
+    there is no network). `device`: also "auto". `precision`: in which its matrices multiply, float32 or bfloat16."""
+    place, dtype = pick_device(device), pick_dtype(precision)
     folder = fetch(str(path)) if is_hub_name(str(path)) else Path(path)
-    config, network, tokenizer = load_model(folder, torch.device(device))
+    config, network, tokenizer = load_model(folder, place)
+    network.compute = dtype
     family = build(config.family, config.options, config.shape.vocab)
     return Model(family, network, tokenizer, config.length, config.record)
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from redraft.errors import UserError
+from redraft.network.device import DTYPES
 from redraft.network.init import initialised
 from redraft.network.transformer import Transformer
 from redraft.text.packing import Rows
@@ -27,7 +28,6 @@ from redraft.training.health import LostData
 from redraft.training.journal import StepRecord
 from redraft.training.optim import adamw, follow
 from redraft.training.parallel import Descent, local, micro_batch, spread, whole
-from redraft.training.precision import DTYPES
 from redraft.training.ranks import Asked, Ranks, here
 from redraft.training.schedule import learning_rate
 from redraft.training.setup import Setup

@@ -1,4 +1,4 @@
-"""Which device, and in which number format its matrices multiply fastest."""
+"""In which number format a device multiplies matrices fastest."""
 
 from __future__ import annotations
 
@@ -7,24 +7,8 @@ import time
 import torch
 import torch.nn.functional as F
 
-from redraft.errors import UserError
+from redraft.network.device import DTYPES
 from redraft.network.sizes import Shape
-
-# float64 is for comparing computations that should be equal; weights are then kept in it too.
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
-
-
-def pick_device(name: str) -> torch.device:
-    """ "auto": an accelerator if torch sees one, else the CPU."""
-    if name == "auto":
-        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        return accelerator or torch.device("cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}. Try: auto, cpu") from None
-    return device
 
 
 def pick_precision(name: str, shape: Shape, device: torch.device) -> str:

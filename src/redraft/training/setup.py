@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from redraft.config import DataConfig, RunConfig, validated
 from redraft.families.base import Family, build
+from redraft.network.device import pick_device
 from redraft.registry import FAMILIES
 from redraft.text.examples import PromptCorpus, Recipe, Shuffled, prepare_prompts
 from redraft.text.mixture import Mixed, held_out_rows, prepare_text, samples_of
@@ -17,7 +18,7 @@ from redraft.text.tokenizer import Tokenizer, load_tokenizer
 from redraft.training import lora
 from redraft.training.budget import Budget, plan_run
 from redraft.training.data import Reader
-from redraft.training.precision import pick_device, pick_precision
+from redraft.training.precision import pick_precision
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,8 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--turns", type=int, default=2, help="1: as SMDM's tables")
     parser.add_argument("--limit", type=int, help="only the first questions")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cpu", help="auto takes an accelerator where there is one")
+    parser.add_argument("--precision", default="float32", help="in which matrices multiply: float32 or bfloat16")
     parser.add_argument("--judge", help="URL of an OpenAI-style endpoint, up to /v1")
     parser.add_argument("--judge-model", help="the judge's name there")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -70,7 +71,7 @@ def _answers(options: Namespace, asked: list[dict[str, Any]], how: Any) -> list[
     from redraft.evaluation.mt_bench import answer
     from redraft.hub.model import load
 
-    model, name = load(options.model, options.device), options.name or options.model.resolve().name
+    model, name = load(options.model, options.device, options.precision), options.name or options.model.resolve().name
     return _each(options.into, asked, lambda question: [answer(model, name, question, how)], options.json, "answered")
 
 

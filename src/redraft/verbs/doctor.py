@@ -70,8 +70,9 @@ def _machine() -> dict[str, Any]:
 def _torch() -> dict[str, Any]:
     import torch
 
+    from redraft.network.device import pick_device
     from redraft.network.sizes import from_size
-    from redraft.training.precision import pick_device, seconds_of_product
+    from redraft.training.precision import seconds_of_product
 
     shape, device = from_size("19M", "dit", 257), pick_device("auto")
     flops = 2 * 1024 * 4 * shape.width**2

@@ -55,7 +55,8 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, help="of the chain of path_weighted")
     parser.add_argument("--batch", type=int, help="rows a pass: 32, and of tasks, whose rows are short, 256")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cpu", help="auto takes an accelerator where there is one")
+    parser.add_argument("--precision", default="float32", help="in which matrices multiply: float32 or bfloat16")
     parser.add_argument("--out", type=Path, help="write the whole result here, as JSON")
     parser.add_argument("--json", action="store_true", help="print JSON")
     tasks = parser.add_argument_group("tasks")
@@ -71,7 +72,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace, overrides: dict[str, Any]) -> None:
-    for name in ("rows", "draws", "batch", "limit"):
+    for name in ("rows", "draws", "batch", "limit", "stride"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             raise UserError(f"--{name} must be at least 1, got {getattr(options, name)}")
     if options.out is not None and (options.out.is_dir() or not _folder_above(options.out).is_dir()):
@@ -98,7 +99,7 @@ def _text(options: Namespace, given: dict[str, Any]) -> None:
     from redraft.evaluation.likelihood import estimate
     from redraft.hub.model import load
 
-    model = load(options.model, options.device)
+    model = load(options.model, options.device, options.precision)
     estimator = build(options.estimator or "continuous_time", given, model.family)
     source, scored = _windows(options, model)
     result = estimate(
@@ -109,6 +110,7 @@ def _text(options: Namespace, given: dict[str, Any]) -> None:
         **scored.per_text(result),
         "family": model.family.name,
         "estimator": {"name": estimator.name, **asdict(estimator)},
+        "precision": options.precision,
         "data": source,
         "text_sha256": scored.sha256,
         "share": scored.share,
@@ -212,6 +214,7 @@ def _tasks(options: Namespace, given: dict[str, Any]) -> None:
         seed=options.seed,
         batch_size=options.batch or 256,
         device=options.device,
+        precision=options.precision,
         truncate=options.truncate,
         greedy=tasks.ask_greedy(suite),
         cache=options.cache,

@@ -35,7 +35,8 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--top-p", type=float, default=1.0)
     parser.add_argument("--sampler", default="", help="by name (redraft list samplers); the family's own if left out")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cpu", help="auto takes an accelerator where there is one")
+    parser.add_argument("--precision", default="float32", help="in which matrices multiply: float32 or bfloat16")
     parser.add_argument("--compile", action="store_true", help="torch.compile the network: for many texts, on a GPU")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -47,7 +48,7 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
         )
     from redraft.hub.model import load
 
-    model = load(options.model, options.device)
+    model = load(options.model, options.device, options.precision)
     canvas = model.canvas(options.prompt, options.n, options.length or model.length, options.suffix)
     denoiser = model.denoiser(options.temperature, options.top_p, options.compile)
     began = time.perf_counter()
