@@ -62,7 +62,9 @@ class Bench:
         self.recipe.write_text(dump_toml(config(folder / "data")))
         finish(self, folder / "whole", 2)
 
-    def start(self, folder: Path, size: int, recipe: Path | None = None) -> list[subprocess.Popen[str]]:
+    def start(
+        self, folder: Path, size: int, recipe: Path | None = None, more: tuple[str, ...] = ()
+    ) -> list[subprocess.Popen[str]]:
         """The command on each rank, told who it is as torchrun tells."""
         command = [
             sys.executable,
@@ -73,6 +75,7 @@ class Bench:
             "--into",
             str(folder),
             "--json",
+            *more,
         ]
         if size == 1:
             return [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)]
@@ -172,10 +175,26 @@ def one_killed(bench: Bench, folder: Path) -> Outcome:
     wait_for_step(folder, 30, ranks)
     kill(ranks[1:])
     codes, said = ended(ranks)
-    assert codes == [2, -signal.SIGKILL] and said.count("a rank was lost") == 1, (codes, said)
+    assert codes == [75, -signal.SIGKILL] and said.count("a rank was lost") == 1, (codes, said)
     reached = last_record(folder / "journal.jsonl").step  # type: ignore[union-attr]
     finish(bench, folder, 2)
     return compared(bench, "SIGKILL of one rank", folder, reached, said)
+
+
+def one_frozen(bench: Bench, folder: Path) -> Outcome:
+    """SIGSTOP of rank 1, as of a machine that hangs and breaks no connection: rank 0 gives it up after `--timeout`."""
+    ranks = bench.start(folder, 2, more=("--timeout", "5"))
+    wait_for_step(folder, 30, ranks)
+    ranks[1].send_signal(signal.SIGSTOP)
+    began = time.monotonic()
+    ranks[0].wait(timeout=120)
+    waited = time.monotonic() - began
+    kill(ranks[1:])
+    codes, said = ended(ranks)
+    assert codes[0] == 75 and said.count("a rank was lost") == 1, (codes, said)
+    reached = last_record(folder / "journal.jsonl").step  # type: ignore[union-attr]
+    finish(bench, folder, 2)
+    return compared(bench, "SIGSTOP of one rank", folder, reached, f"{said} (given up after {waited:.0f} s of 5)")
 
 
 def all_killed(bench: Bench, folder: Path) -> Outcome:
@@ -311,6 +330,8 @@ def two_nodes(bench: Bench, folder: Path) -> Outcome:
         nodes = [node(long, folder / "run", 1, None), node(long, folder / "run", 2, other.pid)]
         wait_for_step(folder / "run", 60, nodes)
         fell(nodes[1])
+        reached = last_record(folder / "run" / "journal.jsonl").step  # type: ignore[union-attr]
+        whole = max(int(path.parent.name[-8:]) for path in (folder / "run").glob("checkpoints/step-*/done.json"))
         alone = wait_for_world(folder / "run", 1, nodes[:1])
         nodes[1] = node(long, folder / "run", 2, other.pid)
         again = wait_for_world(folder / "run", 2, nodes)
@@ -319,7 +340,7 @@ def two_nodes(bench: Bench, folder: Path) -> Outcome:
         other.kill()
     assert codes == [0, 0], (codes, said)
     outcome = compared(bench, "a node dies and comes back", folder / "run", 0, said, bench.folder / "whole-long")
-    return Outcome(outcome.case, outcome.same, 0, f"alone from step {alone}, two again from step {again}")
+    return Outcome(outcome.case, outcome.same, reached - whole, f"alone from step {alone}, two again from step {again}")
 
 
 def network() -> subprocess.Popen[bytes]:
@@ -388,7 +409,7 @@ def wait_for_world(folder: Path, size: int, nodes: list[subprocess.Popen[str]]) 
 CASES: dict[str, Callable[[Bench, Path], Outcome]] = {
     f.__name__: f
     for f in (
-        one_killed, all_killed, killed_in_a_write, truncated, other_ranks, shard_vanishes, disk_full, disk_stays_full,
+        one_killed, one_frozen, all_killed, killed_in_a_write, truncated, other_ranks, shard_vanishes, disk_full, disk_stays_full,
         two_nodes,
     )
 }  # fmt: skip
