@@ -409,8 +409,8 @@ def wait_for_world(folder: Path, size: int, nodes: list[subprocess.Popen[str]]) 
 CASES: dict[str, Callable[[Bench, Path], Outcome]] = {
     f.__name__: f
     for f in (
-        one_killed, one_frozen, all_killed, killed_in_a_write, truncated, other_ranks, shard_vanishes, disk_full, disk_stays_full,
-        two_nodes,
+        one_killed, one_frozen, all_killed, killed_in_a_write, truncated, other_ranks, shard_vanishes, disk_full,
+        disk_stays_full, two_nodes,
     )
 }  # fmt: skip
 APART = ("disk_full", "disk_stays_full", "two_nodes")  # need namespaces of their own
