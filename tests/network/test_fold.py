@@ -38,3 +38,16 @@ def test_folding_leaves_the_original_as_it_was() -> None:
         if name != "embedding":  # shared
             p.data.zero_()
     assert all(torch.equal(p, before[name]) for name, p in network.named_parameters())
+
+
+@pytest.mark.parametrize("block", ["dit", "llama"])
+def test_matrices_kept_narrow_give_the_same_numbers(block: str) -> None:
+    """What was cast at every call is cast once: half the bytes, not a bit of another number."""
+    network = initialised(Shape(block, 2, 2, 32, 128, 50, 8 if block == "dit" else 0), 0, torch.bfloat16)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2, generator=torch.Generator().manual_seed(parameter.numel()))
+    view = View(torch.arange(20).view(2, 10), torch.arange(10)[None], Attention.FULL)
+    before = network.trunk(view), network.head(network.trunk(view)[0])
+    narrow = network.narrow()
+    assert narrow.output.weight.dtype == torch.bfloat16 and narrow.embedding.dtype == torch.float32
+    assert torch.equal(narrow.trunk(view), before[0]) and torch.equal(narrow.head(narrow.trunk(view)[0]), before[1])

@@ -195,6 +195,8 @@ def load(path: str | Path, device: str = "cpu", precision: str = "float32") -> M
     config, network, tokenizer = load_model(folder, place)
     network.compute = dtype
     family = build(config.family, config.options, config.shape.vocab)
+    if family.clocked or network.time is None:  # others are folded first, from float32
+        network.narrow()
     return Model(family, network, tokenizer, config.length, config.record)
 
 

@@ -30,7 +30,7 @@ def folded(network: Transformer) -> Transformer:
     assert network.modulation is not None
     shift, scale = network.modulation(cond).chunk(2)
     _normed(plain, "output", network.output, plain.norm, network.norm, shift, scale)
-    return plain.eval()
+    return plain.eval().narrow()
 
 
 def _fold(mine: Block, block: Block, cond: Tensor) -> None:
