@@ -65,8 +65,9 @@ class Oracle:
     def head(self, rows: Tensor) -> Tensor:
         return rows
 
-    def nats(self, rows: Tensor, targets: Tensor) -> Tensor:
-        return -rows.log_softmax(-1).gather(-1, targets[:, None])[:, 0]
+    def nats(self, rows: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+        nats = -rows.log_softmax(-1).gather(-1, targets[:, None])[:, 0]
+        return nats if weights is None else nats * weights.to(nats.dtype)
 
     def cache(self, rows: int, size: int) -> TokenCache:
         empty = torch.full((rows, size), SPARE)

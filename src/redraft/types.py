@@ -115,8 +115,9 @@ class Network(Protocol):
         """[R, d] -> [R, V] logits."""
         ...
 
-    def nats(self, rows: Tensor, targets: Tensor) -> Tensor:
-        """[R, d], [R] ids -> [R] cross-entropy of softmax(head(rows)), the logits never whole."""
+    def nats(self, rows: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+        """[R, d], [R] ids -> [R] cross-entropy of softmax(head(rows)), the logits never whole; times `weights` [R], which
+        are told so early because the gradient is made with the value."""
         ...
 
     def cache(self, rows: int, size: int) -> Cache:

@@ -67,6 +67,22 @@ def test_value_and_gradients_are_the_definitions(rows: int, bias: bool, kind: st
         assert torch.allclose(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("told", CHARGES)
+@pytest.mark.parametrize("kind", CHARGES)
+@pytest.mark.parametrize("bias", [False, True])
+def test_charges_that_are_told_beforehand_are_the_definitions_too(bias: bool, kind: str, told: str) -> None:
+    """Whatever is charged on top of them afterwards."""
+    *parts, targets = case(8, bias, torch.float64, torch.float64)
+    charges = charge(told, 8).flip(0)
+    fast, slow = cross_entropy(*parts, targets, charges), definition(*parts, targets) * charges
+    with torch.no_grad():
+        assert torch.equal(fast, cross_entropy(*parts, targets, charges))
+    assert torch.allclose(fast, slow, rtol=1e-12, atol=1e-12)
+    g = charge(kind, 8)
+    for ours, theirs in zip(gradients(fast, g, parts), gradients(slow, g, parts), strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("kind", CHARGES)
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -156,9 +172,10 @@ def test_logits_are_never_whole(dtype: torch.dtype, kind: str, monkeypatch: pyte
     assert max(V * D, rows * D) <= largest.numbers < rows * V / 4
 
 
-def test_rows_charged_alike_cost_three_products_and_others_five() -> None:
+def test_rows_charged_alike_or_beforehand_cost_three_products_and_others_five() -> None:
     x, weight, _, targets = case(8, False, torch.float32, torch.float32)
-    for kind, products in (("alike", 3), ("any", 5)):
+    for kind, told, products in (("alike", None, 3), ("alike", "any", 3), ("any", None, 5)):
+        charges = None if told is None else charge(told, 8)
         with FlopCounterMode(display=False) as counter:
-            gradients(cross_entropy(x, weight, None, targets), charge(kind, 8), (x, weight))
+            gradients(cross_entropy(x, weight, None, targets, charges), charge(kind, 8), (x, weight))
         assert counter.get_total_flops() == products * 2 * 8 * D * V

@@ -110,9 +110,9 @@ class Counting:
         self.headed.append(len(rows))
         return self.network.head(rows)
 
-    def nats(self, rows: Tensor, targets: Tensor) -> Tensor:
+    def nats(self, rows: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
         self.headed.append(len(rows))
-        return self.network.nats(rows, targets)
+        return self.network.nats(rows, targets, weights)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -83,9 +83,9 @@ class Metered:
         self.flops += rows[..., 0].numel() * self.each["head"]
         return self.network.head(rows)
 
-    def nats(self, rows: Tensor, targets: Tensor) -> Tensor:
+    def nats(self, rows: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
         self.flops += len(targets) * self.each["head"]
-        return self.network.nats(rows, targets)
+        return self.network.nats(rows, targets, weights)
 
     def cache(self, rows: int, size: int) -> Cache:
         return self.network.cache(rows, size)

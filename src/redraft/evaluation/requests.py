@@ -230,8 +230,9 @@ class Argmax:
     def head(self, rows: Tensor) -> Tensor:
         return self.network.head(rows)
 
-    def nats(self, rows: Tensor, targets: Tensor) -> Tensor:
-        return (self.network.head(rows).argmax(-1) != targets).to(rows.dtype)
+    def nats(self, rows: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+        wrong = (self.network.head(rows).argmax(-1) != targets).to(rows.dtype)
+        return wrong if weights is None else wrong * weights.to(wrong.dtype)
 
     def cache(self, rows: int, size: int) -> Any:
         return self.network.cache(rows, size)

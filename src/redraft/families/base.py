@@ -218,8 +218,8 @@ class Taught:
     def head(self, rows: Tensor) -> Tensor:
         return self.student.head(rows)
 
-    def nats(self, rows: Tensor, targets: Tensor) -> Tensor:
-        return self.student.nats(rows, targets)
+    def nats(self, rows: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+        return self.student.nats(rows, targets, weights)
 
     def cache(self, rows: int, size: int) -> Cache:
         return self.student.cache(rows, size)
@@ -244,15 +244,26 @@ def check_grid(grid: int) -> None:
         raise UserError(f"family.grid must be a number of steps, or 0 for continuous time: got {grid}")
 
 
-def masked_nats(network: Network, hidden: Tensor, hide: Tensor, x0: Tensor) -> Tensor:
-    """Cross-entropy [B, L] at the hidden positions, zero elsewhere; only their rows are headed."""
-    nats = hidden.new_zeros(x0.shape)
-    return nats.masked_scatter(hide, network.nats(hidden[hide], x0[hide]).to(nats.dtype))
+def masked_nats(network: Network, hidden: Tensor, hide: Tensor, x0: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Cross-entropy [B, L] at the hidden positions, zero elsewhere; only their rows are headed. Times `weight`, [B, L] or
+    [B, 1]."""
+    places = _places(hide)
+    weights = None if weight is None else weight.expand(hide.shape).flatten().index_select(0, places)
+    rows, targets = (part.flatten(0, 1).index_select(0, places) for part in (hidden, x0))
+    nats = network.nats(rows, targets, weights)
+    return hidden.new_zeros(x0.numel()).index_copy(0, places, nats.to(hidden.dtype)).view(x0.shape)
 
 
 def picked(where: Tensor, *parts: Tensor) -> list[Tensor]:
     """The R positions that `where` [B, L] picks, as one row: each part [B, L, ...] or [B, 1] -> [1, R, ...]."""
-    return [part.expand(*where.shape, *part.shape[2:])[where][None] for part in parts]
+    places = _places(where)
+    flat = (part.expand(*where.shape, *part.shape[2:]).flatten(0, 1) for part in parts)
+    return [part.index_select(0, places)[None] for part in flat]
+
+
+def _places(where: Tensor) -> Tensor:
+    """[B, L] bool -> [R] places in the flat batch; here an accelerator is waited for."""
+    return where.flatten().nonzero()[:, 0]
 
 
 def in_place(nats: Tensor, where: Tensor) -> Tensor:

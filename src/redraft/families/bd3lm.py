@@ -61,13 +61,12 @@ class BD3LM(Family, AnyOrder):
     def loss(self, network: Network, batch: Batch, *, key: Key, progress: float) -> TokenLoss:
         rate = self.clip_low + (self.clip_high - self.clip_low) * self.times(batch, key)
         hide, weight = self.hidden(batch, rate, key)
-        nats = self.hidden_nats(network, batch.tokens, hide)
-        return TokenLoss(nats * weight.to(nats.dtype) if self.objective == "nelbo" else nats, batch.scored)
+        nats = self.hidden_nats(network, batch.tokens, hide, weight if self.objective == "nelbo" else None)
+        return TokenLoss(nats, batch.scored)
 
     def nelbo(self, network: Network, batch: Batch, *, key: Key) -> TokenLoss:
         hide, weight = self.hidden(batch, self.times(batch, key), key)
-        nats = self.hidden_nats(network, batch.tokens, hide)
-        return TokenLoss(nats * weight.to(nats.dtype), batch.scored)
+        return TokenLoss(self.hidden_nats(network, batch.tokens, hide, weight), batch.scored)
 
     def log_p(self, network: Network, tokens: Tensor, t: Tensor | None, order: Tensor | None) -> Tensor:
         """Every block given itself and those before it, as they stand in `tokens`."""
@@ -93,12 +92,12 @@ class BD3LM(Family, AnyOrder):
         rows = torch.cat([same, back & ~same], 1), torch.cat([torch.zeros_like(same), back], 1)
         return View(torch.cat([z, x0], 1), place.repeat(2)[None], torch.cat(rows)[None])
 
-    def hidden_nats(self, network: Network, x0: Tensor, hide: Tensor) -> Tensor:
+    def hidden_nats(self, network: Network, x0: Tensor, hide: Tensor, weight: Tensor | None = None) -> Tensor:
         """Cross-entropy [B, L] of the tokens that `hide` [B, L] covers, each given the others of its block and the clean
-        blocks before it: all blocks in one pass."""
+        blocks before it: all blocks in one pass. Times `weight`."""
         z = x0.masked_fill(hide, self.mask_id)
         hidden = network.trunk(self.two_streams(z, x0))[:, : x0.shape[1]]
-        return masked_nats(network, hidden, hide, x0)
+        return masked_nats(network, hidden, hide, x0, weight)
 
     def chain_nats(self, network: Network, x0: Tensor, scored: Tensor, order: Tensor) -> Tensor:
         """As many passes as the fullest block has scored tokens. Errors: an order that leaves a block and comes back."""

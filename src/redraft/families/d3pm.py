@@ -55,8 +55,8 @@ class D3PM(Absorbing):
         return carry_over(logits.log_softmax(-1), tokens)
 
     def token_nelbo(self, network: Network, hidden: Tensor, xt: Tensor, x0: Tensor, t: Tensor) -> Tensor:
-        return self.weight(t).to(hidden.dtype) * masked_nats(network, hidden, xt == self.mask_id, x0)
+        return masked_nats(network, hidden, xt == self.mask_id, x0, self.weight(t))
 
     def token_loss(self, network: Network, hidden: Tensor, xt: Tensor, x0: Tensor, t: Tensor) -> Tensor:
         weight = self.weight(t) + self.grid * self.auxiliary
-        return weight.to(hidden.dtype) * masked_nats(network, hidden, xt == self.mask_id, x0)
+        return masked_nats(network, hidden, xt == self.mask_id, x0, weight)

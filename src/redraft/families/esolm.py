@@ -105,12 +105,14 @@ class EsoLM(Family, AnyOrder):
             return View(tokens, order, Attention.CAUSAL)
         return View(tokens, order, _causal_but(written, tokens.shape[1]))
 
-    def diffusion_nats(self, network: Network, zt: Tensor, x0: Tensor, order: Tensor) -> Tensor:
-        """Cross-entropy [B, L] of the hidden tokens of `zt`, seen causally in `order`. What is [MASK] in `x0` too, as a prompt
-        may be (classifier-free guidance), is no target."""
+    def diffusion_nats(
+        self, network: Network, zt: Tensor, x0: Tensor, order: Tensor, weight: Tensor | None = None
+    ) -> Tensor:
+        """Cross-entropy [B, L] of the hidden tokens of `zt`, seen causally in `order`, times `weight` [B, 1]. What is [MASK]
+        in `x0` too, as a prompt may be (classifier-free guidance), is no target."""
         z, x = zt.gather(1, order), x0.gather(1, order)
         hidden = network.trunk(self.view(z, order, (z != self.mask_id).sum(1)))
-        nats = masked_nats(network, hidden, (z == self.mask_id) & (x != self.mask_id), x)
+        nats = masked_nats(network, hidden, (z == self.mask_id) & (x != self.mask_id), x, weight)
         return torch.zeros_like(nats).scatter(1, order, nats)
 
     def sequential_nats(self, network: Network, z0: Tensor, x0: Tensor, order: Tensor) -> Tensor:
@@ -166,8 +168,8 @@ class EsoLM(Family, AnyOrder):
         noise = draws.field(key, batch.index, batch.tokens.shape[1])
         alpha = self.alpha_0 * (1 - draws.times(key.fold("time"), batch.index)[:, None])
         zt = self._hide(batch, noise("corrupt") >= alpha)
-        nats = self.diffusion_nats(network, zt, batch.tokens, self.order(zt, noise, sequential=False))
-        return nats if objective == "low_variance" else nats * (self.alpha_0 / (1 - alpha)).to(nats.dtype)
+        weight = None if objective == "low_variance" else self.alpha_0 / (1 - alpha)
+        return self.diffusion_nats(network, zt, batch.tokens, self.order(zt, noise, sequential=False), weight)
 
     def _sequential(self, network: Network, batch: Batch, key: Key) -> Tensor:
         noise = draws.field(key.fold("sequential"), batch.index, batch.tokens.shape[1])

@@ -51,7 +51,7 @@ class MDLM(Absorbing, AnyOrder):
 
     def token_nelbo(self, network: Network, hidden: Tensor, xt: Tensor, x0: Tensor, t: Tensor) -> Tensor:
         """-alpha' / (1 - alpha) x cross-entropy of the hidden tokens; 1/t for the linear schedule."""
-        return self.weight(t).to(hidden.dtype) * masked_nats(network, hidden, xt == self.mask_id, x0)
+        return masked_nats(network, hidden, xt == self.mask_id, x0, self.weight(t))
 
     def token_loss(self, network: Network, hidden: Tensor, xt: Tensor, x0: Tensor, t: Tensor) -> Tensor:
         if self.objective == "nelbo":
@@ -85,8 +85,9 @@ def carry_over(log_p: Tensor, tokens: Tensor) -> Tensor:
     """SUBS: a visible token is its own prediction. [..., V] log-probabilities, [...] ids; id V is [MASK]."""
     vocab = log_p.shape[-1]
     visible = (tokens < vocab)[..., None]
-    own = torch.nn.functional.one_hot(tokens.clamp(max=vocab - 1), vocab).bool()
-    return torch.where(visible, torch.where(own, 0.0, -torch.inf).to(log_p.dtype), log_p)
+    own = tokens.clamp(max=vocab - 1)[..., None]
+    certain = log_p.gather(-1, own).masked_fill(visible, 0.0)
+    return log_p.masked_fill(visible, -torch.inf).scatter(-1, own, certain)
 
 
 def check_objective(objective: str) -> None:

@@ -20,7 +20,7 @@ def folded(network: Transformer) -> Transformer:
     """A network of its own, equal to `network` wherever the view has no noise level; itself where there is no adaLN."""
     if network.time is None:
         return network
-    with torch.device(network.embedding.device):
+    with torch.device("meta"):
         plain = Transformer(replace(network.shape, cond=0), network.compute)
     cond = network.time(network.embedding.new_zeros(1, 1))[0]
     plain.embedding = network.embedding
@@ -56,7 +56,7 @@ def _gated(owner: nn.Module, name: str, linear: Linear, gate: Tensor) -> None:
 
 
 def _set(owner: nn.Module, name: str, weight: Tensor, bias: Tensor | None) -> None:
-    made = Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device=weight.device)
+    made = Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
     _copy(made, "weight", weight)
     if bias is not None:
         _copy(made, "bias", bias)
@@ -64,4 +64,4 @@ def _set(owner: nn.Module, name: str, weight: Tensor, bias: Tensor | None) -> No
 
 
 def _copy(owner: nn.Module, name: str, value: Tensor) -> None:
-    owner.get_parameter(name).data = value.detach().clone()
+    setattr(owner, name, nn.Parameter(value.detach().clone(), requires_grad=False))

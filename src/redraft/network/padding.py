@@ -28,8 +28,8 @@ class Padded:
     def head(self, rows: Tensor) -> Tensor:
         return self.network.head(rows)
 
-    def nats(self, rows: Tensor, targets: Tensor) -> Tensor:
-        return self.network.nats(rows, targets)
+    def nats(self, rows: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+        return self.network.nats(rows, targets, weights)
 
     def cache(self, rows: int, size: int) -> Cache:
         return self.network.cache(rows, size)
@@ -67,8 +67,8 @@ class Within:
     def head(self, rows: Tensor) -> Tensor:
         return self.network.head(rows)
 
-    def nats(self, rows: Tensor, targets: Tensor) -> Tensor:
-        return self.network.nats(rows, targets)
+    def nats(self, rows: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+        return self.network.nats(rows, targets, weights)
 
     def cache(self, rows: int, size: int) -> Cache:
         return self.network.cache(rows, size)

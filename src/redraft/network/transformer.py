@@ -177,8 +177,16 @@ class Transformer(nn.Module):
 
     def compile_trunk(self, graphs: bool = False) -> None:
         """Fuse the trunk with torch.compile; the first call of each shape takes a while. `graphs`: on a GPU its kernels are
-        also replayed as one CUDA graph, so that a small batch does not wait for their launches."""
-        self.trunk = torch.compile(self.trunk, mode="reduce-overhead" if graphs else None)  # type: ignore[method-assign]
+        also replayed as one CUDA graph, so that a small batch does not wait for their launches. Calls with a cache, each of
+        another shape, stay as they were."""
+        eager, fused = self.trunk, torch.compile(self.trunk, mode="reduce-overhead" if graphs else None)
+
+        def trunk(view: View) -> Tensor:
+            if view.cache is not None:
+                return eager(view)
+            return fused(view).clone() if graphs else fused(view)  # the next replay writes over what it returned
+
+        self.trunk = trunk  # type: ignore[method-assign]
 
     def narrow(self) -> Transformer:
         """Keep the matrices in the format in which they multiply: the same numbers, and no cast at every call. In place, for
@@ -196,5 +204,5 @@ class Transformer(nn.Module):
     def cache(self, rows: int, size: int) -> KVCache:
         return KVCache.empty(self.shape, rows, size, self.embedding.device, self.compute)
 
-    def nats(self, rows: Tensor, targets: Tensor) -> Tensor:
-        return cross_entropy(rows.to(self.compute), self.output.weight, self.output.bias, targets)
+    def nats(self, rows: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+        return cross_entropy(rows.to(self.compute), self.output.weight, self.output.bias, targets, weights)

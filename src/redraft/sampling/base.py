@@ -106,14 +106,14 @@ def places(where: Tensor) -> Tensor:
 def sharpen(log_p: Tensor, temperature: float, top_p: float) -> Tensor:
     """[R, V] normalised log-probabilities at a temperature (0: all on the first maximum), cut to a nucleus."""
     if temperature == 0:
-        best = torch.nn.functional.one_hot(log_p.argmax(-1), log_p.shape[-1])
-        return best.to(log_p.dtype).log()
+        return torch.full_like(log_p, -torch.inf).scatter_(-1, log_p.argmax(-1, keepdim=True), 0.0)
     if temperature != 1:
         log_p = (log_p / temperature).log_softmax(-1)
     if top_p < 1:
         ordered, places = log_p.sort(dim=-1, descending=True, stable=True)
         before = ordered.exp().cumsum(-1) - ordered.exp()
-        log_p = log_p.masked_fill((before >= top_p).gather(-1, places.argsort(-1)), -torch.inf).log_softmax(-1)
+        beyond = torch.empty_like(places, dtype=torch.bool).scatter_(-1, places, before >= top_p)
+        log_p = log_p.masked_fill(beyond, -torch.inf).log_softmax(-1)
     return log_p
 
 

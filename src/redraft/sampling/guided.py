@@ -90,9 +90,10 @@ class Pair:
         mixed = (1 + self.weight) * given - self.weight * free
         return torch.where(given.isneginf(), given, mixed)  # impossible with the prompt is impossible
 
-    def nats(self, rows: Tensor, targets: Tensor) -> Tensor:
+    def nats(self, rows: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
         parts = zip(*(x.split(chunk_rows(self.vocab, rows.device)) for x in (rows, targets)), strict=True)
-        return torch.cat([-_at(self.head(some).log_softmax(-1), ids) for some, ids in parts])
+        nats = torch.cat([-_at(self.head(some).log_softmax(-1), ids) for some, ids in parts])
+        return nats if weights is None else nats * weights.to(nats.dtype)
 
     def cache(self, rows: int, size: int) -> PairCache:
         given, free = (self.network.cache(rows, size) for _ in range(2))
