@@ -49,7 +49,7 @@ class TokenCache:
     places: Tensor  # [B, S]
     slots: Tensor
 
-    def at(self, slots: Tensor) -> TokenCache:
+    def at(self, slots: Tensor, run: slice | None = None) -> TokenCache:
         return replace(self, slots=slots)
 
     def causal(self) -> Tensor:

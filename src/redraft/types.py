@@ -95,8 +95,9 @@ class Cache(Protocol):
     The pattern of a view with a cache is over its first slots, [B, Q, K] for as many as are looked at.
     """
 
-    def at(self, slots: Tensor) -> Cache:
-        """The same memory, with the coming view's tokens assigned to `slots` [B, Q]."""
+    def at(self, slots: Tensor, run: slice | None = None) -> Cache:
+        """The same memory, with the coming view's tokens assigned to `slots` [B, Q]; `run`: those slots, where every row has
+        the same consecutive ones."""
         ...
 
     def causal(self) -> Tensor:

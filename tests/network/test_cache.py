@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor
@@ -39,7 +41,25 @@ def uncached(network: Transformer, tokens: Tensor) -> Tensor:
 def shown(network: Transformer, cache: Cache, tokens: Tensor, slots: Tensor, positions: Tensor | None = None) -> Tensor:
     """Logits of the next part of a text, whose tokens go to `slots`, in order of which they see each other."""
     positions = slots if positions is None else positions
-    return network.head(network.trunk(View(tokens, positions, Attention.CAUSAL, cache=cache.at(slots))))
+    held = cache.at(slots, run_of(slots) if TOLD[-1] else None)
+    return network.head(network.trunk(View(tokens, positions, Attention.CAUSAL, cache=held)))
+
+
+def run_of(slots: Tensor) -> slice | None:
+    """What a sampler may say of slots: that every row has the same consecutive ones."""
+    run = slice(int(slots[0, 0]), int(slots[0, 0]) + slots.shape[1])
+    return run if bool((slots == torch.arange(run.start, run.stop)).all()) else None
+
+
+TOLD = [True]
+
+
+@pytest.fixture(params=[True, False], autouse=True)
+def told(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whether the cache is told of runs: it need not be."""
+    TOLD.append(request.param)
+    yield
+    TOLD.pop()
 
 
 @pytest.mark.parametrize("parts", [[1] * LENGTH, [4, 4, 4], [5, 1, 6], [LENGTH]], ids=str)

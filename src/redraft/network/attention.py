@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,6 +24,14 @@ def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
     cos, sin = turn
     a, b = x.chunk(2, -1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+
+
+def additive(view: View, dtype: torch.dtype) -> View:
+    """A pattern as what attention adds to its scores, 0 or -inf, made once and kept once for all layers."""
+    if not isinstance(view.attention, Tensor):
+        return view
+    scores = torch.zeros_like(view.attention, dtype=dtype).masked_fill_(~view.attention, -torch.inf)
+    return replace(view, attention=scores)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, turn: tuple[Tensor, Tensor], view: View, layer: int) -> Tensor:

@@ -20,7 +20,8 @@ class KVCache:
 
     Attention of the coming view is over the first K slots by the view's [B, Q, K] pattern, or, when it is CAUSAL, over the
     slots up to the query's own. Writing over a slot replaces it: a [MASK] looked at once is overwritten by its token.
-    `run`: the slots, where every row has the same consecutive ones; the slots after them are then not even read.
+    `run`: the slots, where the sampler says that every row has the same consecutive ones; the slots after them are then not
+    even read.
     """
 
     store: Tensor
@@ -37,8 +38,8 @@ class KVCache:
     def size(self) -> int:
         return self.store.shape[4]
 
-    def at(self, slots: Tensor) -> KVCache:
-        return replace(self, slots=slots, run=_run(slots))
+    def at(self, slots: Tensor, run: slice | None = None) -> KVCache:
+        return replace(self, slots=slots, run=run)
 
     def causal(self) -> Tensor:
         return torch.arange(self.size, device=self.slots.device) <= self.slots[:, :, None]
@@ -69,11 +70,3 @@ class KVCache:
         if self.run.stop - self.run.start == 1:
             return Attention.FULL
         return Attention.CAUSAL if self.run.start == 0 else self.causal()[:, :, : self.run.stop]
-
-
-def _run(slots: Tensor) -> slice | None:
-    if not slots.numel():
-        return None
-    start = int(slots[0, 0])
-    run = slice(start, start + slots.shape[1])
-    return run if bool((slots == torch.arange(run.start, run.stop, device=slots.device)).all()) else None

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from redraft.network.attention import attend, rotary
+from redraft.network.attention import additive, attend, rotary
 from redraft.network.cache import KVCache
 from redraft.network.head import cross_entropy, logits, wide
 from redraft.network.padding import unpadded
@@ -151,7 +151,7 @@ class Transformer(nn.Module):
         self.output = Linear(shape.width, shape.vocab, bias=shape.block == "dit")
 
     def trunk(self, view: View) -> Tensor:
-        view = unpadded(view)
+        view = additive(unpadded(view), self.compute)
         h = F.embedding(view.tokens, self.embedding) if view.soft is None else self.blend(view.soft)
         turn = rotary(view.positions, self.shape.width // self.shape.heads, self.compute, self.shape.theta)
         cond = None

@@ -45,6 +45,12 @@ class Denoiser:
         self.rows += len(rows)
         return self.sharpened(self.network.head(rows).log_softmax(-1))
 
+    def draw(self, rows: Tensor, u: Tensor) -> Tensor:
+        """[R, d] hidden rows and [R] uniforms -> ids [R], the logits of a few rows at a time."""
+        size = chunk_rows(self.family.vocab, rows.device)
+        parts = zip(rows.split(size), u.split(size), strict=True)
+        return torch.cat([draws.categorical(self.log_p(some), own) for some, own in parts])
+
     def sharpened(self, log_p: Tensor) -> Tensor:
         """[R, V] beliefs -> the log-probabilities [R, V] to draw from."""
         return sharpen(log_p, self.temperature, self.top_p)

@@ -61,8 +61,7 @@ class Blocks(Sampler):
                 writing = event[:, start:stop] == now
                 seen = canvas.tokens[:, (start if now else unread) : stop]
                 hidden = denoiser.trunk(cached_view(seen, stop, family.block, window, cache, size))
-                rows_written = hidden[:, start - stop :][writing]
-                drawn = draws.categorical(denoiser.log_p(rows_written), noise("token")[:, start:stop][writing])
+                drawn = denoiser.draw(hidden[:, start - stop :][writing], noise("token")[:, start:stop][writing])
                 new = canvas.tokens.clone()
                 new[:, start:stop][writing] = drawn
                 canvas = canvas.write(new)

@@ -111,13 +111,18 @@ class _Guess:
 def _guess(denoiser: Denoiser, tokens: Tensor, where: Tensor, noise: Noise, order: str) -> _Guess:
     """What the denoiser would write at `where` [B, L], and how sure it is."""
     any_time = torch.ones_like(where[:, :1], dtype=torch.float64)
-    log_p = denoiser.belief(tokens, any_time)(where)
-    drawn = draws.categorical(denoiser.sharpened(log_p), noise("token")[where])
-    nothing = torch.zeros_like(where, dtype=log_p.dtype)
-    sure = (nothing - torch.inf).masked_scatter(where, ORDERS[order](log_p, drawn))
+
+    def told(log_p: Tensor, u: Tensor) -> Tensor:
+        """A few rows' ids, certainties and entropies, [R, 3] in float64."""
+        drawn = draws.categorical(denoiser.sharpened(log_p), u)
+        return torch.stack([drawn.double(), ORDERS[order](log_p, drawn).double(), entropy(log_p).double()], -1)
+
+    drawn, certainty, nats = denoiser.belief(tokens, any_time).each(told, where, noise("token")[where]).unbind(-1)
+    nothing = torch.zeros_like(where, dtype=torch.float64)
+    sure = (nothing - torch.inf).masked_scatter(where, certainty)
     surest_first = sure.argsort(stable=True, dim=1, descending=True)
-    entropies = nothing.masked_scatter(where, entropy(log_p)).gather(1, surest_first)
-    return _Guess(tokens.masked_scatter(where, drawn), surest_first.argsort(1), entropies)
+    entropies = nothing.masked_scatter(where, nats).gather(1, surest_first)
+    return _Guess(tokens.masked_scatter(where, drawn.long()), surest_first.argsort(1), entropies)
 
 
 def within(entropies: Tensor, gamma: float) -> Tensor:

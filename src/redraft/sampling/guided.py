@@ -135,8 +135,8 @@ class PairCache:
     hidden: Tensor
     slots: Tensor
 
-    def at(self, slots: Tensor) -> PairCache:
-        return PairCache(self.given.at(slots), self.free.at(slots), self.hidden, slots)
+    def at(self, slots: Tensor, run: slice | None = None) -> PairCache:
+        return PairCache(self.given.at(slots, run), self.free.at(slots, run), self.hidden, slots)
 
     def causal(self) -> Tensor:
         return self.given.causal()

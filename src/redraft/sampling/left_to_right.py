@@ -40,13 +40,13 @@ class LeftToRight(Sampler):
             seen = family.shifted(canvas.tokens)[:, start : place + 1]
             hidden = denoiser.trunk(_next(seen, start, cache))
             new = canvas.tokens.clone()
-            new[:, place] = draws.categorical(denoiser.log_p(hidden[:, -1]), noise[:, place])
+            new[:, place] = denoiser.draw(hidden[:, -1], noise[:, place])
             canvas, start = canvas.write(new), place + 1
             yield canvas
 
 
 def _next(seen: Tensor, start: int, cache: Cache) -> View:
     """The tokens not yet cached, [B, Q], of which the last one's successor is asked for."""
-    places = torch.arange(start, start + seen.shape[1], device=seen.device)
-    slots = places.expand(len(seen), -1)
-    return View(seen, places[None], Attention.CAUSAL, cache=cache.at(slots))
+    run = slice(start, start + seen.shape[1])
+    places = torch.arange(run.start, run.stop, device=seen.device)
+    return View(seen, places[None], Attention.CAUSAL, cache=cache.at(places.expand(len(seen), -1), run))

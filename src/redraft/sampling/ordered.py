@@ -80,7 +80,7 @@ class Ordered(Sampler):
             else:
                 view = family.view(seen, place, (event < now).sum(1).minimum(diffused))
             hidden = denoiser.trunk(view)
-            drawn = draws.categorical(denoiser.log_p(hidden[writing]), noise("token").gather(1, place)[writing])
+            drawn = denoiser.draw(hidden[writing], noise("token").gather(1, place)[writing])
             new = canvas.tokens.clone()
             new[writing.nonzero()[:, 0], place[writing]] = drawn
             canvas = canvas.write(new)
