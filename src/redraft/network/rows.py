@@ -28,7 +28,7 @@ def by_rows(charge: Callable[..., Tensor], vocab: int, hidden: Tensor, *others: 
         return charge(*flat).view(hidden.shape[:2])
     chunks = zip(*(part.split(rows) for part in flat), strict=True)
     if torch.is_grad_enabled():
-        done = [checkpoint(charge, *chunk, use_reentrant=False) for chunk in chunks]
+        done = [checkpoint(charge, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
     else:
         done = [charge(*chunk) for chunk in chunks]
     return torch.cat(done).view(hidden.shape[:2])
