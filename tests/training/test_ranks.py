@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 
 from redraft.errors import ASKED, LOST_RANK, MISTAKE, UserError
+from redraft.evaluation.run import carry_out, open_run, read_record
 from redraft.text.prepare import prepare
 from redraft.text.shards import spot
 from redraft.text.tokenizer import Bytes
+from redraft.training.checkpoint import STATE, place_of
+from redraft.training.journal import read_events
 from redraft.training.ranks import Asked, Ranks, joined
-from tests.runs import corpus
+from tests.runs import corpus, tiny
 from tests.training.spawned import environment, free_port
 
 ENDS = """
@@ -55,15 +58,37 @@ def test_a_rank_ends_there_and_then_with_a_status_that_says_why(how: str, status
 
 
 def test_while_a_run_looks_after_its_signals_they_wait_for_it() -> None:
-    first, other = Ranks(0, 2, 2), Ranks(1, 2, 2)
+    first, other = (Ranks(rank, 2, 2, control=object()) for rank in (0, 1))
     other.ask(signal.SIGTERM)
-    with pytest.raises(Asked), first.heeded():
+    with first.heeded():
         first.ask(signal.SIGTERM)
         first.ask(signal.SIGTERM)
     assert len(first.asked) == 2 and len(other.asked) == 1
     first.ask(signal.SIGTERM)  # it is leaving
     with pytest.raises(Asked):
         Ranks(0, 2, 2).ask(signal.SIGTERM)
+    impatient = Ranks()
+    with pytest.raises(Asked), impatient.heeded():
+        impatient.ask(signal.SIGINT)
+        impatient.ask(signal.SIGINT)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_a_run_that_is_interrupted_saves_where_it_is(number: int, tmp_path: Path) -> None:
+    """Not at its last checkpoint; and the rest is that of a run which was left alone."""
+    source, folder = corpus(tmp_path / "prose"), tmp_path / "run"
+    config = tiny(source, budget={"steps": 40}, train={"save_every": 1000})
+    setup, seen = open_run(config, folder), list[int]()
+    with pytest.raises(KeyboardInterrupt):
+        for record in carry_out(setup, folder):
+            seen.append(record.step)
+            os.kill(os.getpid(), number)
+    assert seen == [10] and place_of(folder / STATE).step == 10
+    assert read_events(folder / "journal.jsonl")[-1]["text"] == "asked to leave after step 10, which is saved"
+    seen += [record.step for record in carry_out(open_run(config, folder), folder)]
+    assert seen == [10, 20, 30, 40]
+    list(carry_out(open_run(config, tmp_path / "alone"), tmp_path / "alone"))
+    assert read_record(folder)["loss"] == read_record(tmp_path / "alone")["loss"]
 
 
 def test_ranks_that_do_not_meet_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

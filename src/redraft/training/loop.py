@@ -239,6 +239,8 @@ def _watched(trainer: Trainer, watch: Watch, forks: Mapping[int, Sequence[Path]]
             if record:
                 yield record
         watch.settle()
+        if trainer.ranks.sum([bool(trainer.ranks.asked)])[0]:
+            raise Asked
     except (GeneratorExit, Asked, LostData) as left:
         watch.save()
         watch.settle()

@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -30,7 +31,7 @@ LOST = ("gloo", "Connection", "Timed out", "Broken pipe")  # what the message of
 
 
 class Asked(KeyboardInterrupt):
-    """A rank was asked to end (SIGTERM); all leave after the same step."""
+    """A rank was asked to end (SIGTERM, or Ctrl-C); all leave after the same step."""
 
 
 @dataclass(frozen=True)
@@ -49,20 +50,24 @@ class Ranks:
 
     @contextmanager
     def heeded(self) -> Iterator[None]:
-        """While the block lasts, it looks at `asked` by itself. Outside, the first rank leaves as soon as it is asked, and the
-        others lose it."""
+        """While the block lasts, it looks at `asked` by itself, Ctrl-C included. Outside, the first rank leaves as soon as it
+        is asked, and the others lose it."""
+        main = threading.current_thread() is threading.main_thread()
+        before = {s: signal.signal(s, self.ask) for s in (signal.SIGTERM, signal.SIGINT)} if main else {}
         self.heeding[0] = True
         try:
             yield
         finally:
             self.heeding[0] = False
-        if self.first and self.asked:
-            raise Asked
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            if not self.several:
+                self.asked.clear()
 
     def ask(self, number: int, frame: object = None) -> None:
-        """What a signal to end does."""
+        """What a signal to end does. A second Ctrl-C does not wait for the step's end."""
         self.asked.append(number)
-        if self.first and not self.heeding[0] and len(self.asked) == 1:
+        if (self.first and not self.heeding[0] and len(self.asked) == 1) or self.asked.count(signal.SIGINT) > 1:
             raise Asked
 
     @property
