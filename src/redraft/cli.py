@@ -37,6 +37,9 @@ SHORT = {
 }  # fmt: skip
 
 
+PARTS = ("network", "budget", "evaluate", "train")  # of a run: `--train.lr`
+
+
 class Parser(argparse.ArgumentParser):
     """argparse whose mistakes are `UserError`s: one line, exit status 2."""
 
@@ -76,8 +79,20 @@ def dispatch(arguments: list[str]) -> None:
     own, others = split_flags(rest, parser._option_string_actions)
     if others and not getattr(verb, "OVERRIDES", False):
         raise unknown(f"flag of `redraft {name}`:", others[0].partition("=")[0], parser._option_string_actions)
+    _known(name, others, list(parser._option_string_actions))
     verb.run(parser.parse_args(own), overrides(others))
     return None
+
+
+def _known(verb: str, others: list[str], flags: list[str]) -> None:
+    """`UserError` for a flag without a dot that is neither the verb's nor names a key of a run."""
+    keys = ["--sampler"] if verb == "sample" else [f"--{key}" for key in (*SHORT, *PARTS)]
+    if verb not in ("plan", "train", "sample"):
+        return
+    for word in others:
+        flag = word.partition("=")[0]
+        if word.startswith("--") and "." not in flag and flag not in keys:
+            raise unknown(f"flag of `redraft {verb}`:", flag, [*flags, *keys])
 
 
 def usage() -> str:

@@ -26,7 +26,7 @@ Convention = Literal["6ND", "blocks+head", "full"]
 
 
 class Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True, allow_inf_nan=False)
 
 
 class FamilyConfig(Part):
@@ -200,7 +200,7 @@ class TrainConfig(Part):
     beta2: float = Field(0.95, ge=0, lt=1)
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.1, ge=0)
-    clip: float = Field(1.0, gt=0, description="global gradient norm")
+    clip: float = Field(1.0, gt=0, allow_inf_nan=True, description="global gradient norm; inf leaves it as it is")
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the weights' moving average; 0 is off")
     precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
     compile: bool | Literal["graphs"] = Field(

@@ -22,6 +22,7 @@ WHY = {
     "tokenizer": "their tokens are different things; bits_per_byte can be compared",
     "text": "another text is another difficulty",
     "tokens": "the text or its cut has changed",
+    "part": "other parts of the text: `redraft eval RUN --data TEXT --rows N`, N large, scores all of it for both",
     "windows": "other windows are other questions",
     "length": "a longer window gives more context",
     "convention": "windows, ends and detokenisation change a perplexity by more than most models differ",
@@ -129,6 +130,9 @@ def _notes(a: Result, b: Result) -> list[str]:
             f"training budgets: {a.budget:.3g} against {b.budget:.3g} FLOPs ({a.convention}): this compares two models, not "
             f"two families"
         )
+    if a.terms.get("guidance") != b.terms.get("guidance") and "guidance" in a.terms and "guidance" in b.terms:
+        guides = (_said(one.terms["guidance"]) for one in (a, b))
+        notes.append(f"guidance: {' against '.join(guides)}; its weight must not be chosen on these documents")
     if min(a.draws, b.draws) > 1 and a.draws != b.draws:
         notes.append(
             f"noise draws a request: {a.draws} against {b.draws}; fewer draws decide close questions by chance"
@@ -171,7 +175,8 @@ def _record(name: str, table: Mapping[str, Any]) -> Result:
     metrics = {"nats_per_token": Metric(table["loss"], error, kind, "lower", needs)}
     if table.get("bits_per_byte"):
         scale = table["bits_per_byte"] / table["loss"]
-        metrics["bits_per_byte"] = Metric(table["bits_per_byte"], error * scale, kind, "lower", ("text",))
+        terms["part"] = f"{table['windows']} windows of {table['length']} tokens by {terms['tokenizer']}"
+        metrics["bits_per_byte"] = Metric(table["bits_per_byte"], error * scale, kind, "lower", ("text", "part"))
     return Result(name, metrics, terms, table["family"], table["flops"], table["convention"])
 
 
@@ -206,9 +211,10 @@ def _tasks(name: str, table: Mapping[str, Any]) -> Result:
             if entry["value"] is None:
                 continue
             higher = (said["higher_is_better"] or {}).get(metric, True)
+            likelihood = metric.startswith(("perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte"))
             needs = (
                 "limit",
-                "guidance",
+                *(("guidance",) if likelihood else ()),
                 "estimator",
                 *(f"{what} of {task}" for what in ("version", "examples", "documents")),
             )

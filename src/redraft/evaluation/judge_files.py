@@ -59,7 +59,7 @@ def _redraft(path: Path, device: str) -> RedraftJudge:
 
 
 def _transformers(spec: str, name: str, device: str, download: bool = True) -> CausalJudge:
-    with _library(spec) as library:
+    with _library(spec, offline=not download) as library:
         network = library.AutoModelForCausalLM.from_pretrained(spec, dtype=torch.float32, local_files_only=not download)
         tokenizer = library.AutoTokenizer.from_pretrained(spec, local_files_only=not download)
     files = (
@@ -105,12 +105,15 @@ def _causal(network: Any, tokenizer: Any, name: str, kind: str, weights: str, de
 
 
 @contextmanager
-def _library(spec: str) -> Iterator[Any]:
-    """The library, quiet; what it raises about a judge becomes one line."""
+def _library(spec: str, offline: bool = True) -> Iterator[Any]:
+    """The library, quiet, and without a network unless it is asked for; what it raises about a judge becomes one line."""
     try:
         import transformers
     except ImportError:
         raise UserError(f"judge {spec} needs the package 'transformers': pip install 'redraft[hf]'") from None
+    from huggingface_hub import constants
+
+    reaching, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE or offline
     bars = transformers.utils.logging.is_progress_bar_enabled()
     transformers.utils.logging.disable_progress_bar()
     try:
@@ -122,6 +125,7 @@ def _library(spec: str) -> Iterator[Any]:
             raise UserError(f"judge {spec} is not on this machine: give its folder, or allow a download") from None
         raise UserError(f"cannot load the judge {spec}: {_first_line(error)}; {ACCEPTED}") from None
     finally:
+        constants.HF_HUB_OFFLINE = reaching
         if bars:
             transformers.utils.logging.enable_progress_bar()
 

@@ -74,6 +74,8 @@ class Model:
         tokens = self._one_mask(tokens)
         if t is not None:
             t = torch.as_tensor(t, dtype=torch.float64, device=self.device).reshape(-1).expand(len(tokens))
+            if not bool(((t >= 0) & (t <= 1)).all()):
+                raise UserError(f"t must be in [0, 1] (0 is text, 1 is noise), got {t.min():g} to {t.max():g}")
         if order is not None:
             order = _permutation(torch.as_tensor(order, device=self.device), tokens)
         return self.family.log_p(self.network, tokens, t, order)
@@ -83,7 +85,10 @@ class Model:
 
         A text longer than the training length is scored in windows, each on its own.
         """
-        return [self._score(text, draws, seed) for text in ([texts] if isinstance(texts, str) else texts)]
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        for text in texts:
+            _check_text(text)
+        return [self._score(text, draws, seed) for text in texts]
 
     @torch.no_grad()
     def _score(self, text: str, draws: int, seed: int) -> Score:
@@ -130,6 +135,8 @@ class Model:
 
     def canvas(self, prompt: str = "", n: int = 1, length: int = 256, suffix: str = "") -> Canvas:
         """An unwritten canvas with the prompt fixed at its beginning and the suffix at its end."""
+        _check_text(prompt)
+        _check_text(suffix)
         before, after = (torch.as_tensor(self.tokenizer.encode(part), dtype=torch.int64) for part in (prompt, suffix))
         if n < 1 or length <= len(before) + len(after):
             raise UserError(
@@ -185,6 +192,11 @@ class Model:
             raise UserError(f"tokens must be [B, L] ids, got {tokens.dtype} of shape {tuple(tokens.shape)}")
         if len(tokens) and (int(tokens.min()) < 0 or int(tokens.max()) > vocab):
             raise UserError(f"token ids must be in 0..{vocab}, got {int(tokens.min())}..{int(tokens.max())}")
+
+
+def _check_text(text: object) -> None:
+    if not isinstance(text, str):
+        raise UserError(f"a text is a str, got {type(text).__name__}: {text!r:.40}")
 
 
 def load(path: str | Path, device: str = "cpu", precision: str = "float32") -> Model:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,8 +29,8 @@ class Denoiser:
     """
 
     def __init__(self, network: Network, family: Family, temperature: float = 1.0, top_p: float = 1.0):
-        if temperature < 0:
-            raise UserError(f"temperature must be at least 0, got {temperature}")
+        if not 0 <= temperature < math.inf:
+            raise UserError(f"temperature must be a number of at least 0, got {temperature}")
         if not 0 < top_p <= 1:
             raise UserError(f"top_p must be in (0, 1], got {top_p}")
         self.network, self.family = network, family

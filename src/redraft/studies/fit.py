@@ -274,13 +274,21 @@ def multiplier_sentence(fits: Fits) -> str:
     ratios = {name: family.multiplier for name, family in fits.families.items() if family.multiplier}
     if not ratios:
         return ""
-    told = "; ".join(f"{label(name)} {span(k.mean)}{_trend(k)}" for name, k in ratios.items())
+    told = "; ".join(f"{label(name)} {span(k.mean)}{_over(k)}{_trend(k)}" for name, k in ratios.items())
     text = f"Times the compute of {label(fits.reference)} needed for the same loss: {told}."
     outside = [ratio.extrapolated for k in ratios.values() for ratio in k.ratios]
     if any(outside):
         part, whom = "All" if all(outside) else "Part", label(fits.reference)
         text += f" {part} of this rests on the law of {whom}, beyond the losses that {whom} reached."
     return text
+
+
+def _over(k: Multiplier) -> str:
+    """Which budgets a mean is over: those whose loss the reference reached, or all where it reached none."""
+    reached = [ratio.flops for ratio in k.ratios if not ratio.extrapolated]
+    budgets = reached or [ratio.flops for ratio in k.ratios]
+    ends = dict.fromkeys(quantity(budget, "FLOPs") for budget in (min(budgets), max(budgets)))
+    return f" at {' to '.join(ends)}"
 
 
 def _trend(k: Multiplier) -> str:

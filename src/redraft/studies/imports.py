@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from redraft.errors import UserError, unknown
-from redraft.files import write_text
+from redraft.files import make_folder, write_text
 from redraft.studies.records import NUMBERS, REQUIRED, TEXTS, Row, as_point, table_rows
 
 FIELDS = (*TEXTS, *NUMBERS, "seed")
@@ -77,6 +77,7 @@ def import_into(source: str | Path, into: str | Path, columns: str | None = None
     writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(found.rows)
+    make_folder(target.parent)
     write_text(target, text.getvalue())
     families = sorted({str(row["family"]) for row in found.rows})
     return [f"{len(found.rows)} runs of {', '.join(families)} into {target}.", *found.notes]

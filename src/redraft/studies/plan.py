@@ -94,6 +94,8 @@ class Study:
 
 def plan_study(table: dict[str, Any]) -> Study:
     """Every run of a study, dearest first (they pack best on parallel workers); a run named twice is run once."""
+    if "arm" not in table:
+        raise UserError("this is no recipe of a study, for it has no [[arm]]: a recipe of a run is for `redraft train`")
     config = validated(StudyConfig, table)
     runs: dict[str, PlannedRun] = {}
     for arm in config.arm:

@@ -14,7 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from redraft.errors import unknown
+from redraft.errors import UserError, unknown
 from redraft.files import make_folder, read_json, write_json, write_text
 from redraft.tasks.intervals import wilson
 from redraft.tasks.runs import Job, job
@@ -58,6 +58,8 @@ class Arithmetic:
     def __post_init__(self) -> None:
         if self.order not in ORDERS:
             raise unknown("order of digits", self.order, ORDERS)
+        if self.digits < 1:
+            raise UserError(f"--digits must be at least 1, got {self.digits}")
         if self.operation not in OPERATIONS:
             raise unknown("operation", self.operation, OPERATIONS)
 

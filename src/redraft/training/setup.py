@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from redraft.config import DataConfig, RunConfig, validated
+from redraft.display import quantity
+from redraft.errors import UserError
 from redraft.families.base import Family, build
 from redraft.network.device import pick_device
 from redraft.registry import FAMILIES
@@ -19,6 +22,7 @@ from redraft.training import lora
 from redraft.training.budget import Budget, plan_run
 from redraft.training.data import Reader
 from redraft.training.precision import pick_precision
+from redraft.training.ranks import here
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ def set_up(config: RunConfig, progress: Progress | None = None, corpus: Corpus |
     if config.train.lora is not None:
         lora.check(config.train.lora, shape.block)
     device = pick_device(config.train.device)
+    _check_memory(plan_run(config, tokenizer.size), config, device.type)
     data = resolved(config.data)
     there = prepared(data, tokenizer, progress) if corpus is None else corpus
     samples: Blocks | Mixed | Shuffled
@@ -61,6 +66,19 @@ def set_up(config: RunConfig, progress: Progress | None = None, corpus: Corpus |
     config = config.model_copy(update={"train": train, "data": data})
     reader = Reader(samples, data, train.batch, config.seed, tokenizer.size)
     return Setup(config, tokenizer, there, family, budget, reader)
+
+
+def _check_memory(budget: Budget, config: RunConfig, device: str) -> None:
+    """`UserError` where a plan for this machine is beyond anything that its error explains."""
+    try:
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return
+    if device == "cpu" and not here().several and budget.memory_bytes > 2 * there:
+        raise UserError(
+            f"the run would take about {quantity(budget.memory_bytes, 'B')} of memory and this machine has "
+            f"{quantity(there, 'B')}: raise train.accumulate (now {config.train.accumulate}), or lower train.batch or the size"
+        )
 
 
 def resolved(data: DataConfig) -> DataConfig:

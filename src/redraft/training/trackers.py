@@ -174,14 +174,19 @@ class Onlookers:
             one.close(summary, patience)
 
 
-def onlookers(names: Sequence[str], folder: Path, config: Mapping[str, Any]) -> Onlookers:
-    """Those of that name, told the run's configuration. `UserError` for one that is unknown or not installed."""
+def check(names: Sequence[str]) -> None:
+    """`UserError` for a tracker that is unknown or not installed."""
     for name in names:
         if name not in TRACKERS:
             raise unknown("tracker", name, TRACKERS)
         package = TRACKERS[name][0]
         if importlib.util.find_spec(package) is None:
             raise UserError(f"--track {name} needs the package {package!r}: pip install 'redraft[track]'")
+
+
+def onlookers(names: Sequence[str], folder: Path, config: Mapping[str, Any]) -> Onlookers:
+    """Those of that name, told the run's configuration; errors as of `check`."""
+    check(names)
     return Onlookers([_onlooker(name, folder.resolve(), config) for name in names])
 
 

@@ -41,6 +41,9 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
     )
     for name, remedy in facts["missing"].items():
         print(f"missing, optional: {name}: {remedy}")
+    if not facts["cache_writable"]:
+        print(f"{facts['cache']} cannot be written: name another folder by REDRAFT_CACHE")
+        return None
     print("ready" if facts["text_source"] else "no standard library source here: give --data to train and demo")
     return None
 
@@ -61,6 +64,7 @@ def _machine() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "cache": str(cache),
+        "cache_writable": os.access(existing, os.W_OK),
         "disk_free_bytes": shutil.disk_usage(existing).free,
         "text_source": text,
         "compiler": shutil.which("gcc") or shutil.which("clang"),

@@ -19,6 +19,7 @@ of your own, FILE.yaml. Fixed in advance: 32 draws of mask_count for mdlm, of it
 from __future__ import annotations
 
 import math
+import os
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 from pathlib import Path
@@ -77,6 +78,8 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
             raise UserError(f"--{name} must be at least 1, got {getattr(options, name)}")
     if options.out is not None and (options.out.is_dir() or not _folder_above(options.out).is_dir()):
         raise UserError(f"--out {options.out} cannot be a file: it is a folder, or lies below a file")
+    if options.out is not None and not os.access(_folder_above(options.out), os.W_OK):
+        raise UserError(f"--out {options.out} cannot be written: {_folder_above(options.out)} is not ours to write in")
     given = {name: value for name in SETTINGS if (value := getattr(options, name)) is not None}
     if options.tasks is not None:
         if options.data:
@@ -100,7 +103,8 @@ def _text(options: Namespace, given: dict[str, Any]) -> None:
     from redraft.hub.model import load
 
     model = load(options.model, options.device, options.precision)
-    estimator = build(options.estimator or "continuous_time", given, model.family)
+    own = "chain_rule" if model.family.exact else "continuous_time"
+    estimator = build(options.estimator or own, given, model.family)
     source, scored = _windows(options, model)
     result = estimate(
         model.network, model.family, scored.rows, estimator, options.draws or 4, options.batch or 32, options.seed

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import math
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from redraft.config import RunConfig, merge, read_toml, validated
+from redraft.config import DataConfig, RunConfig, SourceConfig, merge, read_toml, validated
 from redraft.display import duration, emit, quantity
 from redraft.errors import UserError, unknown
 from redraft.files import read_json
@@ -57,8 +58,15 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
     if "arm" in table:
         from redraft.studies.plan import plan_study, study_sentences
 
+        _refuse_arms(overrides)
         study = plan_study(merge(table, {"base": merge(table.get("base", {}), overrides)}))
-        return emit(study.to_json()) if options.json else print("\n".join(study_sentences(study, rate)))
+        if options.json:
+            return emit({**study.to_json(), "flops_per_second": rate, "rate_from": source})
+        largest = max(study.runs, key=lambda run: sum(run.budget.parameters.values()))
+        ranks, per_node = options.gpus, min(options.gpus, options.gpus_per_node)
+        shared = cluster_sentences(largest.config, largest.budget, ranks, per_node)
+        sentences = [*study_sentences(study, rate), f"Its rate: {source}.", *shared]
+        return print("\n".join(sentences))
     config = validated(RunConfig, merge(table, overrides))
     budget = plan_run(config, vocabulary(config.data.tokenizer))
     ranks, per_node = options.gpus, min(options.gpus, options.gpus_per_node)
@@ -72,14 +80,26 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
     return None
 
 
+def _refuse_arms(overrides: dict[str, Any]) -> None:
+    """`UserError` for a setting that the arms of a study give each of its runs."""
+    given: list[str] = [key for key in overrides if key in ("family", "seed")]
+    given += ["network.size"] if "size" in overrides.get("network", {}) else []
+    given += ["budget.flops"] if "flops" in overrides.get("budget", {}) else []
+    if given:
+        raise UserError(f"--{given[0]}: the arms of a study say that for each of its runs: change the recipe")
+
+
 def expected_rate(options: Namespace) -> tuple[float, str]:
     """Useful FLOP/s of all ranks, and what says so: `--rate` or a finished run's times the ranks; else this CPU's, or of
     several ranks a share of a data sheet. That ranks do so many times as much is what one hopes for; a record of as many says
     it."""
+    hardware(options.hardware)  # known, or refused
     if options.gpus < 1 or options.gpus_per_node < 1:
         raise UserError(f"--gpus and --gpus-per-node are at least 1, got {options.gpus} and {options.gpus_per_node}")
     if options.like is not None:
         record = read_json(options.like / "record.json")
+        if not (isinstance(record, dict) and {"timing", "tokens", "flops_by_convention"} <= record.keys()):
+            raise UserError(f"{options.like} holds no record of a run: name the folder of a finished one")
         if not record["timing"]["tokens_per_second"]:
             raise UserError(f"{options.like} did not train a step when it last ran: name another run, or give --rate")
         per_token = record["flops_by_convention"]["full"] / record["tokens"]
@@ -163,14 +183,27 @@ def run_sentences(config: RunConfig, budget: Budget) -> list[str]:
     groups = ", ".join(f"{name} {quantity(count)}" for name, count in counts.items())
     flops = ", ".join(f"{quantity(value, 'FLOPs')} under {name}" for name, value in budget.flops.items())
     return [
-        f"{config.family.name} on {config.data.source} ({config.data.tokenizer}, {shape.vocab} text ids), seed {config.seed}.",
+        f"{config.family.name} on {text_of(config.data)} ({config.data.tokenizer}, {shape.vocab} text ids), "
+        f"seed {config.seed}.",
         f"Network: {shape.block}, {shape.depth} layers of width {shape.width}, {shape.heads} heads; "
         f"{quantity(sum(counts.values()))} parameters ({groups}).",
         f"Training: {budget.steps} steps of {config.train.batch} rows x {budget.row:.4g} tokens "
-        f"= {quantity(budget.tokens)} tokens, {budget.tokens / budget.params:.3g} per parameter.",
+        f"= {quantity(budget.tokens)} tokens, {budget.tokens / budget.params:.3g} for each of the "
+        f"{quantity(budget.params)} parameters outside the embedding.",
         f"Compute: {flops}.",
         f"Memory: about {quantity(budget.memory_bytes, 'B')} above the idle process.",
     ]
+
+
+def text_of(data: DataConfig) -> str:
+    """What is read, in a few words."""
+    if data.phases:
+        return f"{len(data.phases)} phases of mixtures, {' then '.join(_mixed(phase.mixture) for phase in data.phases)}"
+    return f"a mixture, {_mixed(data.mixture)}" if data.mixture else data.source
+
+
+def _mixed(sources: Sequence[SourceConfig]) -> str:
+    return " + ".join(f"{one.weight:g} {one.source}" for one in sources)
 
 
 def time_sentence(total: float, rate: float, source: str = "measured on this CPU") -> str:

@@ -49,7 +49,9 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
     from redraft.hub.model import load
 
     model = load(options.model, options.device, options.precision)
-    canvas = model.canvas(options.prompt, options.n, options.length or model.length, options.suffix)
+    canvas = model.canvas(
+        options.prompt, options.n, model.length if options.length is None else options.length, options.suffix
+    )
     denoiser = model.denoiser(options.temperature, options.top_p, options.compile)
     began = time.perf_counter()
     further = overrides.get("sampler", {})

@@ -12,6 +12,7 @@ Any key of a run can be set by a dotted flag (redraft list keys). The same comma
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from argparse import ArgumentParser, Namespace
@@ -55,6 +56,11 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace, overrides: dict[str, Any]) -> None:
+    from redraft.training.trackers import check
+
+    check(options.track)
+    if not 0 < options.timeout < math.inf:
+        raise UserError(f"--timeout must be a number of seconds, got {options.timeout}")
     if options.launcher:
         submit(options, overrides)
         return
@@ -96,16 +102,16 @@ def lead(options: Namespace, overrides: dict[str, Any], ranks: Ranks) -> None:
     if not options.json:
         sentences = run_sentences(setup.config, setup.budget)
         print("\n".join([*sentences, *data_sentences(setup), *_time(setup)]), flush=True)
-    line, began, start = Line(quiet=options.json), time.monotonic(), None
+    line, began, start = Line(quiet=options.json), 0.0, None
     watching = onlookers(options.track, options.into, setup.config.model_dump())
     for at in carry_out(setup, options.into):
         watching.log(asdict(at))
-        start = at.step if start is None else start
-        left = (setup.budget.steps - at.step) * (time.monotonic() - began) / max(1, at.step - start + 1)
-        rate = setup.budget.tokens_per_step * (at.step - start + 1) / (time.monotonic() - began)
+        if start is None:  # what comes before is warming up, and no measure of what is left
+            start, began = at.step, time.monotonic()
+        pace = (time.monotonic() - began) / (at.step - start) if at.step > start else 0.0
         line.show(
-            f"step {at.step} of {setup.budget.steps}   loss {at.loss:.4f} nats/token   lr {at.lr:.2e}   "
-            f"{quantity(rate)} tokens/s   {duration(left)} left",
+            f"step {at.step} of {setup.budget.steps}   loss {at.loss:.4f} nats/token   lr {at.lr:.2e}"
+            + (_pace(setup, at.step, pace) if pace else ""),
             force=at.step == setup.budget.steps,
         )
     line.close()
@@ -114,6 +120,12 @@ def lead(options: Namespace, overrides: dict[str, Any], ranks: Ranks) -> None:
     record = read_record(options.into)
     watching.close(record)
     emit(record) if options.json else print(result_sentence(record))
+
+
+def _pace(setup: Setup, step: int, seconds: float) -> str:
+    """Tokens a second and what is left, at so many seconds a step."""
+    left = (setup.budget.steps - step) * seconds
+    return f"   {quantity(setup.budget.tokens_per_step / seconds)} tokens/s   {duration(left)} left"
 
 
 def opened(options: Namespace, overrides: dict[str, Any], ranks: Ranks) -> Setup:
