@@ -45,7 +45,16 @@ def complaint(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 MISTAKES = [
     (["trian"], "Did you mean 'train'"),
-    (["plan", "--famly", "duo", "--steps", "1"], "Did you mean 'family'"),
+    (["plan", "--famly", "duo", "--steps", "1"], "Did you mean '--family'"),
+    (["plan", "--gpu", "8"], "Did you mean '--gpus'"),
+    (["plan", "--steps", "1", "--hardware", "h1000"], "unknown hardware 'h1000'"),
+    (["plan", "demo", "--family", "ar"], "the arms of a study say that"),
+    (["plan", "--flops", "inf"], "budget.flops: Input should be a finite number"),
+    (["train", "--into", "never", "--steps", "1", "--track", "foo"], "unknown tracker 'foo'"),
+    (["train", "--into", "never", "--steps", "1", "--timeout", "-5"], "--timeout must be a number of seconds"),
+    (["train", "--into", "never", "--steps", "1", "--batch", "1000000000"], "raise train.accumulate"),
+    (["study", "run", "smdm-1028M", "--into", "never"], "no recipe of a study"),
+    (["task", "arithmetic", "--into", "never", "--digits", "0"], "--digits must be at least 1"),
     (["plan", "--family", "doo", "--steps", "1"], "Did you mean 'duo'"),
     (["plan", "--family", "mdlm", "--family.objectiv", "nelbo", "--steps", "1"], "Did you mean 'objective'"),
     (["plan", "--size", "3Q", "--steps", "1"], "unknown size '3Q'"),
@@ -210,6 +219,10 @@ def test_module_and_command_are_the_same_program() -> None:
         (["eval", "RUN", "--tasks", ","], "--tasks names no task"),
         (["eval", "RUN", "--stride", "0"], "--stride must be at least 1"),
         (["sample", "RUN", "--device", "foo"], "device 'foo' cannot be used"),
+        (["sample", "RUN", "--temperature", "nan"], "temperature must be a number"),
+        (["sample", "RUN", "--length", "0"], "length more than prompt and suffix"),
+        (["sample", "RUN", "--stream"], "unknown flag of `redraft sample`: '--stream'"),
+        (["plan", "demo", "--like", "LIKE"], "holds no record of a run"),
         (["sample", "RUN", "--precision", "half"], "unknown precision 'half'"),
         (["eval", "RUN", "--tasks", "piqa", "--against", "BAD"], "holds no scores of tasks"),
         (["eval", "RUN", "--out", "FOLDER"], "cannot be a file"),
@@ -220,6 +233,7 @@ def test_mistakes_are_told_before_anything_is_done(
     arguments: list[str], said: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "bad.json").write_text("[1]")
-    names = {"RUN": str(trained), "BAD": str(tmp_path / "bad.json"), "FOLDER": str(tmp_path)}
+    (tmp_path / "record.json").write_text("{}")
+    names = {"RUN": str(trained), "BAD": str(tmp_path / "bad.json"), "FOLDER": str(tmp_path), "LIKE": str(tmp_path)}
     given = [names.get(word, word.replace("BAD/", f"{tmp_path}/bad.json/")) for word in arguments]
     assert said in complaint(given, capsys)

@@ -46,21 +46,19 @@ def compared(folder: Path, a: Any, b: Any) -> dict[str, Comparison]:
 
 
 @pytest.mark.parametrize(
-    ("over", "refused", "kept"),
+    ("over", "nats", "bits"),
     [
-        ({"data": {"tokenizer_fingerprint": "u" * 64}}, "tokenizer", "bits_per_byte"),
-        ({"windows": 50}, "windows", "bits_per_byte"),
-        ({"length": 32}, "length", "bits_per_byte"),
-        ({"data": {"source": "b.txt"}}, "text", None),
+        ({"data": {"tokenizer_fingerprint": "u" * 64}}, "tokenizer", "part"),
+        ({"windows": 50}, "windows", "part"),
+        ({"length": 32}, "length", "part"),
+        ({"data": {"source": "b.txt"}}, "text", "text"),
     ],
 )
-def test_records_of_unlike_questions_are_refused(tmp_path: Path, over: Any, refused: str, kept: str | None) -> None:
+def test_records_of_unlike_questions_are_refused(tmp_path: Path, over: Any, nats: str, bits: str) -> None:
+    """Bits per byte too: so many windows of so many tokens are not the same part of a text."""
     lines = compared(tmp_path, RECORD, merge(RECORD, {"loss": 3.0, "bits_per_byte": 3.5, **over}))
-    assert lines["nats_per_token"].refused.startswith(refused) and not lines["nats_per_token"].verdict
-    if kept:
-        assert not lines[kept].refused and lines[kept].verdict == "a is better"
-    else:
-        assert all(line.refused for line in lines.values())
+    assert [line.refused.partition(":")[0] for line in lines.values()] == [nats, bits]
+    assert not any(line.verdict for line in lines.values())
 
 
 @pytest.mark.parametrize(
@@ -130,7 +128,6 @@ def test_other_draws_are_noted_unless_nothing_is_drawn(tmp_path: Path) -> None:
     ("over", "refused"),
     [
         ({"limit": 10}, "limit"),
-        ({"settings": {"guidance": {"weight": 1.0}}}, "guidance"),
         ({"settings": {"default_estimator": False}}, "estimator"),
         ({"tasks": {"piqa": {"version": 2}}}, "version of piqa"),
         ({"tasks": {"piqa": {"shots": 5}}}, "examples of piqa"),
@@ -139,6 +136,13 @@ def test_other_draws_are_noted_unless_nothing_is_drawn(tmp_path: Path) -> None:
 )
 def test_tasks_asked_otherwise_are_refused(tmp_path: Path, over: Any, refused: str) -> None:
     assert compared(tmp_path, TASKS, merge(TASKS, over))["piqa acc"].refused.startswith(refused)
+
+
+def test_guided_accuracies_are_compared_and_noted(tmp_path: Path) -> None:
+    theirs = merge(TASKS, {"settings": {"guidance": {"weight": 1.0}}})
+    assert not compared(tmp_path, TASKS, theirs)["piqa acc"].refused
+    notes = compare(*(read_result(tmp_path / f"{n}.json") for n in "ab")).notes
+    assert any(note.startswith("guidance: ") and "must not be chosen on these documents" in note for note in notes)
 
 
 def test_what_is_no_result_is_named(tmp_path: Path) -> None:

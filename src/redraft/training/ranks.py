@@ -27,6 +27,7 @@ from torch import Tensor
 from redraft.errors import ASKED, LOST_RANK, MISTAKE, UserError
 
 LAST_WORD = 1.0  # seconds that the first rank has to say why
+DEFAULT = (signal.SIG_DFL, signal.default_int_handler)
 LOST = ("gloo", "Connection", "Timed out", "Broken pipe")  # what the message of a broken collective says
 
 
@@ -50,10 +51,11 @@ class Ranks:
 
     @contextmanager
     def heeded(self) -> Iterator[None]:
-        """While the block lasts, it looks at `asked` by itself, Ctrl-C included. Outside, the first rank leaves as soon as it
-        is asked, and the others lose it."""
+        """While the block lasts, it looks at `asked` by itself, Ctrl-C included (a program that has plans of its own for a
+        signal keeps it). Outside, the first rank leaves as soon as it is asked, and the others lose it."""
         main = threading.current_thread() is threading.main_thread()
-        before = {s: signal.signal(s, self.ask) for s in (signal.SIGTERM, signal.SIGINT)} if main else {}
+        free = [s for s in (signal.SIGTERM, signal.SIGINT) if main and signal.getsignal(s) in DEFAULT]
+        before = {number: signal.signal(number, self.ask) for number in free}
         self.heeding[0] = True
         try:
             yield
