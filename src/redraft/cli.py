@@ -10,7 +10,7 @@ from collections.abc import Container, Sequence
 from typing import Any, NoReturn
 
 import redraft
-from redraft.errors import UserError, unknown
+from redraft.errors import ASKED, MISTAKE, UserError, unknown
 
 VERBS = {
     "demo": "a miniature study from start to report: AR, MDLM, Duo, Eso-LM at equal FLOPs (about 7 minutes on 2 cores)",
@@ -53,10 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         dispatch(list(sys.argv[1:] if arguments is None else arguments))
     except UserError as error:
         print(f"redraft: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(MISTAKE)
     except KeyboardInterrupt:
         print("redraft: interrupted; the same command continues where it stopped", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(ASKED)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)

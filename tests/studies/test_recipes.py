@@ -13,7 +13,6 @@ from redraft.errors import UserError
 from redraft.network.sizes import LADDER
 from redraft.studies.plan import Study, plan_study
 from redraft.text.tokenizer import load_tokenizer, vocabulary
-from redraft.training import budget as budget_file
 from redraft.training.budget import Budget, memory_plan, plan_run, shards_of
 from redraft.training.schedule import learning_rate, warmup_steps
 from redraft.verbs.plan import recipes
@@ -210,7 +209,7 @@ def test_a_recipe_says_in_its_first_line_what_it_is(name: str) -> None:
 @pytest.mark.parametrize(("ranks", "per_node"), [(1, 1), (8, 8), (16, 8)])
 @pytest.mark.parametrize("size", ["19M", "336M"])
 def test_a_plan_shares_a_network_as_training_does(kind: str, ranks: int, per_node: int, size: str) -> None:
-    from redraft.training.parallel import SMALL, chosen
+    from redraft.training.parallel import chosen
     from redraft.training.ranks import Ranks
 
     config, budget = planned("smdm-1028M", network={"size": size}, train={"parallel": {"kind": kind}})
@@ -218,7 +217,6 @@ def test_a_plan_shares_a_network_as_training_does(kind: str, ranks: int, per_nod
     how = chosen(config.train.parallel, Ranks(0, ranks, per_node, control=object()), count)
     whole = {"alone": 1, "ddp": 1, "fsdp": ranks, "hsdp": per_node}[how] if ranks > 1 else 1
     assert shards_of(config, count, ranks, per_node) == whole
-    assert SMALL == budget_file.SMALL
 
 
 def test_more_ranks_hold_less_each() -> None:

@@ -11,9 +11,9 @@ import torch
 
 from redraft.config import ParallelConfig, RunConfig, validated
 from redraft.errors import UserError
-from redraft.training.budget import micro_batches, rows_at_a_time
+from redraft.training.budget import SMALL, micro_batches, rows_at_a_time
 from redraft.training.data import parts
-from redraft.training.parallel import SMALL, chosen, mesh_of
+from redraft.training.parallel import chosen, mesh_of
 from redraft.training.ranks import Ranks
 from tests.runs import corpus, tiny
 from tests.training.spawned import losses, on_ranks

@@ -11,6 +11,7 @@ from redraft.families.base import build
 from redraft.hub import folder as hub
 from redraft.hub.model import Model
 from redraft.network.init import initialised
+from redraft.text.mixture import phases_of
 from redraft.text.tokenizer import load_tokenizer
 from redraft.training import lora
 from redraft.training.budget import Budget, plan_run
@@ -43,6 +44,7 @@ def snapshot(folder: Path) -> Model:
 
 def _record(name: str, config: RunConfig, budget: Budget, step: int) -> dict[str, Any]:
     """What is known of it: a share of what the whole run is planned to be."""
+    sources = dict.fromkeys(one.source for phase in phases_of(config.data) for one in phase.mixture)
     return {
         "name": name,
         "family": config.family.name,
@@ -54,5 +56,5 @@ def _record(name: str, config: RunConfig, budget: Budget, step: int) -> dict[str
         "tokens": step * budget.tokens_per_step,
         "flops": budget.flops[budget.convention] * step / budget.steps,
         "convention": budget.convention,
-        "data": {"source": config.data.source, "validation": config.data.validation},
+        "data": {"source": " + ".join(sources), "validation": config.data.validation},
     }

@@ -32,7 +32,8 @@ WORKSPACE = {4: 70e6, 2: 100e6}
 # Of a GPU, where ranks are many: a chunk of 2^27 logits in float32 and in the compute format, what CUDA and NCCL keep (an
 # estimate, not measured).
 WORKSPACE_GPU = 2.5e9
-SMALL = 200_000_000  # weights up to which every rank keeps all of them (parallel.SMALL)
+# Weights up to which every rank keeps all of them: with gradients, AdamW and a moving average 4 GB in float32.
+SMALL = 200_000_000
 
 
 @dataclass(frozen=True)

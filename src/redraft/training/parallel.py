@@ -30,11 +30,9 @@ from redraft.families.base import Family, Taught
 from redraft.network.padding import reading
 from redraft.network.transformer import Block, Transformer
 from redraft.noise.draws import Key
+from redraft.training.budget import SMALL
 from redraft.training.ranks import Ranks
 from redraft.types import Batch
-
-# Weights up to which every rank keeps all of them: with gradients, AdamW and a moving average 4 GB in float32.
-SMALL = 200_000_000
 
 
 class Descent(nn.Module):
