@@ -50,7 +50,7 @@ class HybridFamily(DiffusionFamily):
         return self._draw(self.marginal(x0, t), noise("corrupt"))
 
     def step(self, predict: Predict, xt: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
-        p0 = predict(torch.ones_like(xt, dtype=torch.bool)).exp().view(*xt.shape, -1)
+        p0 = predict(torch.arange(xt.numel())).exp().view(*xt.shape, -1)
         return self._draw(self.posterior(p0, xt, t, s), noise("move"))
 
     def view(self, tokens: Tensor, t: Tensor) -> View:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from redraft.noise import schedules
-from redraft.types import Attention, Batch, View
+from redraft.types import Attention, Batch, Pattern, View
 
 V, L = 3, 3
 SPARE = V
@@ -68,6 +68,9 @@ class Oracle:
     def nats(self, rows: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
         nats = -rows.log_softmax(-1).gather(-1, targets[:, None])[:, 0]
         return nats if weights is None else nats * weights.to(nats.dtype)
+
+    def by_rule(self, rule: Callable[..., Tensor], rows: Tensor, *others: Tensor, fuse: bool = True) -> Tensor:
+        return rule(rows, *others)
 
     def cache(self, rows: int, size: int) -> TokenCache:
         empty = torch.full((rows, size), SPARE)
@@ -148,11 +151,14 @@ def _seen(view: View) -> tuple[Tensor, Tensor, Tensor]:
         view.cache.places.scatter_(1, view.cache.slots, places)
         tokens, places = view.cache.tokens, view.cache.places
         pattern = view.cache.causal() if pattern is Attention.CAUSAL else pattern
+        assert isinstance(pattern, Tensor)
         tokens, places = tokens[:, : pattern.shape[-1]], places[:, : pattern.shape[-1]]
     if pattern is Attention.FULL:
         pattern = torch.ones(1, count, count, dtype=torch.bool)
     elif pattern is Attention.CAUSAL:
         pattern = torch.ones(1, count, count, dtype=torch.bool).tril()
+    elif isinstance(pattern, Pattern):
+        pattern = pattern.dense(tokens.device)
     return tokens, places, pattern.expand(len(tokens), -1, -1)
 
 

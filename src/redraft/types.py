@@ -11,17 +11,36 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 class Attention(Enum):
-    """Who may look at whom. A bool tensor [B or 1, Q, K] (True: may look) says any other pattern."""
+    """Who may look at whom. Any other pattern is a `Pattern`, or a bool tensor [B or 1, Q, K] (True: may look)."""
 
     FULL = "full"
     CAUSAL = "causal"
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Who may look at whom, by a rule: `sees(row, query, key)` of numbers that broadcast -> bool. For `shape` (B or 1, Q, K).
+
+    `kept`: the rule depends on no text, so what is made of it can serve again; equal rules are then one object.
+    """
+
+    sees: Callable[[Tensor, Tensor, Tensor], Tensor]
+    shape: tuple[int, int, int]
+    kept: bool = False
+
+    def dense(self, device: Any) -> Tensor:
+        """[B or 1, Q, K] bool."""
+        import torch
+
+        rows, queries, keys = (torch.arange(size, device=device) for size in self.shape)
+        return self.sees(rows[:, None, None], queries[:, None], keys).expand(self.shape)
 
 
 @dataclass(frozen=True)
@@ -32,9 +51,10 @@ class Batch:
     scored: Tensor  # [B, L] bool: may be corrupted, and is paid for
     index: Tensor  # [B] global sample numbers: all randomness of a row is a function of (key, its index)
     lengths: Tensor | None = None  # [B] tokens of each row, those after are padding; None: every row is whole
-    documents: Tensor | None = (
-        None  # [B, L] each token's document in its row, which alone it looks at; None: all look at all
-    )
+    # [B, L] each token's document in its row, which alone it looks at; None: all look at all
+    documents: Tensor | None = None
+    # [R] where the scored tokens are in the flat batch, if the host knows; else it waits for the device to find them
+    places: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -50,12 +70,13 @@ class View:
     """All that a network may see: the only thing that passes from families to networks."""
 
     tokens: Tensor  # [B, Q] ids
-    positions: Tensor  # [B or 1, Q] places in the text
-    attention: Attention | Tensor = Attention.FULL
+    positions: Tensor  # [B or 1, Q] places in the text; [1, Q] of a causal view: in the order of the text
+    attention: Attention | Tensor | Pattern = Attention.FULL
     sigma: Tensor | None = None  # [B, 1] noise level -log alpha_t; None for a family without a clock
     cache: Cache | None = None
     soft: Soft | None = None  # embedded instead of `tokens`
     lengths: Tensor | None = None  # [B]: tokens at positions from there on are padding, which nobody looks at
+    static: bool = False  # of a view with a cache: all calls for the text have these shapes, so it may be compiled
 
 
 @dataclass(frozen=True)
@@ -79,6 +100,10 @@ class Canvas:
     def write(self, new: Tensor) -> Canvas:
         """The canvas with `new` tokens everywhere but where it is fixed."""
         return Canvas(self.tokens.where(self.fixed, new), self.fixed)
+
+    def put(self, places: Tensor, new: Tensor) -> Canvas:
+        """The canvas with `new` tokens [R] at flat `places` [R], none of which is fixed."""
+        return Canvas(self.tokens.flatten().index_copy(0, places, new).view_as(self.tokens), self.fixed)
 
 
 def last(frames: Iterator[Canvas]) -> Canvas:
@@ -121,6 +146,11 @@ class Network(Protocol):
         are told so early because the gradient is made with the value."""
         ...
 
+    def by_rule(self, rule: Callable[..., Tensor], rows: Tensor, *others: Tensor, fuse: bool = True) -> Tensor:
+        """`rule(logits [r, V], *others [r, ...]) -> nats [r]` of rows [R, d], the logits never whole: nats [R]. Only the rows
+        and the weights are differentiated. `fuse`: a rule that is a function of its module may be compiled."""
+        ...
+
     def cache(self, rows: int, size: int) -> Cache:
         """An empty memory of `size` slots for each of `rows` rows."""
         ...
@@ -133,25 +163,21 @@ Noise = Callable[[str], "Tensor"]
 class Predict(Protocol):
     """A lazy prediction of the clean text: the network runs when it is first asked, and only the rows asked for are headed.
 
-    `where` [B, L] bool picks R positions, in row-major order.
+    `places` [R] are positions in the flat canvas, row * L + place.
     """
 
-    def __call__(self, where: Tensor) -> Tensor:
+    def __call__(self, places: Tensor) -> Tensor:
         """log p(x0 | view), [R, V]."""
         ...
 
-    def log_p(self, where: Tensor, ids: Tensor) -> Tensor:
-        """log p(ids | view), float64 [R], of one id [R] each: never [R, V] at once."""
-        ...
-
-    def draw(self, where: Tensor, u: Tensor) -> Tensor:
+    def draw(self, places: Tensor, u: Tensor) -> Tensor:
         """Ids [R] drawn from it, one uniform [R] each: never [R, V] at once."""
         ...
 
-    def best(self, where: Tensor) -> Tensor:
+    def best(self, places: Tensor) -> Tensor:
         """The likeliest ids [R]."""
         ...
 
-    def each(self, function: Callable[..., Tensor], where: Tensor, *others: Tensor) -> Tensor:
+    def each(self, function: Callable[..., Tensor], places: Tensor, *others: Tensor) -> Tensor:
         """`function(log p [r, V], *others [r])` of a few rows at a time, joined: [R, ...]."""
         ...

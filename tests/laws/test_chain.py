@@ -181,21 +181,6 @@ def test_duo_gradients_are_those_of_the_closed_form() -> None:
     )
 
 
-def test_duo_in_chunks_of_rows_is_duo_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Value and gradient of the hidden states, with logits made a few rows at a time."""
-    from redraft.network import rows
-    from tests.world import Oracle
-
-    log_p, z, x, t = _random_case(4, 7)
-    whole, parts = (log_p.clone().requires_grad_() for _ in range(2))
-    family = Duo(4)
-    at_once = family.token_nelbo(Oracle(), whole, z, x, t)
-    monkeypatch.setitem(rows.CHUNK_LOGITS, "cpu", 12)
-    in_parts = family.token_nelbo(Oracle(), parts, z, x, t)
-    at_once.sum().backward(), in_parts.sum().backward()
-    assert torch.equal(at_once, in_parts) and torch.equal(whole.grad, parts.grad)
-
-
 def test_mdlm_closed_form_is_the_rate_definition() -> None:
     """CE / t on hidden tokens = the rate bound towards pi = [MASK], where the corruption can reach."""
     family, k = MDLM(6), 7

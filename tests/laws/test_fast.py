@@ -12,7 +12,7 @@ from torch import Tensor
 from redraft.families.base import DiffusionFamily, build
 from redraft.families.duo import Duo
 from redraft.families.mdlm import MDLM
-from redraft.network import head, rows
+from redraft.network import head
 from redraft.noise import draws
 from redraft.noise.draws import Key
 from redraft.noise.kappa import even_times
@@ -163,8 +163,7 @@ def test_definitions_have_the_law_of_the_chain_too(steps: int) -> None:
 @pytest.mark.parametrize("family", ["mdlm", "duo", "esolm"])
 def test_gradients_are_those_of_whole_logits(family: str, logits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Loss and every weight's gradient, float32, to 1e-5 of the largest; in one chunk of rows, and in chunks of seven."""
-    for module in (rows, head):
-        monkeypatch.setitem(module.CHUNK_LOGITS, "cpu", logits)
+    monkeypatch.setitem(head.CHUNK_LOGITS, "cpu", logits)
     made, network = build(family, {}, V), small_network().requires_grad_()
     tokens = torch.randint(0, V, (6, 13), generator=torch.Generator().manual_seed(3))
     batch = Batch(tokens, torch.ones_like(tokens, dtype=torch.bool), torch.arange(6))

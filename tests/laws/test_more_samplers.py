@@ -15,6 +15,7 @@ from redraft.errors import UserError
 from redraft.families.duo import Duo
 from redraft.families.esolm import EsoLM
 from redraft.families.mdlm import MDLM
+from redraft.network.device import flat_places
 from redraft.noise import draws
 from redraft.noise.schedules import SCHEDULES
 from redraft.registry import SAMPLERS
@@ -185,7 +186,7 @@ def test_entropy_bounded_runs_from_one_token_a_call_to_all_at_once() -> None:
 def test_guidance_comes_before_temperature() -> None:
     """At temperature 0 a guided sampler takes the argmax of the guided belief, not of two certainties."""
     tokens, t = torch.tensor([[1, V, V]]), torch.ones(1, 1, dtype=torch.float64)
-    where, prompt = tokens == V, torch.tensor([[True, False, False]])
+    where, prompt = flat_places(tokens == V), torch.tensor([[True, False, False]])
     warm = Guided(Denoiser(Exact(), MDLM(V)), 3.0, prompt, V)
     cold = Guided(Denoiser(Exact(), MDLM(V), temperature=0), 3.0, prompt, V)
     assert torch.equal(cold(tokens, t)(where).argmax(-1), warm(tokens, t)(where).argmax(-1))

@@ -13,6 +13,7 @@ from redraft.errors import UserError
 from redraft.families.ar import AR
 from redraft.families.base import Absorbing, DiffusionFamily
 from redraft.families.esolm import EsoLM
+from redraft.network.device import flat_places
 from redraft.network.init import initialised
 from redraft.network.sizes import Shape
 from redraft.network.transformer import Transformer
@@ -128,7 +129,7 @@ def test_guidance_sharpens_towards_the_prompt() -> None:
     """(1 + w) log p(. | prompt) - w log p(.): the formula on one row, by hand."""
     case = next(c for c in CASES if c.family.name == "mdlm")
     tokens, t = torch.tensor([[1, V, V]]), torch.ones(1, 1, dtype=torch.float64)
-    where, prompt = tokens == V, torch.tensor([[True, False, False]])
+    where, prompt = flat_places(tokens == V), torch.tensor([[True, False, False]])
     plain = Denoiser(case.oracle, case.family)
     given, free = plain(tokens, t)(where), plain(torch.full_like(tokens, V), t)(where)
     guided = Guided(plain, 1.5, prompt, V)(tokens, t)(where)

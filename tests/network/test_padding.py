@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from redraft.network.sizes import Shape
 from redraft.network.transformer import Transformer
 from redraft.noise.draws import Key
 from redraft.registry import FAMILIES
-from redraft.types import Attention, Batch, Network, TokenLoss, View
+from redraft.types import Attention, Batch, Network, Pattern, TokenLoss, View
 
 V, LENGTHS = 11, (9, 4, 1, 6, 7, 2)
 PROMPTS = (3, 1, 0, 5, 0, 1)  # tokens before the first that is scored
@@ -114,6 +114,10 @@ class Counting:
         self.headed.append(len(rows))
         return self.network.nats(rows, targets, weights)
 
+    def by_rule(self, rule: Callable[..., Tensor], rows: Tensor, *others: Tensor, fuse: bool = True) -> Tensor:
+        self.headed.append(len(rows))
+        return self.network.by_rule(rule, rows, *others, fuse=fuse)
+
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_prompts_and_padding_are_not_headed(name: str) -> None:
@@ -142,7 +146,8 @@ def test_padding_hides_keys_by_their_positions(pattern: Any) -> None:
     said = rule if pattern == "tensor" else whole[pattern].expand(2, 4, 4)
     lengths = torch.tensor([3, 2])
     seen = unpadded(View(order, order, given, lengths=lengths)).attention
-    assert isinstance(seen, Tensor)
+    assert isinstance(seen, Pattern)
+    seen = seen.dense("cpu")
     for row in range(2):
         for q in range(4):
             for k in range(4):

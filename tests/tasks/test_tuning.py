@@ -13,16 +13,17 @@ from torch import Tensor
 
 from redraft.network.init import initialised
 from redraft.network.padding import reading
+from redraft.network.wrapped import Wrapped
 from redraft.noise.draws import Key
 from redraft.tasks.gsm8k import written
 from redraft.training.data import as_batch
 from redraft.training.setup import set_up
-from redraft.types import Cache, Network, View
+from redraft.types import Network, View
 from tests.runs import tiny
 
 
 @dataclass
-class Watched:
+class Watched(Wrapped):
     """A network that notes every token it is shown with its place."""
 
     network: Network
@@ -31,15 +32,6 @@ class Watched:
     def trunk(self, view: View) -> Tensor:
         self.shown.append((view.tokens, view.positions.expand_as(view.tokens)))
         return self.network.trunk(view)
-
-    def head(self, rows: Tensor) -> Tensor:
-        return self.network.head(rows)
-
-    def nats(self, rows: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
-        return self.network.nats(rows, targets, weights)
-
-    def cache(self, rows: int, size: int) -> Cache:
-        return self.network.cache(rows, size)
 
 
 @pytest.mark.parametrize("family", ["ar", "mdlm", "duo", "esolm"])

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +23,8 @@ from redraft.hub.model import Model
 from redraft.network.cache import KVCache
 from redraft.network.ledger import forward_flops
 from redraft.network.transformer import Transformer
-from redraft.types import Attention, Cache, Network, View, last
+from redraft.network.wrapped import Wrapped
+from redraft.types import Attention, Network, Pattern, View, last
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Quality:
     distinct_2: float
 
 
-class Metered:
+class Metered(Wrapped):
     """A network that adds up the forward FLOPs of what passes through it."""
 
     def __init__(self, network: Network):
@@ -87,13 +89,14 @@ class Metered:
         self.flops += len(targets) * self.each["head"]
         return self.network.nats(rows, targets, weights)
 
-    def cache(self, rows: int, size: int) -> Cache:
-        return self.network.cache(rows, size)
+    def by_rule(self, rule: Callable[..., Tensor], rows: Tensor, *others: Tensor, fuse: bool = True) -> Tensor:
+        self.flops += len(rows) * self.each["head"]
+        return self.network.by_rule(rule, rows, *others, fuse=fuse)
 
 
 def _keys(view: View) -> int:
     """How many keys each query of a view is scored against."""
-    if isinstance(view.attention, Tensor):
+    if isinstance(view.attention, Tensor | Pattern):
         return view.attention.shape[-1]
     if view.attention is Attention.CAUSAL and isinstance(view.cache, KVCache):
         return view.cache.run.stop if view.cache.run else view.cache.size

@@ -25,6 +25,7 @@ from redraft.families.base import Family
 from redraft.families.mdlm import MDLM
 from redraft.hub.model import Model
 from redraft.network.padding import Padded
+from redraft.network.wrapped import Wrapped
 from redraft.noise import draws as counters
 from redraft.noise.draws import Key
 from redraft.sampling.guided import KINDS, guided, without_prompt
@@ -218,24 +219,15 @@ class Scorer:
 
 
 @dataclass(frozen=True)
-class Argmax:
+class Argmax(Wrapped):
     """A network that charges 1 for each target that is not the likeliest id, and 0 for the others: so the chain rule counts
     where greedy decoding would leave the text."""
 
     network: Network
 
-    def trunk(self, view: Any) -> Tensor:
-        return self.network.trunk(view)
-
-    def head(self, rows: Tensor) -> Tensor:
-        return self.network.head(rows)
-
     def nats(self, rows: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
         wrong = (self.network.head(rows).argmax(-1) != targets).to(rows.dtype)
         return wrong if weights is None else wrong * weights.to(wrong.dtype)
-
-    def cache(self, rows: int, size: int) -> Any:
-        return self.network.cache(rows, size)
 
 
 def batch_of(requests: Sequence[Request], rows: int, seed: int) -> Batch:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from redraft.errors import UserError
-from redraft.families.base import Family, masked_nats, no_order
+from redraft.families.base import Family, in_place, no_order, picked, scored_places
 from redraft.noise.draws import Key
 from redraft.types import Attention, Batch, Network, Noise, TokenLoss, View
 
@@ -38,7 +38,10 @@ class AR(Family):
 
     def nelbo(self, network: Network, batch: Batch, *, key: Key) -> TokenLoss:
         hidden = network.trunk(self.view(self.shifted(batch.tokens)[:, :-1]))
-        return TokenLoss(masked_nats(network, hidden, batch.scored, batch.tokens), batch.scored)
+        places = scored_places(batch)
+        rows, targets = picked(batch, places, hidden, batch.tokens)
+        nats = network.nats(rows[0], targets[0])
+        return TokenLoss(in_place(nats[None], batch, places), batch.scored)
 
     def log_p(self, network: Network, tokens: Tensor, t: Tensor | None, order: Tensor | None) -> Tensor:
         """Row l is the token *after* position l."""

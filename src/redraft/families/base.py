@@ -15,12 +15,15 @@ import torch
 from torch import Tensor
 
 from redraft.errors import UserError
+from redraft.network.device import flat_places, sent
+from redraft.network.head import summed
+from redraft.network.wrapped import Wrapped
 from redraft.noise import draws
 from redraft.noise.draws import Key
 from redraft.noise.kernels import marginal
 from redraft.noise.schedules import SCHEDULES, Schedule
 from redraft.registry import FAMILIES, checked_options
-from redraft.types import Batch, Cache, Network, Noise, Predict, TokenLoss, View
+from redraft.types import Batch, Network, Noise, Predict, TokenLoss, View
 
 Charge = Callable[[Network, Tensor, Tensor, Tensor, Tensor], Tensor]
 """(network, hidden [B, L, d], xt, x0, t [B, L]) -> nats [B, L]; rows and tokens as `picked` gives them."""
@@ -84,6 +87,7 @@ class DiffusionFamily(Family):
         """A draw from `posterior` that asks for no more rows of the prediction than it needs: [B, L] ids.
 
         `s` [B, 1] or [B, L]: every position may go to a time of its own. Where s = t it stays, and nothing is predicted.
+        Times and noise are the host's, `xt` the device's: what noise alone decides is decided without waiting.
         """
 
     @abstractmethod
@@ -122,15 +126,19 @@ class DiffusionFamily(Family):
     def charged(self, charge: Charge, network: Network, batch: Batch, key: Key, early: int = 1) -> TokenLoss:
         """`charge` for one corruption of each row, at a time of its own; what is not scored is not even headed. Times are
         u^`early`, and what is charged there is weighed by dt/du, so that its mean over time is the same."""
+        places = scored_places(batch)
         u = draws.times(key.fold("time"), batch.index)[:, None]
         t = on_grid(u**early, self.grid)
         noise = draws.field(key, batch.index, batch.tokens.shape[1])
         xt = self.corrupt(batch.tokens, t, noise).where(batch.scored, batch.tokens)
         hidden = network.trunk(self.view(xt, t))
-        nats = charge(network, *picked(batch.scored, hidden, xt, batch.tokens, t))
-        if early != 1:
-            nats = nats * picked(batch.scored, early * u ** (early - 1))[0].to(nats.dtype)
-        return TokenLoss(in_place(nats, batch.scored), batch.scored)
+        if early == 1:
+            nats = charge(network, *picked(batch, places, hidden, xt, batch.tokens, t))
+        else:
+            with summed(False):  # what is charged is weighed afterwards
+                nats = charge(network, *picked(batch, places, hidden, xt, batch.tokens, t))
+            nats = nats * picked(batch, places, early * u ** (early - 1))[0].to(nats.dtype)
+        return TokenLoss(in_place(nats, batch, places), batch.scored)
 
 
 class Absorbing(DiffusionFamily):
@@ -160,10 +168,12 @@ class Absorbing(DiffusionFamily):
 
     def step(self, predict: Predict, xt: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
         """Which positions move does not depend on the network: draw that first, then predict those rows alone."""
-        moves = (xt == self.mask_id) & (noise("move") < self.reveal(t, s))
-        if not moves.any():
+        moves = sent((noise("move") < self.reveal(t, s)).expand(xt.shape), xt.device)
+        places = flat_places((xt == self.mask_id) & moves)
+        if not len(places):
             return xt
-        return xt.masked_scatter(moves, predict.draw(moves, noise("token")[moves]))
+        drawn = predict.draw(places, sent(noise("token").expand(xt.shape), xt.device).flatten()[places])
+        return xt.flatten().index_copy(0, places, drawn).view_as(xt)
 
     def forget(self, t: Tensor, noise: Noise) -> Tensor:
         return torch.full_like(noise("prior"), self.mask_id, dtype=torch.int64)
@@ -206,23 +216,11 @@ class AnyOrder(ABC):
 
 
 @dataclass(frozen=True)
-class Taught:
+class Taught(Wrapped):
     """A network, and the frozen one that it learns from: what a trainer hands to the loss of a family that has teachers."""
 
-    student: Network
+    network: Network
     teacher: Network
-
-    def trunk(self, view: View) -> Tensor:
-        return self.student.trunk(view)
-
-    def head(self, rows: Tensor) -> Tensor:
-        return self.student.head(rows)
-
-    def nats(self, rows: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
-        return self.student.nats(rows, targets, weights)
-
-    def cache(self, rows: int, size: int) -> Cache:
-        return self.student.cache(rows, size)
 
 
 def on_grid(t: Tensor, grid: int) -> Tensor:
@@ -247,28 +245,31 @@ def check_grid(grid: int) -> None:
 def masked_nats(network: Network, hidden: Tensor, hide: Tensor, x0: Tensor, weight: Tensor | None = None) -> Tensor:
     """Cross-entropy [B, L] at the hidden positions, zero elsewhere; only their rows are headed. Times `weight`, [B, L] or
     [B, 1]."""
-    places = _places(hide)
+    places = flat_places(hide)
     weights = None if weight is None else weight.expand(hide.shape).flatten().index_select(0, places)
     rows, targets = (part.flatten(0, 1).index_select(0, places) for part in (hidden, x0))
     nats = network.nats(rows, targets, weights)
     return hidden.new_zeros(x0.numel()).index_copy(0, places, nats.to(hidden.dtype)).view(x0.shape)
 
 
-def picked(where: Tensor, *parts: Tensor) -> list[Tensor]:
-    """The R positions that `where` [B, L] picks, as one row: each part [B, L, ...] or [B, 1] -> [1, R, ...]."""
-    places = _places(where)
-    flat = (part.expand(*where.shape, *part.shape[2:]).flatten(0, 1) for part in parts)
-    return [part.index_select(0, places)[None] for part in flat]
+def scored_places(batch: Batch) -> Tensor | None:
+    """[R] where the scored tokens are in the flat batch; None: they are all scored. An accelerator is waited for, unless the
+    batch knows them from the host."""
+    places = flat_places(batch.scored) if batch.places is None else batch.places
+    return None if len(places) == batch.scored.numel() else places
 
 
-def _places(where: Tensor) -> Tensor:
-    """[B, L] bool -> [R] places in the flat batch; here an accelerator is waited for."""
-    return where.flatten().nonzero()[:, 0]
+def picked(batch: Batch, places: Tensor | None, *parts: Tensor) -> list[Tensor]:
+    """The R positions at `places`, as one row: each part [B, L, ...] or [B, 1] -> [1, R, ...]."""
+    flat = (part.expand(*batch.tokens.shape, *part.shape[2:]).flatten(0, 1) for part in parts)
+    return [(part if places is None else part.index_select(0, places))[None] for part in flat]
 
 
-def in_place(nats: Tensor, where: Tensor) -> Tensor:
+def in_place(nats: Tensor, batch: Batch, places: Tensor | None) -> Tensor:
     """What `picked` took, back at its positions: [1, R] -> [B, L], zero elsewhere."""
-    return nats.new_zeros(where.shape).masked_scatter(where, nats)
+    if places is None:
+        return nats.view(batch.tokens.shape)
+    return nats.new_zeros(batch.tokens.numel()).index_copy(0, places, nats[0]).view(batch.tokens.shape)
 
 
 def no_order(name: str, order: Tensor | None) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar
 
 import torch
@@ -26,7 +27,7 @@ from redraft.families.base import AnyOrder, Family, masked_nats, no_order
 from redraft.families.mdlm import carry_over, check_objective
 from redraft.noise import draws
 from redraft.noise.draws import Key
-from redraft.types import Batch, Network, Noise, TokenLoss, View
+from redraft.types import Batch, Network, Noise, Pattern, TokenLoss, View
 
 
 @dataclass(frozen=True)
@@ -82,15 +83,12 @@ class BD3LM(Family, AnyOrder):
     def view(self, tokens: Tensor) -> View:
         """One stream: attention inside each block and back."""
         place = torch.arange(tokens.shape[1], device=tokens.device)
-        _, back = block_attention(place, self.block)
-        return View(tokens, place[None], back[None])
+        return View(tokens, place[None], one_stream(tokens.shape[1], self.block))
 
     def two_streams(self, z: Tensor, x0: Tensor) -> View:
         """[z; x0] of 2 L tokens: a block of z sees itself and the clean blocks before it, x0 as in `view` sees no z."""
         place = torch.arange(x0.shape[1], device=x0.device)
-        same, back = block_attention(place, self.block)
-        rows = torch.cat([same, back & ~same], 1), torch.cat([torch.zeros_like(same), back], 1)
-        return View(torch.cat([z, x0], 1), place.repeat(2)[None], torch.cat(rows)[None])
+        return View(torch.cat([z, x0], 1), place.repeat(2)[None], two_streams(x0.shape[1], self.block))
 
     def hidden_nats(self, network: Network, x0: Tensor, hide: Tensor, weight: Tensor | None = None) -> Tensor:
         """Cross-entropy [B, L] of the tokens that `hide` [B, L] covers, each given the others of its block and the clean
@@ -153,7 +151,20 @@ def rank_in_block(values: Tensor, among: Tensor, block: int) -> Tensor:
     return split.argsort(-1).argsort(-1).flatten(1)[:, : values.shape[1]]
 
 
-def block_attention(place: Tensor, block: int) -> tuple[Tensor, Tensor]:
-    """[L, L] each: key in the block of the query; there or before."""
-    number = place // block
-    return number[:, None] == number, number[:, None] >= number
+@lru_cache(maxsize=64)
+def one_stream(length: int, block: int) -> Pattern:
+    """[1, L, L]: each block sees itself and those before it."""
+    return Pattern(lambda b, q, k: q // block >= k // block, (1, length, length), kept=True)
+
+
+@lru_cache(maxsize=64)
+def two_streams(length: int, block: int) -> Pattern:
+    """[1, 2 L, 2 L], noisy text and then clean text: a noisy block sees itself and the clean blocks before it, a clean one
+    itself and the clean ones before it."""
+
+    def sees(b: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        query, key = q % length // block, k % length // block
+        noisy = (k < length) & (q < length) & (query == key)
+        return noisy | ((k >= length) & (key < query + (q >= length)))
+
+    return Pattern(sees, (1, 2 * length, 2 * length), kept=True)

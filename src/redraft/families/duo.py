@@ -19,10 +19,9 @@ import torch
 from torch import Tensor
 
 from redraft.errors import UserError, unknown
-from redraft.families.base import DiffusionFamily, clock, full_view, in_place, picked
+from redraft.families.base import DiffusionFamily, clock, full_view, in_place, picked, scored_places
 from redraft.families.duo_distill import DIRECTIONS, consistency
 from redraft.families.mixture import LogMixture, three_ways
-from redraft.network.rows import by_rows
 from redraft.noise import draws
 from redraft.noise.bridge import FIRST, LAST, Bridge, gamma_at, gaussians, race, tempered
 from redraft.noise.draws import Key
@@ -100,8 +99,9 @@ class Duo(DiffusionFamily):
         alpha, dalpha = self.bridge(t)
         z, soft = self._tempered(batch, self.bridge.gamma(t), self.tau * (self.tau_end / self.tau) ** share, key)
         hidden = network.trunk(replace(self.noisy_view(z, alpha), soft=soft))
-        nats = self._charge(network, *picked(batch.scored, hidden, z, batch.tokens, alpha, dalpha))
-        return TokenLoss(in_place(nats, batch.scored), batch.scored)
+        places = scored_places(batch)
+        nats = self._charge(network, *picked(batch, places, hidden, z, batch.tokens, alpha, dalpha))
+        return TokenLoss(in_place(nats, batch, places), batch.scored)
 
     def noisy_view(self, tokens: Tensor, alpha: Tensor) -> View:
         """What the network sees of `tokens` [B, L] of which a share `alpha` [B, 1] survived."""
@@ -122,17 +122,8 @@ class Duo(DiffusionFamily):
     def step(self, predict: Predict, xt: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
         """The posterior as a three-way mixture: stay, draw from p0, or draw uniformly (all weights times V)."""
         alpha_t, alpha_s = (self.schedule(u)[0] for u in (t, s))
-        return three_ways(
-            predict,
-            xt,
-            noise,
-            (noise("replacement") * self.vocab).long(),
-            here=(1 - alpha_t).expand_as(xt),
-            arrived=(1 - alpha_t / alpha_s).expand_as(xt),
-            alpha_t=self.vocab * alpha_t,
-            alpha_s=alpha_s,
-            hidden=torch.zeros_like(xt, dtype=torch.bool),
-        )
+        new = (noise("replacement") * self.vocab).long()
+        return three_ways(predict, xt, noise, new, 1 - alpha_t, 1 - alpha_t / alpha_s, self.vocab * alpha_t, alpha_s)
 
     def view(self, tokens: Tensor, t: Tensor) -> View:
         return self.noisy_view(tokens, self.schedule(t)[0])
@@ -153,10 +144,8 @@ class Duo(DiffusionFamily):
         return (noise("prior") * self.vocab).long()
 
     def _charge(self, network: Network, hidden: Tensor, z: Tensor, x0: Tensor, alpha: Tensor, dalpha: Tensor) -> Tensor:
-        def charge(rows: Tensor, z: Tensor, x: Tensor, alpha: Tensor, dalpha: Tensor) -> Tensor:
-            return uniform_nats(network.head(rows), z, x, alpha, dalpha)
-
-        return by_rows(charge, self.vocab, hidden, z, x0, *(a.expand(z.shape) for a in (alpha, dalpha)))
+        others = (part.expand(z.shape).flatten() for part in (z, x0, alpha, dalpha))
+        return network.by_rule(uniform_nats, hidden.flatten(0, 1), *others).view(z.shape)
 
     def _tempered(self, batch: Batch, gamma: Tensor, tau: float, key: Key) -> tuple[Tensor, Soft]:
         """z [B, L], and what the network is shown of it; tokens that are not scored stay as they are."""

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from redraft.errors import UserError
-from redraft.families.base import Taught, in_place, picked
-from redraft.network.rows import by_rows
+from redraft.families.base import Taught, in_place, picked, scored_places
 from redraft.noise import draws
 from redraft.noise.bridge import Bridge, race
 from redraft.noise.draws import Key
@@ -48,12 +47,14 @@ def consistency(
     with torch.no_grad():
         teaches = network.teacher.trunk(view(z_s, bridge(s)[0]))
 
-    def charge(rows: Tensor, taught: Tensor) -> Tensor:
-        student = network.head(rows).log_softmax(-1)
+    def divergence(logits: Tensor, taught: Tensor) -> Tensor:
+        student = logits.log_softmax(-1)
         with torch.no_grad():
             teacher = network.teacher.head(taught).log_softmax(-1)
         p, q = (student, teacher) if kl == "backward" else (teacher, student)
         return (p.exp() * (p - q)).sum(-1)
 
-    nats = by_rows(charge, bridge.vocab, *picked(batch.scored, learns, teaches))
-    return TokenLoss(in_place(nats, batch.scored), batch.scored)
+    places = scored_places(batch)
+    rows, taught = picked(batch, places, learns, teaches)
+    nats = network.by_rule(divergence, rows[0], taught[0], fuse=False)
+    return TokenLoss(in_place(nats[None], batch, places), batch.scored)

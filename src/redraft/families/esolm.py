@@ -12,6 +12,7 @@ Predicts: p(x0 at l | the tokens before l in the order).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -21,12 +22,14 @@ from torch import Tensor
 from redraft.errors import UserError, unknown
 from redraft.families.base import AnyOrder, Family, masked_nats
 from redraft.families.mdlm import carry_over, check_objective
+from redraft.network.device import few_shapes
 from redraft.network.padding import of_rows
 from redraft.noise import draws
 from redraft.noise.draws import Key
-from redraft.types import Attention, Batch, Network, Noise, TokenLoss, View
+from redraft.types import Attention, Batch, Network, Noise, Pattern, TokenLoss, View
 
 VARIANTS = ("A", "B")
+Sees = Callable[[Tensor, Tensor, Tensor], Tensor]  # see types.Pattern
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,8 @@ class EsoLM(Family, AnyOrder):
         """`tokens` [B, Q] already in `order`; each keeps its place in the text. The first `written` [B] are diffusion's."""
         if self.variant == "B":
             return View(tokens, order, Attention.CAUSAL)
-        return View(tokens, order, _causal_but(written, tokens.shape[1]))
+        sees, length = _causal_but(written), tokens.shape[1]
+        return View(tokens, order, Pattern(sees, (len(tokens), length, length)))
 
     def diffusion_nats(
         self, network: Network, zt: Tensor, x0: Tensor, order: Tensor, weight: Tensor | None = None
@@ -126,7 +130,7 @@ class EsoLM(Family, AnyOrder):
         place, length = order.gather(1, rank), order.shape[1]
         tokens = torch.cat([torch.full_like(rank, self.mask_id), x0.gather(1, order)], 1)
         written = length - hidden_ranks.sum(1) if self.variant == "A" else torch.zeros_like(rank[:, 0])
-        pattern = _two_streams(rank, masks, _causal_but(written, length))
+        pattern = _two_streams(rank, masks, _causal_but(written), length)
         hidden = network.trunk(View(tokens, torch.cat([place, order], 1), pattern))
         targets = x0.gather(1, place)
         nats = masked_nats(network, hidden[:, : rank.shape[1]], masks & (targets != self.mask_id), targets)
@@ -186,24 +190,26 @@ def _rows(batch: Batch, which: Tensor) -> Batch:
 
 
 def _mask_stream(hidden: Tensor) -> tuple[Tensor, Tensor]:
-    """Ranks [B, M] of the hidden tokens of each row, padded to the row with most; which of them are real."""
+    """Ranks [B, M] of the hidden tokens of each row, padded to the row with most (`few_shapes`); which of them are real."""
     count = hidden.sum(1, keepdim=True)
-    most = max(1, int(count.max()))
+    most = few_shapes(max(1, int(count.max())), hidden.shape[1], hidden.device)
     rank = (~hidden).to(torch.int8).argsort(stable=True, dim=1)[:, :most]
     return torch.arange(most, device=hidden.device) < count, rank
 
 
-def _causal_but(written: Tensor, length: int) -> Tensor:
-    """[B, L, L]: each sees those up to itself; the first `written` [B] see one another."""
-    place = torch.arange(length, device=written.device)
-    among = place < written[:, None]
-    return (place <= place[:, None]) | (among[:, :, None] & among[:, None])
+def _causal_but(written: Tensor) -> Sees:
+    """Each sees those up to itself; the first `written` [B] see one another."""
+    return lambda b, q, k: (k <= q) | ((k < written[b]) & (q < written[b]))
 
 
-def _two_streams(rank: Tensor, real: Tensor, text: Tensor) -> Tensor:
-    """[B, M + L, M + L]: mask i sees itself and text before its rank; text sees text by `text` [B, L, L], and no mask."""
-    places = torch.arange(text.shape[1], device=rank.device)
-    before = (places < rank[..., None]) & real[..., None]
-    itself = torch.eye(rank.shape[1], dtype=torch.bool, device=rank.device).expand(len(rank), -1, -1)
-    nothing = torch.zeros(len(rank), len(places), rank.shape[1], dtype=torch.bool, device=rank.device)
-    return torch.cat([torch.cat([itself, before], 2), torch.cat([nothing, text], 2)], 1)
+def _two_streams(rank: Tensor, real: Tensor, text: Sees, length: int) -> Pattern:
+    """[B, M + L, M + L]: mask i sees itself and text before its rank; text sees text by the rule `text`, and no mask."""
+    rows, masks = rank.shape
+    before = rank.masked_fill(~real, 0)
+
+    def sees(b: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        place, mask = k - masks, q < masks
+        earlier = place < before[b, q.clamp(max=masks - 1)]
+        return (mask & (q == k)) | ((place >= 0) & torch.where(mask, earlier, text(b, q - masks, place)))
+
+    return Pattern(sees, (rows, masks + length, masks + length))

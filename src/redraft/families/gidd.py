@@ -22,7 +22,7 @@ from torch import Tensor
 from redraft.errors import UserError, unknown
 from redraft.families.base import DiffusionFamily, clock, full_view
 from redraft.families.mixture import LogMixture, three_ways
-from redraft.network.rows import by_rows
+from redraft.network.device import sent
 from redraft.noise.draws import Key
 from redraft.noise.kernels import marginal, posterior
 from redraft.noise.schedules import Hybrid
@@ -80,13 +80,12 @@ class GIDD(DiffusionFamily):
 
     def step(self, predict: Predict, xt: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
         """The posterior as a three-way mixture: stay, draw from p0, or draw from pi_s."""
+        t, s = (sent(u, xt.device) for u in (t, s))
         alpha_t, alpha_s = (self.schedule(u)[0] for u in (t, s))
         here = self._noise(xt, t)
         arrived = (here - alpha_t / alpha_s * self._noise(xt, s)).where(s < t, 0.0)
-        new, hidden = self._drawn(s, noise("replacement")), xt == self.mask_id
-        return three_ways(
-            predict, xt, noise, new, here=here, arrived=arrived, alpha_t=alpha_t, alpha_s=alpha_s, hidden=hidden
-        )
+        new = self._drawn(s, sent(noise("replacement"), xt.device))
+        return three_ways(predict, xt, noise, new, here, arrived, alpha_t, alpha_s)
 
     def view(self, tokens: Tensor, t: Tensor) -> View:
         return full_view(tokens, sigma=clock(self.schedule(t)[0]))
@@ -133,11 +132,9 @@ class GIDD(DiffusionFamily):
         t: Tensor,
         weight: Callable[[Tensor, Tensor, Tensor], Tensor],
     ) -> Tensor:
-        def charge(rows: Tensor, z: Tensor, x: Tensor, t: Tensor) -> Tensor:
-            alpha, each = self.schedule(t)[0], self.process.noise(t)[1]
-            return weight(z, x, t) * divergence(network.head(rows), z, x, alpha, each)
-
-        return by_rows(charge, self.vocab, hidden, xt, x0, t.clamp(max=LATEST).expand(xt.shape))
+        t = t.clamp(max=LATEST).expand(xt.shape)
+        others = xt, x0, self.schedule(t)[0], self.process.noise(t)[1], weight(xt, x0, t)
+        return network.by_rule(weighed, hidden.flatten(0, 1), *(part.flatten() for part in others)).view(xt.shape)
 
     def _noise(self, z: Tensor, t: Tensor) -> Tensor:
         """(1 - alpha) pi at the ids `z`: [B, L], [B, 1] or [B, L] -> [B, L]."""
@@ -149,6 +146,11 @@ class GIDD(DiffusionFamily):
         masked = self.process.masked(t)
         text = ((u - masked) / (1 - masked).clamp(min=FLOOR) * self.vocab).long().clamp(0, self.vocab - 1)
         return text.where(u >= masked, self.mask_id)
+
+
+def weighed(logits: Tensor, z: Tensor, x: Tensor, alpha: Tensor, each: Tensor, weight: Tensor) -> Tensor:
+    """`weight` [...] times the `divergence`."""
+    return weight * divergence(logits, z, x, alpha, each)
 
 
 def divergence(logits: Tensor, z: Tensor, x: Tensor, alpha: Tensor, each: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from redraft.network.device import flat_places, sent
+from redraft.noise.draws import categorical
 from redraft.types import Noise, Predict
 
 
@@ -46,27 +48,36 @@ def three_ways(
     xt: Tensor,
     noise: Noise,
     new: Tensor,
-    *,
     here: Tensor,
     arrived: Tensor,
     alpha_t: Tensor,
     alpha_s: Tensor,
-    hidden: Tensor,
 ) -> Tensor:
     """A draw of x_s [B, L] given x_t, x_0 ~ p, when q(x_t | p) = alpha_t p(x_t) + `here`: stay, draw from p, or from pi_s.
 
     Noise came upon x_t since s with weight `arrived`: upon what was still text with alpha_s, else upon noise, `new` [B, L].
     All of this over alpha_t p(x_t) + here, which is at least `here`: so where the uniform would leave a token in its place
-    even then, nobody needs to know p(x_t), and one row of V is drawn from only where text comes. `hidden`: x_t is no text,
-    and p(x_t) = 0.
+    even then, nobody needs to know p(x_t), and it is not predicted. An x_t that is no text id has p(x_t) = 0.
+
+    `here` and the weights are [B, 1] or [B, L], the host's where no x_t decides them: then no device is waited for.
     """
-    u, moves = noise("move"), arrived > 0
-    asked = moves & ~hidden & (u * here < arrived)
-    if asked.any():
-        own = predict.log_p(asked, xt[asked]).exp()
-        u = u * (here + alpha_t * torch.zeros_like(u).masked_scatter(asked, own))
-    else:
-        u = u * here
-    text = moves & (u < arrived * alpha_s)
-    out = new.where(moves & (u < arrived), xt)
-    return out.masked_scatter(text, predict.draw(text, noise("token")[text])) if text.any() else out
+    parts = noise("move"), noise("token"), new.double(), here, arrived, alpha_t, alpha_s
+    every = torch.stack([sent(part, here.device).expand(xt.shape).flatten() for part in parts])
+    u, _, _, here, arrived, *_ = every
+    places = flat_places((arrived > 0) & (u * here < arrived))
+    if not len(places):
+        return xt
+    u, token, new, here, arrived, alpha_t, alpha_s = sent(every[:, places], xt.device)
+    places = sent(places, xt.device)
+    seen = xt.flatten()[places]
+
+    def told(log_p: Tensor, seen: Tensor, token: Tensor) -> Tensor:
+        """p(x_t) and a draw of x_0, of a few rows, [R, 2] in float64: ids are whole numbers below 2^53."""
+        own = log_p.gather(-1, seen.clamp(max=log_p.shape[-1] - 1)[:, None])[:, 0].double().exp()
+        own = own.masked_fill(seen >= log_p.shape[-1], 0.0)
+        return torch.stack([own, categorical(log_p, token).double()], -1)
+
+    own, drawn = predict.each(told, places, seen, token).unbind(-1)
+    u = u * (here + alpha_t * own)
+    moved = torch.where(u < arrived * alpha_s, drawn, new).where(u < arrived, seen.double())
+    return xt.flatten().index_copy(0, places, moved.long()).view_as(xt)

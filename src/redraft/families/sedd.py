@@ -19,7 +19,7 @@ from torch import Tensor
 
 from redraft.families.base import Absorbing, check_absorbing, clock, full_view
 from redraft.families.mdlm import carry_over
-from redraft.network.rows import by_rows
+from redraft.network.device import flat_places
 from redraft.noise.draws import Key
 from redraft.noise.schedules import Linear, Schedule
 from redraft.types import Batch, Network, TokenLoss, View
@@ -48,12 +48,16 @@ class SEDD(Absorbing):
         return carry_over(logits.log_softmax(-1), tokens)
 
     def token_nelbo(self, network: Network, hidden: Tensor, xt: Tensor, x0: Tensor, t: Tensor) -> Tensor:
-        hide = xt == self.mask_id
-        entropy = by_rows(
-            lambda rows, x: score_entropy(network.head(rows), x), self.vocab, hidden[hide][None], x0[hide][None]
-        )
-        nats = hidden.new_zeros(x0.shape).masked_scatter(hide, entropy.to(hidden.dtype))
-        return self.weight(t).to(hidden.dtype) * nats
+        places = flat_places(xt == self.mask_id)
+        weight = self.weight(t).to(hidden.dtype).expand(x0.shape)
+        rows, *others = (part.flatten(0, 1).index_select(0, places) for part in (hidden, x0, weight))
+        nats = network.by_rule(weighed_entropy, rows, *others)
+        return hidden.new_zeros(x0.numel()).index_copy(0, places, nats.to(hidden.dtype)).view(x0.shape)
+
+
+def weighed_entropy(logits: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """`weight` [R] times the `score_entropy`."""
+    return weight * score_entropy(logits, x)
 
 
 def score_entropy(logits: Tensor, x: Tensor) -> Tensor:

@@ -1,15 +1,23 @@
-"""Rotary positions and attention: SDPA for every pattern, over the view's own keys or a cache's."""
+"""Rotary positions and attention, for every pattern of who may look at whom, over the view's own keys or a cache's.
+
+A pattern is FULL, CAUSAL, a bool tensor, or a rule (`types.Pattern`). SDPA takes the first two as they are and any other as a
+dense mask; on a GPU a rule becomes FlexAttention's block mask (arXiv:2412.05496), which skips the blocks that nobody looks at.
+FlexAttention has no backward pass on a CPU.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
-from redraft.network.cache import KVCache
-from redraft.types import Attention, View
+from redraft.network.cache import LayerCache
+from redraft.network.device import accelerated
+from redraft.types import Attention, Pattern
 
 
 def rotary(positions: Tensor, head: int, dtype: torch.dtype, theta: float = 10000.0) -> tuple[Tensor, Tensor]:
@@ -26,22 +34,57 @@ def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
 
 
-def additive(view: View, dtype: torch.dtype) -> View:
-    """A pattern as what attention adds to its scores, 0 or -inf, made once and kept once for all layers."""
-    if not isinstance(view.attention, Tensor):
-        return view
-    scores = torch.zeros_like(view.attention, dtype=dtype).masked_fill_(~view.attention, -torch.inf)
-    return replace(view, attention=scores)
+def prepared(pattern: Attention | Tensor | Pattern, device: torch.device, dtype: torch.dtype) -> Any:
+    """The pattern as attention takes it, made once for all layers: FULL or CAUSAL, a block mask, or what is added to the
+    scores, 0 or -inf in `dtype`."""
+    if isinstance(pattern, Attention):
+        return pattern
+    if isinstance(pattern, Pattern):
+        if accelerated(device):
+            return _kept_block_mask(pattern, device) if pattern.kept else block_mask(pattern, device)
+        pattern = _kept_dense(pattern, device) if pattern.kept else pattern.dense(device)
+    return torch.zeros_like(pattern, dtype=dtype).masked_fill_(~pattern, -torch.inf)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, turn: tuple[Tensor, Tensor], view: View, layer: int) -> Tensor:
-    """[B, h, Q, D] mixed values. Scale 1/sqrt(D)."""
+def block_mask(pattern: Pattern, device: torch.device) -> BlockMask:
+    """FlexAttention's, from the same rule as the dense one."""
+    rows, queries, keys = pattern.shape
+    return create_block_mask(
+        lambda b, h, q, k: pattern.sees(b, q, k), None if rows == 1 else rows, None, queries, keys, device=str(device)
+    )
+
+
+@lru_cache(maxsize=16)
+def _kept_block_mask(pattern: Pattern, device: torch.device) -> BlockMask:
+    return block_mask(pattern, device)
+
+
+@lru_cache(maxsize=16)
+def _kept_dense(pattern: Pattern, device: torch.device) -> Tensor:
+    return pattern.dense(device)
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, turn: tuple[Tensor, Tensor], pattern: Any, cache: LayerCache | None
+) -> Tensor:
+    """[B, h, Q, D] mixed values. Scale 1/sqrt(D). `pattern` as `prepared` made it."""
     q, k = rotate(q, turn), rotate(k, turn)
-    pattern = view.attention
-    if view.cache is not None:
-        assert isinstance(view.cache, KVCache)
-        k, v, pattern = view.cache.write(layer, k, v, pattern)
-        k, v = k.to(q.dtype), v.to(q.dtype)
+    if cache is not None:
+        k, v = (part.to(q.dtype) for part in cache.write(k, v))
+    if isinstance(pattern, BlockMask):
+        return _flex(q, k, v, pattern)
     if isinstance(pattern, Tensor):
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=pattern[:, None])
+        keys = pattern.shape[-1]
+        return F.scaled_dot_product_attention(q, k[:, :, :keys], v[:, :, :keys], attn_mask=pattern[:, None])
     return F.scaled_dot_product_attention(q, k, v, is_causal=pattern is Attention.CAUSAL)
+
+
+def _flex(q: Tensor, k: Tensor, v: Tensor, mask: BlockMask) -> Tensor:
+    """Inside a compiled block it is compiled with it; else on its own, for eager it makes all scores."""
+    run = flex_attention if torch.compiler.is_compiling() else _compiled_flex()
+    return run(q, k, v, block_mask=mask)
+
+
+@lru_cache
+def _compiled_flex() -> Any:
+    return torch.compile(flex_attention)

@@ -10,33 +10,61 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from redraft.network.device import accelerated
 from redraft.network.sizes import Shape
 from redraft.types import Attention
 
 
 @dataclass(frozen=True)
+class LayerCache:
+    """One layer's keys and values [B, h, S, D], and where those of the coming view go. See `KVCache`."""
+
+    keys: Tensor
+    values: Tensor
+    rows: Tensor
+    slots: Tensor
+    run: slice | None
+
+    def write(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Put [B, h, Q, D] into their slots. Returns what may be looked at, [B, h, K, D]: up to the end of a run, or all."""
+        if self.run is not None:
+            self.keys[:, :, self.run], self.values[:, :, self.run] = keys, values
+            return self.keys[:, :, : self.run.stop], self.values[:, :, : self.run.stop]
+        self.keys[self.rows, :, self.slots] = keys.transpose(1, 2).to(self.keys.dtype)
+        self.values[self.rows, :, self.slots] = values.transpose(1, 2).to(self.values.dtype)
+        return self.keys, self.values
+
+
+@dataclass(frozen=True)
 class KVCache:
-    """`store` [N, 2, B, h, S, D]; `slots` [B, Q]: where the keys and values of the coming view go.
+    """`keys` and `values`, a tensor [B, h, S, D] a layer; `slots` [B, Q]: where those of the coming view go.
 
     Attention of the coming view is over the first K slots by the view's [B, Q, K] pattern, or, when it is CAUSAL, over the
     slots up to the query's own. Writing over a slot replaces it: a [MASK] looked at once is overwritten by its token.
     `run`: the slots, where the sampler says that every row has the same consecutive ones; the slots after them are then not
-    even read.
+    even read. A call without a run looks at a cache of one size, whatever is in it yet: such calls can share a compiled graph.
     """
 
-    store: Tensor
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
     slots: Tensor
     run: slice | None = None
 
     @staticmethod
     def empty(shape: Shape, rows: int, size: int, device: torch.device, dtype: torch.dtype = torch.float32) -> KVCache:
-        head = shape.width // shape.heads
-        store = torch.zeros(shape.depth, 2, rows, shape.heads, size, head, device=device, dtype=dtype)
-        return KVCache(store, torch.zeros(rows, 0, dtype=torch.int64, device=device))
+        sizes = rows, shape.heads, size, shape.width // shape.heads
+        store = [torch.zeros(sizes, device=device, dtype=dtype) for _ in range(2 * shape.depth)]
+        if accelerated(device):
+            for (
+                part
+            ) in store:  # its address is part of a CUDA graph, as a weight's is, so it can be written to inside one
+                torch._dynamo.mark_static_address(part)
+        slots = torch.zeros(rows, 0, dtype=torch.int64, device=device)
+        return KVCache(tuple(store[: shape.depth]), tuple(store[shape.depth :]), slots)
 
     @property
     def size(self) -> int:
-        return self.store.shape[4]
+        return self.keys[0].shape[2]
 
     def at(self, slots: Tensor, run: slice | None = None) -> KVCache:
         return replace(self, slots=slots, run=run)
@@ -44,29 +72,14 @@ class KVCache:
     def causal(self) -> Tensor:
         return torch.arange(self.size, device=self.slots.device) <= self.slots[:, :, None]
 
-    def write(
-        self, layer: int, keys: Tensor, values: Tensor, pattern: Attention | Tensor
-    ) -> tuple[Tensor, Tensor, Attention | Tensor]:
-        """Put [B, h, Q, D] keys and values into their slots.
+    def layer(self, number: int) -> LayerCache:
+        rows = torch.arange(len(self.slots), device=self.slots.device)[:, None]
+        return LayerCache(self.keys[number], self.values[number], rows, self.slots, self.run)
 
-        Returns the keys and values [B, h, K, D] that the view looks at, and its pattern over them.
-        """
-        kept = self.store[layer]
-        if pattern is Attention.CAUSAL and self.run is not None:
-            kept[0, :, :, self.run], kept[1, :, :, self.run] = keys, values
-            known = kept[:, :, :, : self.run.stop]
-            return known[0], known[1], self._causal_so_far()
-        where = self.slots[:, None, :, None].expand_as(keys)
-        kept[0].scatter_(2, where, keys.to(kept.dtype))
-        kept[1].scatter_(2, where, values.to(kept.dtype))
-        seen = self.causal() if pattern is Attention.CAUSAL else pattern
-        assert isinstance(seen, Tensor)
-        width = seen.shape[-1]
-        return kept[0, :, :, :width], kept[1, :, :, :width], seen
-
-    def _causal_so_far(self) -> Attention | Tensor:
-        """The causal pattern of a run over the slots up to its end: the last query sees them all."""
-        assert self.run is not None
+    def pattern(self) -> Attention | Tensor:
+        """The causal pattern over what `write` returns; of a run, the last query sees it all."""
+        if self.run is None:
+            return self.causal()
         if self.run.stop - self.run.start == 1:
             return Attention.FULL
         return Attention.CAUSAL if self.run.start == 0 else self.causal()[:, :, : self.run.stop]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from redraft.errors import UserError, unknown
 
@@ -29,3 +30,28 @@ def pick_dtype(name: str) -> torch.dtype:
     if name not in ("float32", "bfloat16"):
         raise unknown("precision", name, ("float32", "bfloat16"))
     return DTYPES[name]
+
+
+def accelerated(device: torch.device | str) -> bool:
+    """Whether it is the kind of accelerator that torch sees here: one with kernels to fuse and a host that runs ahead."""
+    return torch.accelerator.is_available() and torch.accelerator.current_accelerator() == torch.device(
+        torch.device(device).type
+    )
+
+
+def sent(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """What the host made, on the device. A GPU is not waited for: it reads from pages that stay where they are."""
+    if tensor.device.type == "cpu" and accelerated(device):
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def flat_places(where: Tensor) -> Tensor:
+    """[B, L] bool -> [R] places in it, row * L + place. A device that is not the host is waited for."""
+    return where.flatten().nonzero()[:, 0]
+
+
+def few_shapes(size: int, most: int, device: torch.device) -> int:
+    """A size that varies from call to call, of at most `most`: on a device that compiles for each, rounded up to a multiple of
+    128, so that there are few; what fills it up is looked at by nobody."""
+    return size if device.type == "cpu" else min(most, -(-size // 128) * 128)

@@ -7,16 +7,17 @@ family puts its tokens, and for rows that hold the text twice.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
-from redraft.types import Attention, Batch, Cache, Network, View
+from redraft.network.wrapped import Wrapped
+from redraft.types import Attention, Batch, Network, Pattern, View
 
 
 @dataclass(frozen=True)
-class Padded:
+class Padded(Wrapped):
     """A network for rows of `lengths` [B] tokens: the same function of each row as if it were alone and unpadded."""
 
     network: Network
@@ -24,15 +25,6 @@ class Padded:
 
     def trunk(self, view: View) -> Tensor:
         return self.network.trunk(replace(view, lengths=self.lengths))
-
-    def head(self, rows: Tensor) -> Tensor:
-        return self.network.head(rows)
-
-    def nats(self, rows: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
-        return self.network.nats(rows, targets, weights)
-
-    def cache(self, rows: int, size: int) -> Cache:
-        return self.network.cache(rows, size)
 
 
 def reading(network: Network, batch: Batch) -> Network:
@@ -43,12 +35,12 @@ def reading(network: Network, batch: Batch) -> Network:
 
 
 @dataclass(frozen=True)
-class Within:
+class Within(Wrapped):
     """A network for rows of several documents, `documents` [B, L] numbering those of each row: the same function of each
     document as if it were alone. Positions go on from one to the next: rotary attention knows their differences only.
 
     What a family puts before the text (AR's BOS) it puts before the row: AR predicts the first token of a later document
-    from the end of the one before it, which says no more than that. Attention takes a dense [B, L, L] pattern.
+    from the end of the one before it, which says no more than that.
     """
 
     network: Network
@@ -56,22 +48,9 @@ class Within:
 
     def trunk(self, view: View) -> Tensor:
         assert view.cache is None, "a cache knows no positions, so it cannot tell documents apart"
-        own = self.documents.gather(1, view.positions.expand(len(self.documents), -1))
-        pattern = own[:, :, None] == own[:, None]
-        if isinstance(view.attention, Tensor):
-            pattern = pattern & view.attention
-        elif view.attention is Attention.CAUSAL:
-            pattern = pattern.tril()
-        return self.network.trunk(replace(view, attention=pattern))
-
-    def head(self, rows: Tensor) -> Tensor:
-        return self.network.head(rows)
-
-    def nats(self, rows: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
-        return self.network.nats(rows, targets, weights)
-
-    def cache(self, rows: int, size: int) -> Cache:
-        return self.network.cache(rows, size)
+        own, base = self.documents.gather(1, view.positions.expand(len(self.documents), -1)), rule(view.attention)
+        sees = lambda b, q, k: base(b, q, k) & (own[b, q] == own[b, k])
+        return self.network.trunk(replace(view, attention=Pattern(sees, (len(own), *2 * own.shape[1:]))))
 
 
 def of_rows(network: Network, which: Tensor) -> Network:
@@ -87,11 +66,22 @@ def unpadded(view: View) -> View:
     if view.lengths is None:
         return view
     assert view.cache is None, "a cache knows no positions, so it cannot tell padding from text"
-    if view.attention is Attention.CAUSAL and bool((view.positions.diff(dim=1) > 0).all()):
+    if view.attention is Attention.CAUSAL and len(view.positions) == 1:
         return replace(view, lengths=None)  # in the order of the text, padding comes after all who could look
-    real = (view.positions < view.lengths[:, None])[:, None]
+    real, base = view.positions < view.lengths[:, None], rule(view.attention)
     if view.attention is Attention.FULL:
-        return replace(view, attention=real, lengths=None)
-    itself = torch.eye(view.tokens.shape[1], dtype=torch.bool, device=real.device)
-    pattern = itself.cumsum(0).bool() if isinstance(view.attention, Attention) else view.attention
-    return replace(view, attention=pattern & (real | itself), lengths=None)
+        sees = lambda b, q, k: real[b, k]
+    else:
+        sees = lambda b, q, k: base(b, q, k) & (real[b, k] | (q == k))
+    return replace(view, attention=Pattern(sees, (len(real), *2 * real.shape[1:])), lengths=None)
+
+
+def rule(attention: Attention | Tensor | Pattern) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """`types.Pattern.sees` of any pattern."""
+    if isinstance(attention, Pattern):
+        return attention.sees
+    if isinstance(attention, Tensor):
+        shared = len(attention) == 1
+        return lambda b, q, k: attention[0 if shared else b, q, k]
+    causal = attention is Attention.CAUSAL
+    return lambda b, q, k: k <= (q if causal else k)

@@ -10,17 +10,18 @@ Precision: weights, residual stream, norms and time conditioning are float32; th
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from redraft.network.attention import additive, attend, rotary
-from redraft.network.cache import KVCache
-from redraft.network.head import cross_entropy, logits, wide
+from redraft.network.attention import attend, prepared, rotary
+from redraft.network.cache import KVCache, LayerCache
+from redraft.network.head import Rule, by_rule, cross_entropy, logits, wide
 from redraft.network.padding import unpadded
 from redraft.network.sizes import Shape
-from redraft.types import Soft, View
+from redraft.types import Attention, Soft, View
 
 
 class Linear(nn.Linear):
@@ -108,10 +109,10 @@ def mixing_time(sigma: Tensor, uniform: float) -> Tensor:
 class Block(nn.Module):
     """Pre-norm attention and MLP, each modulated by (shift, scale, gate) where the shape has adaLN."""
 
-    def __init__(self, shape: Shape, layer: int):
+    def __init__(self, shape: Shape):
         super().__init__()
         norm, mlp = (LayerNorm, GELU) if shape.block == "dit" else (RMSNorm, SwiGLU)
-        self.layer, self.heads = layer, shape.heads
+        self.heads = shape.heads
         self.norm1, self.norm2 = norm(shape.width), norm(shape.width)
         self.qkv = Linear(shape.width, 3 * shape.width, bias=False)
         self.out = Linear(shape.width, shape.width, bias=False)
@@ -119,21 +120,27 @@ class Block(nn.Module):
         self.modulation = nn.Linear(shape.cond, 6 * shape.width) if shape.adaln else None
 
     def forward(
-        self, h: Tensor, cond: Tensor | None, turn: tuple[Tensor, Tensor], view: View, dtype: torch.dtype
+        self,
+        h: Tensor,
+        cond: Tensor | None,
+        turn: tuple[Tensor, Tensor],
+        pattern: Any,
+        cache: LayerCache | None,
+        dtype: torch.dtype,
     ) -> Tensor:
         if self.modulation is None:
-            h = h + self.attention(self.norm1(h).to(dtype), turn, view)
+            h = h + self.attention(self.norm1(h).to(dtype), turn, pattern, cache)
             return h + self.mlp(self.norm2(h).to(dtype))
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(cond)[:, None].chunk(6, -1)
         u = torch.addcmul(shift1, self.norm1(h), 1 + scale1)
-        h = torch.addcmul(h, gate1, self.attention(u.to(dtype), turn, view).to(h.dtype))
+        h = torch.addcmul(h, gate1, self.attention(u.to(dtype), turn, pattern, cache).to(h.dtype))
         u = torch.addcmul(shift2, self.norm2(h), 1 + scale2)
         return torch.addcmul(h, gate2, self.mlp(u.to(dtype)).to(h.dtype))
 
-    def attention(self, x: Tensor, turn: tuple[Tensor, Tensor], view: View) -> Tensor:
+    def attention(self, x: Tensor, turn: tuple[Tensor, Tensor], pattern: Any, cache: LayerCache | None) -> Tensor:
         rows, length, width = x.shape
         q, k, v = self.qkv(x).view(rows, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        mixed = attend(q, k, v, turn, view, self.layer)
+        mixed = attend(q, k, v, turn, pattern, cache)
         return self.out(mixed.transpose(1, 2).reshape(rows, length, width))
 
 
@@ -145,20 +152,31 @@ class Transformer(nn.Module):
         self.shape, self.compute = shape, compute
         self.embedding = nn.Parameter(torch.empty(shape.vocab + 1, shape.width))
         self.time = NoiseLevel(shape.cond, shape.clock) if shape.adaln else None
-        self.blocks = nn.ModuleList(Block(shape, layer) for layer in range(shape.depth))
+        self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.depth))
         self.norm = LayerNorm(shape.width) if shape.block == "dit" else RMSNorm(shape.width)
         self.modulation = nn.Linear(shape.cond, 2 * shape.width) if shape.adaln else None
         self.output = Linear(shape.width, shape.vocab, bias=shape.block == "dit")
 
     def trunk(self, view: View) -> Tensor:
-        view = additive(unpadded(view), self.compute)
+        """[B, Q, d]. The pattern is prepared first, once for all layers; what follows may be compiled as a whole."""
+        view, cache = unpadded(view), view.cache
+        pattern = view.attention
+        if cache is not None and pattern is Attention.CAUSAL:
+            assert isinstance(cache, KVCache)
+            pattern = cache.pattern()
+        return self.hidden(view, prepared(pattern, view.tokens.device, self.compute))
+
+    def hidden(self, view: View, pattern: Any) -> Tensor:
+        """`trunk`, by a pattern as `attention.prepared` made it."""
+        cache = view.cache
+        assert cache is None or isinstance(cache, KVCache)
         h = F.embedding(view.tokens, self.embedding) if view.soft is None else self.blend(view.soft)
         turn = rotary(view.positions, self.shape.width // self.shape.heads, self.compute, self.shape.theta)
         cond = None
         if self.time is not None:
             cond = self.time(h.new_zeros(1, 1) if view.sigma is None else view.sigma)
-        for block in self.blocks:
-            h = block(h, cond, turn, view, self.compute)
+        for number, block in enumerate(self.blocks):
+            h = block(h, cond, turn, pattern, None if cache is None else cache.layer(number), self.compute)
         h = self.norm(h)
         if self.modulation is not None:
             shift, scale = self.modulation(cond)[:, None].chunk(2, -1)
@@ -175,18 +193,25 @@ class Transformer(nn.Module):
         )
         return sums.unflatten(0, soft.ids.shape[:2])
 
+    def compile_blocks(self) -> None:
+        """Fuse each block with torch.compile. They share one graph, so the first call takes seconds; what gathers or
+        recomputes a block may stand around it."""
+        for block in self.blocks:
+            block.forward = torch.compile(block.forward)
+
     def compile_trunk(self, graphs: bool = False) -> None:
-        """Fuse the trunk with torch.compile; the first call of each shape takes a while. `graphs`: on a GPU its kernels are
-        also replayed as one CUDA graph, so that a small batch does not wait for their launches. Calls with a cache, each of
-        another shape, stay as they were."""
-        eager, fused = self.trunk, torch.compile(self.trunk, mode="reduce-overhead" if graphs else None)
+        """Fuse the whole trunk with torch.compile; the first call of each shape takes a while. `graphs`: on a GPU its kernels
+        are also replayed as one CUDA graph, so that a small batch does not wait for their launches. Calls with a cache whose
+        shapes move (a prompt) stay as they were."""
+        eager, fused = self.hidden, torch.compile(self.hidden, mode="reduce-overhead" if graphs else None)
 
-        def trunk(view: View) -> Tensor:
-            if view.cache is not None:
-                return eager(view)
-            return fused(view).clone() if graphs else fused(view)  # the next replay writes over what it returned
+        def hidden(view: View, pattern: Any) -> Tensor:
+            if view.cache is not None and not view.static:
+                return eager(view, pattern)
+            found = fused(view, pattern)
+            return found.clone() if graphs else found  # the next replay writes over what it returned
 
-        self.trunk = trunk  # type: ignore[method-assign]
+        self.hidden = hidden  # type: ignore[method-assign]
 
     def narrow(self) -> Transformer:
         """Keep the matrices in the format in which they multiply: the same numbers, and no cast at every call. In place, for
@@ -206,3 +231,6 @@ class Transformer(nn.Module):
 
     def nats(self, rows: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
         return cross_entropy(rows.to(self.compute), self.output.weight, self.output.bias, targets, weights)
+
+    def by_rule(self, rule: Rule, rows: Tensor, *others: Tensor, fuse: bool = True) -> Tensor:
+        return by_rule(rule, rows.to(self.compute), self.output.weight, self.output.bias, *others, fuse=fuse)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from redraft.families.base import Absorbing, Family
+from redraft.network.device import flat_places, sent
 from redraft.noise.draws import Key, categorical
 from redraft.noise.kappa import even_times
 from redraft.sampling.base import Denoiser, Sampler, Step, absorbing_refusal, check_steps, walk
@@ -41,12 +42,14 @@ class Analytic(Sampler):
         assert isinstance(family, Absorbing)
 
         def move(step: Step) -> Tensor:
-            where = step.free & (step.xt == family.mask_id)
-            if not where.any():
-                return step.xt
-            alpha_t, alpha_s = (family.schedule(u)[0].expand_as(step.xt)[where] for u in (step.t, step.s))
-            drawn = step.predict.each(tweedie_draw, where, alpha_t, alpha_s, step.noise("token")[where])
-            return step.xt.masked_scatter(where, drawn)
+            xt = step.xt
+            places = flat_places(sent(step.free, xt.device) & (xt == family.mask_id))
+            if not len(places):
+                return xt
+            alpha_t, alpha_s = (family.schedule(u)[0].expand(xt.shape) for u in (step.t, step.s))
+            its = (sent(part.flatten(), xt.device)[places] for part in (alpha_t, alpha_s, step.noise("token")))
+            drawn = step.predict.each(tweedie_draw, places, *its)
+            return xt.flatten().index_copy(0, places, drawn).view_as(xt)
 
         yield from walk(denoiser, canvas, key, even_times(self.steps), move)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from redraft.families.base import Absorbing, DiffusionFamily, Family
-from redraft.noise import draws
+from redraft.network.device import flat_places, sent
 from redraft.noise.draws import Key
 from redraft.noise.kappa import even_times
 from redraft.noise.schedules import Schedule
@@ -26,7 +26,8 @@ from redraft.sampling.base import (
     check_steps,
     clock_refusal,
     most,
-    sample_index,
+    noise_of,
+    unwritten,
     walk,
 )
 from redraft.types import Canvas
@@ -49,9 +50,8 @@ class Ancestral(Sampler):
         family = denoiser.family
         assert isinstance(family, DiffusionFamily)
         if isinstance(family, Absorbing) and not family.clocked:
-            u = draws.field(key, sample_index(canvas), canvas.tokens.shape[1])("move")
-            appear = showing_up(u, family.schedule, even_times(self.steps))
-            yield from reveal(denoiser, canvas, key, calls(appear.masked_fill(canvas.fixed, -1)))
+            appear = showing_up(noise_of(canvas, key)("move"), family.schedule, even_times(self.steps))
+            yield from reveal(denoiser, canvas, key, calls(appear.masked_fill(canvas.fixed.cpu(), -1)))
             return
         move = lambda step: family.step(step.predict, step.xt, step.t, step.target(), step.noise)
         yield from walk(denoiser, canvas, key, even_times(self.steps), move)
@@ -65,18 +65,24 @@ def showing_up(u: Tensor, schedule: Schedule, grid: Tensor) -> Tensor:
 
 
 def reveal(denoiser: Denoiser, canvas: Canvas, key: Key, call: Tensor) -> Iterator[Canvas]:
-    """Write each token at the `call` [B, L] that it is given, and none at -1. Rows with nothing to write do not take part."""
-    noise = draws.field(key, sample_index(canvas), call.shape[1])
-    canvas, token = canvas.write(denoiser.family.prior(noise)), noise("token")
-    if canvas.fixed.all():
+    """Write each token at the `call` [B, L] that it is given, and none at -1, all of it known to the host. Rows with nothing
+    to write do not take part, unless the network wants all its calls of one shape."""
+    device, token = canvas.tokens.device, noise_of(canvas, key)("token").flatten()
+    canvas = unwritten(denoiser.family, canvas, key)
+    times = torch.ones(len(call), 1, dtype=torch.float64, device=device)  # any will do
+    if not most(call):
         yield canvas
     for now in range(most(call)):
         where = call == now
-        rows = where.any(1)
-        tokens, some = canvas.tokens[rows], where[rows]
-        any_time = torch.ones_like(token[rows][:, :1])
-        drawn = denoiser.only(rows)(tokens, any_time).draw(some, token[where])
-        canvas = canvas.write(canvas.tokens.masked_scatter(where, drawn))
+        places = flat_places(where)
+        u, there = sent(token[places], device), sent(places, device)
+        some = where.any(1)
+        if denoiser.static or some.all():
+            drawn = denoiser(canvas.tokens, times).draw(there, u)
+        else:
+            rows, inside = sent(some.nonzero()[:, 0], device), sent(flat_places(where[some]), device)
+            drawn = denoiser.only(rows)(canvas.tokens[rows], times[: len(rows)]).draw(inside, u)
+        canvas = canvas.put(there, drawn)
         yield canvas
 
 
@@ -108,7 +114,9 @@ class GreedyTail(Sampler):
 
 def _likeliest(family: DiffusionFamily, step: Step) -> Tensor:
     """[B, L] ids; a mask hides what it predicts, any other token may be wrong."""
-    where = step.free & (step.xt == family.mask_id) if isinstance(family, Absorbing) else step.free
-    if not where.any():
-        return step.xt
-    return step.xt.masked_scatter(where, step.predict.best(where))
+    xt, places = step.xt, sent(flat_places(step.free), step.xt.device)
+    if isinstance(family, Absorbing):
+        places = flat_places(sent(step.free, xt.device) & (xt == family.mask_id))
+    if not len(places):
+        return xt
+    return xt.flatten().index_copy(0, places, step.predict.best(places)).view_as(xt)

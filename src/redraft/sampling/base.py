@@ -13,7 +13,8 @@ from torch import Tensor
 
 from redraft.errors import UserError
 from redraft.families.base import Absorbing, DiffusionFamily, Family
-from redraft.network.rows import chunk_rows
+from redraft.network.device import sent
+from redraft.network.head import chunk_rows
 from redraft.noise import draws
 from redraft.noise.draws import Key
 from redraft.registry import SAMPLERS, checked_options
@@ -26,14 +27,17 @@ class Denoiser:
     `temperature` divides the log-probabilities of the clean token, then `top_p` keeps the smallest set of tokens whose
     mass reaches it (the token that crosses is kept): one meaning for every family and sampler. `calls` counts trunk
     passes (NFE); `rows` the rows that were headed. `belief` is the model's own prediction, calling is what to draw from.
+    `static`: the network is compiled, so samplers keep the shapes of their calls, whatever that adds to each.
     """
 
-    def __init__(self, network: Network, family: Family, temperature: float = 1.0, top_p: float = 1.0):
+    def __init__(
+        self, network: Network, family: Family, temperature: float = 1.0, top_p: float = 1.0, static: bool = False
+    ):
         if not 0 <= temperature < math.inf:
             raise UserError(f"temperature must be a number of at least 0, got {temperature}")
         if not 0 < top_p <= 1:
             raise UserError(f"top_p must be in (0, 1], got {top_p}")
-        self.network, self.family = network, family
+        self.network, self.family, self.static = network, family, static
         self.temperature, self.top_p = temperature, top_p
         self.calls = self.rows = 0
 
@@ -48,7 +52,7 @@ class Denoiser:
 
     def draw(self, rows: Tensor, u: Tensor) -> Tensor:
         """[R, d] hidden rows and [R] uniforms -> ids [R], the logits of a few rows at a time."""
-        size = chunk_rows(self.family.vocab, rows.device)
+        size = chunk_rows(self.family.vocab, rows.device, 2)
         parts = zip(rows.split(size), u.split(size), strict=True)
         return torch.cat([draws.categorical(self.log_p(some), own) for some, own in parts])
 
@@ -76,7 +80,7 @@ class Denoiser:
         return Prediction(at, family.vocab)
 
     def only(self, rows: Tensor) -> Denoiser:
-        """The denoiser of the canvas's `rows` [B] bool alone."""
+        """The denoiser of the canvas's `rows` [R] alone, by number."""
         return self
 
 
@@ -87,27 +91,19 @@ class Prediction:
         """`at`: places [R] in the flat canvas -> log p [R, V]."""
         self.at, self.vocab = at, vocab
 
-    def __call__(self, where: Tensor) -> Tensor:
-        return self.at(places(where))
+    def __call__(self, places: Tensor) -> Tensor:
+        return self.at(places)
 
-    def log_p(self, where: Tensor, ids: Tensor) -> Tensor:
-        return self.each(lambda log_p, some: log_p.gather(-1, some[:, None])[:, 0].double(), where, ids)
+    def draw(self, places: Tensor, u: Tensor) -> Tensor:
+        return self.each(draws.categorical, places, u)
 
-    def draw(self, where: Tensor, u: Tensor) -> Tensor:
-        return self.each(draws.categorical, where, u)
+    def best(self, places: Tensor) -> Tensor:
+        return self.each(lambda log_p: log_p.argmax(-1), places)
 
-    def best(self, where: Tensor) -> Tensor:
-        return self.each(lambda log_p: log_p.argmax(-1), where)
-
-    def each(self, function: Callable[..., Tensor], where: Tensor, *others: Tensor) -> Tensor:
-        size = chunk_rows(self.vocab, where.device)
-        chunks = zip(*(part.split(size) for part in (places(where), *others)), strict=True)
+    def each(self, function: Callable[..., Tensor], places: Tensor, *others: Tensor) -> Tensor:
+        size = chunk_rows(self.vocab, places.device, 2)
+        chunks = zip(*(part.split(size) for part in (places, *others)), strict=True)
         return torch.cat([function(self.at(some), *theirs) for some, *theirs in chunks])
-
-
-def places(where: Tensor) -> Tensor:
-    """[B, L] bool -> [R] places in the flat canvas."""
-    return where.flatten().nonzero()[:, 0]
 
 
 def sharpen(log_p: Tensor, temperature: float, top_p: float) -> Tensor:
@@ -139,11 +135,12 @@ class Sampler(ABC):
 
 @dataclass(frozen=True)
 class Step:
-    """One step down the times, all that a transition may use. Positions that are not `free` will keep their tokens."""
+    """One step down the times, all that a transition may use. Positions that are not `free` will keep their tokens. All but
+    the text and what is predicted of it is the host's."""
 
     number: int
     predict: Predict
-    xt: Tensor  # [B, L] ids
+    xt: Tensor  # [B, L] ids, on the network's device
     free: Tensor  # [B, L] bool
     t: Tensor  # [B, 1]
     s: Tensor  # [B, 1], at most t
@@ -158,13 +155,13 @@ def walk(
     denoiser: Denoiser, canvas: Canvas, key: Key, grid: Tensor, move: Callable[[Step], Tensor]
 ) -> Iterator[Canvas]:
     """From the prior down a falling `grid` of times [S + 1], float64; `move` gives the ids [B, L] after each step."""
-    family, index, length = denoiser.family, sample_index(canvas), canvas.tokens.shape[1]
-    free, grid = ~canvas.fixed, grid.to(index.device)
-    canvas = canvas.write(family.prior(draws.field(key, index, length)))
+    family, rows = denoiser.family, len(canvas.tokens)
+    free, times = ~canvas.fixed.cpu(), sent(grid, canvas.tokens.device)
+    canvas = unwritten(family, canvas, key)
     for number in range(len(grid) - 1):
-        t, s = (grid[at].expand(len(index), 1) for at in (number, number + 1))
-        noise = draws.field(key.fold("step", number), index, length)
-        step = Step(number, denoiser(canvas.tokens, t), canvas.tokens, free, t, s, noise)
+        t, s = (grid[at].expand(rows, 1) for at in (number, number + 1))
+        predict = denoiser(canvas.tokens, times[number].expand(rows, 1))
+        step = Step(number, predict, canvas.tokens, free, t, s, noise_of(canvas, key.fold("step", number)))
         canvas = canvas.write(move(step))
         yield canvas
 
@@ -211,6 +208,13 @@ def build(name: str, options: dict[str, Any], family: Family) -> Sampler:
     return sampler
 
 
-def sample_index(canvas: Canvas) -> Tensor:
-    """Row i of a canvas is sample i, whatever the batch: its randomness is its own."""
-    return torch.arange(len(canvas.tokens), device=canvas.tokens.device)
+def noise_of(canvas: Canvas, key: Key) -> Noise:
+    """The noise of a canvas, [B, L] on the host: there it decides what it can before the network is asked, and no device is
+    waited for. Row i is sample i, whatever the batch: its randomness is its own."""
+    rows, length = canvas.tokens.shape
+    return draws.field(key, torch.arange(rows), length)
+
+
+def unwritten(family: Family, canvas: Canvas, key: Key) -> Canvas:
+    """The canvas with the family's prior everywhere but where it is fixed."""
+    return canvas.write(sent(family.prior(noise_of(canvas, key)), canvas.tokens.device))

@@ -16,9 +16,9 @@ from torch import Tensor
 from redraft.errors import UserError
 from redraft.families.base import Family
 from redraft.families.bd3lm import BD3LM, by_block
-from redraft.noise import draws
+from redraft.network.device import sent
 from redraft.noise.draws import Key
-from redraft.sampling.base import Denoiser, Sampler, calls, sample_index
+from redraft.sampling.base import Denoiser, Sampler, calls, noise_of, unwritten
 from redraft.types import Cache, Canvas, View
 
 
@@ -46,25 +46,28 @@ class Blocks(Sampler):
     def __call__(self, denoiser: Denoiser, canvas: Canvas, key: Key) -> Iterator[Canvas]:
         family = denoiser.family
         assert isinstance(family, BD3LM)
-        rows, length = canvas.tokens.shape
-        noise = draws.field(key, sample_index(canvas), length)
-        canvas = canvas.write(family.prior(noise))
-        if canvas.fixed.all():
-            yield canvas
-        event = events(noise("when"), ~canvas.fixed, family.block, self.steps)
+        (rows, length), device = canvas.tokens.shape, canvas.tokens.device
+        noise = noise_of(canvas, key)
+        canvas, token = unwritten(family, canvas, key), noise("token").flatten()
+        # All of the schedule is the host's: no call waits for the device.
+        event = events(noise("when"), ~canvas.fixed.cpu(), family.block, self.steps)
         todo = spans(event, family.block)
-        window = self.context or length
-        size = min(length, window + max((stop - unread for unread, _, stop in todo), default=0))
-        cache = denoiser.network.cache(rows, size)
+        if not todo:
+            yield canvas
+        wide = 2 * family.block if denoiser.static else 0
+        ring = Ring.of(denoiser, rows, length, self.context or length, wide, todo)
         for unread, start, stop in todo:
+            if wide and unread < start - family.block:  # a prompt is read in a call of its own shape
+                denoiser.trunk(ring.view(canvas.tokens[:, unread:start], start, family.block))
             for now in range(int(event[:, start:stop].max()) + 1):
-                writing = event[:, start:stop] == now
-                seen = canvas.tokens[:, (start if now else unread) : stop]
-                hidden = denoiser.trunk(cached_view(seen, stop, family.block, window, cache, size))
-                drawn = denoiser.draw(hidden[:, start - stop :][writing], noise("token")[:, start:stop][writing])
-                new = canvas.tokens.clone()
-                new[:, start:stop][writing] = drawn
-                canvas = canvas.write(new)
+                first = stop - wide if wide else start if now else unread
+                row, place = (event[:, start:stop] == now).nonzero().unbind(1)
+                targets = row * length + start + place
+                among = sent(row * (stop - first) + start - first + place, device)
+                u, targets = sent(token[targets], device), sent(targets, device)
+                seen = canvas.tokens[:, max(first, 0) : stop]
+                hidden = denoiser.trunk(ring.view(seen, stop, family.block, wide)).flatten(0, 1)
+                canvas = canvas.put(targets, denoiser.draw(hidden[among], u))
                 yield canvas
 
 
@@ -91,15 +94,39 @@ def spans(event: Tensor, block: int) -> list[tuple[int, int, int]]:
     return out
 
 
-def cached_view(tokens: Tensor, stop: int, block: int, window: int, cache: Cache, size: int) -> View:
-    """`tokens` [B, Q], the ones up to place `stop` of the text: each looks at its own block and `window` tokens before it.
+@dataclass(frozen=True)
+class Ring:
+    """A cache of the last tokens of a text: the one at place p is kept in slot p mod `size`, where `size` is at least the
+    `window` that a token looks back at and what a call reads, so no slot that is looked at has been written over. Static
+    calls have one slot more, for padding, which nobody else looks at."""
 
-    The token at place p is kept in slot p mod `size`, where `size` is at least the window and Q, so no slot that is
-    looked at has been written over.
-    """
-    place = torch.arange(stop - tokens.shape[1], stop, device=tokens.device)
-    slot = torch.arange(size, device=tokens.device)
-    held = stop - 1 - (stop - 1 - slot) % size  # the place of what each slot holds after this call; below 0: nothing
-    opens = (place // block * block)[:, None]
-    pattern = (held >= (opens - window).clamp(min=0)) & (held < opens + block)
-    return View(tokens, place[None], pattern[None], cache=cache.at((place % size).expand(len(tokens), -1)))
+    cache: Cache
+    size: int
+    window: int
+
+    @staticmethod
+    def of(
+        denoiser: Denoiser, rows: int, length: int, window: int, wide: int, todo: list[tuple[int, int, int]]
+    ) -> Ring:
+        """For calls over the spans `todo`, and of `wide` tokens, two blocks, which may begin inside a third."""
+        reads = max([wide + wide // 2, *(stop - unread for unread, _, stop in todo)])
+        size = min(length, window + reads)
+        return Ring(denoiser.network.cache(rows, size + (wide > 0)), size, window)
+
+    def view(self, tokens: Tensor, stop: int, block: int, wide: int = 0) -> View:
+        """`tokens` [B, Q], the ones up to place `stop` of the text: each looks at its own block and `window` tokens before it.
+        With `wide`, Q is that, and what there is not before the text is padding. The pattern is the host's."""
+        missing, device = max(0, wide - tokens.shape[1]), tokens.device
+        place = torch.arange(stop - tokens.shape[1] - missing, stop)
+        slot = torch.arange(self.size)
+        # The place of what each slot holds after this call; below 0: nothing.
+        held = stop - 1 - (stop - 1 - slot) % self.size
+        opens = (place // block * block)[:, None]
+        pattern = (held >= (opens - self.window).clamp(min=0)) & (held < opens + block)
+        if wide:
+            pattern = torch.cat([pattern & (place >= 0)[:, None], (place < 0)[:, None]], 1)
+        slots = torch.where(place < 0, self.size, place % self.size)
+        tokens = torch.nn.functional.pad(tokens, (missing, 0))
+        place, slots, pattern = (sent(part, device) for part in (place.clamp(min=0), slots, pattern))
+        cache = self.cache.at(slots.expand(len(tokens), -1))
+        return View(tokens, place[None], pattern[None], cache=cache, static=wide > 0)

@@ -15,10 +15,9 @@ import torch
 
 from redraft.errors import UserError
 from redraft.families.base import DiffusionFamily, Family
-from redraft.noise import draws
 from redraft.noise.draws import Key
 from redraft.registry import SAMPLERS, find
-from redraft.sampling.base import Denoiser, Sampler, check_steps, clock_refusal, sample_index
+from redraft.sampling.base import Denoiser, Sampler, check_steps, clock_refusal, unwritten
 from redraft.types import Canvas
 
 
@@ -50,7 +49,7 @@ class Blockwise(Sampler):
     def __call__(self, denoiser: Denoiser, canvas: Canvas, key: Key) -> Iterator[Canvas]:
         length = canvas.tokens.shape[1]
         given, places = canvas.fixed, torch.arange(length, device=canvas.tokens.device)
-        canvas = canvas.write(denoiser.family.prior(draws.field(key, sample_index(canvas), length)))
+        canvas = unwritten(denoiser.family, canvas, key)
         if given.all():
             yield canvas
         for number, sampler in enumerate(self.samplers(length)):

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from redraft.errors import UserError, unknown
 from redraft.families.base import Family
+from redraft.network.device import flat_places, sent
 from redraft.noise import draws
 from redraft.noise.draws import Key
-from redraft.sampling.base import Denoiser, Sampler, check_steps, mask_refusal, sample_index
+from redraft.sampling.base import Denoiser, Sampler, check_steps, mask_refusal, noise_of, unwritten
 from redraft.types import Canvas, Noise
 
 
@@ -59,12 +60,12 @@ class Confident(Sampler):
 
     def __call__(self, denoiser: Denoiser, canvas: Canvas, key: Key) -> Iterator[Canvas]:
         hidden = ~canvas.fixed
-        canvas = canvas.write(denoiser.family.prior(_noise(canvas, key)))
+        canvas = unwritten(denoiser.family, canvas, key)
         for left in range(self.steps, 0, -1):
             count = hidden.sum(1, keepdim=True) // left
             where = hidden & (count > 0)
             if where.any():
-                guess = _guess(denoiser, canvas.tokens, where, _noise(canvas, key.fold("step", left)), self.order)
+                guess = _guess(denoiser, canvas.tokens, where, noise_of(canvas, key.fold("step", left)), self.order)
                 written = where & (guess.rank < count)
                 canvas, hidden = canvas.write(guess.tokens.where(written, canvas.tokens)), hidden & ~written
             yield canvas
@@ -90,11 +91,11 @@ class EntropyBounded(Sampler):
 
     def __call__(self, denoiser: Denoiser, canvas: Canvas, key: Key) -> Iterator[Canvas]:
         hidden, calls = ~canvas.fixed, 0
-        canvas = canvas.write(denoiser.family.prior(_noise(canvas, key)))
+        canvas = unwritten(denoiser.family, canvas, key)
         if canvas.fixed.all():
             yield canvas
         while hidden.any():
-            guess = _guess(denoiser, canvas.tokens, hidden, _noise(canvas, key.fold("call", calls)), self.order)
+            guess = _guess(denoiser, canvas.tokens, hidden, noise_of(canvas, key.fold("call", calls)), self.order)
             written = hidden & (guess.rank < within(guess.entropies, self.gamma))
             canvas, hidden = canvas.write(guess.tokens.where(written, canvas.tokens)), hidden & ~written
             calls += 1
@@ -117,12 +118,14 @@ def _guess(denoiser: Denoiser, tokens: Tensor, where: Tensor, noise: Noise, orde
         drawn = draws.categorical(denoiser.sharpened(log_p), u)
         return torch.stack([drawn.double(), ORDERS[order](log_p, drawn).double(), entropy(log_p).double()], -1)
 
-    drawn, certainty, nats = denoiser.belief(tokens, any_time).each(told, where, noise("token")[where]).unbind(-1)
+    places = flat_places(where)
+    u = sent(noise("token"), tokens.device).flatten()[places]
+    drawn, certainty, nats = denoiser.belief(tokens, any_time).each(told, places, u).unbind(-1)
+    put = lambda like, values: like.flatten().index_copy(0, places, values).view_as(where)
     nothing = torch.zeros_like(where, dtype=torch.float64)
-    sure = (nothing - torch.inf).masked_scatter(where, certainty)
-    surest_first = sure.argsort(stable=True, dim=1, descending=True)
-    entropies = nothing.masked_scatter(where, nats).gather(1, surest_first)
-    return _Guess(tokens.masked_scatter(where, drawn.long()), surest_first.argsort(1), entropies)
+    surest_first = put(nothing - torch.inf, certainty).argsort(stable=True, dim=1, descending=True)
+    entropies = put(nothing, nats).gather(1, surest_first)
+    return _Guess(put(tokens, drawn.long()), surest_first.argsort(1), entropies)
 
 
 def within(entropies: Tensor, gamma: float) -> Tensor:
@@ -132,10 +135,6 @@ def within(entropies: Tensor, gamma: float) -> Tensor:
     """
     others = entropies.cumsum(1) - entropies.cummax(1).values
     return (others <= gamma).sum(1, keepdim=True)
-
-
-def _noise(canvas: Canvas, key: Key) -> Noise:
-    return draws.field(key, sample_index(canvas), canvas.tokens.shape[1])
 
 
 def _check_order(order: str) -> None:

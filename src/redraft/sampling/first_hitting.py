@@ -11,10 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from redraft.families.base import Family
-from redraft.noise import draws
 from redraft.noise.draws import Key
 from redraft.sampling.ancestral import reveal
-from redraft.sampling.base import Denoiser, Sampler, calls, mask_refusal, sample_index
+from redraft.sampling.base import Denoiser, Sampler, calls, mask_refusal, noise_of
 from redraft.types import Canvas
 
 
@@ -26,5 +25,5 @@ class FirstHitting(Sampler):
         return mask_refusal(family)
 
     def __call__(self, denoiser: Denoiser, canvas: Canvas, key: Key) -> Iterator[Canvas]:
-        u = draws.field(key, sample_index(canvas), canvas.tokens.shape[1])("order")
-        yield from reveal(denoiser, canvas, key, calls(u.masked_fill(canvas.fixed, -1)))
+        u = noise_of(canvas, key)("order")
+        yield from reveal(denoiser, canvas, key, calls(u.masked_fill(canvas.fixed.cpu(), -1)))

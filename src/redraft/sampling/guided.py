@@ -22,6 +22,7 @@ part of the dropped prompt in its random orders, none of it among them.)
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -32,9 +33,10 @@ from redraft.families.ar import AR
 from redraft.families.base import Family
 from redraft.families.bd3lm import BD3LM
 from redraft.families.esolm import EsoLM
-from redraft.network.rows import chunk_rows
+from redraft.network.head import chunk_rows
+from redraft.network.padding import rule
 from redraft.sampling.base import Denoiser
-from redraft.types import Attention, Cache, Network, Noise, View
+from redraft.types import Attention, Cache, Network, Noise, Pattern, View
 
 KINDS = ("unsupervised", "standard")
 
@@ -91,9 +93,13 @@ class Pair:
         return torch.where(given.isneginf(), given, mixed)  # impossible with the prompt is impossible
 
     def nats(self, rows: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
-        parts = zip(*(x.split(chunk_rows(self.vocab, rows.device)) for x in (rows, targets)), strict=True)
+        parts = zip(*(x.split(chunk_rows(self.vocab, rows.device, 2)) for x in (rows, targets)), strict=True)
         nats = torch.cat([-_at(self.head(some).log_softmax(-1), ids) for some, ids in parts])
         return nats if weights is None else nats * weights.to(nats.dtype)
+
+    def by_rule(self, rule: Callable[..., Tensor], rows: Tensor, *others: Tensor, fuse: bool = True) -> Tensor:
+        parts = zip(*(x.split(chunk_rows(self.vocab, rows.device, 2)) for x in (rows, *others)), strict=True)
+        return torch.cat([rule(self.head(some), *its) for some, *its in parts])
 
     def cache(self, rows: int, size: int) -> PairCache:
         given, free = (self.network.cache(rows, size) for _ in range(2))
@@ -142,7 +148,7 @@ class PairCache:
         return self.given.causal()
 
 
-def seeing(view: View, inside: Tensor) -> Tensor:
+def seeing(view: View, inside: Tensor) -> Tensor | Pattern:
     """The pattern [B, Q, K] of a view with the tokens `inside` [B, Q] seen by nobody but themselves."""
     cache = view.cache
     if isinstance(cache, PairCache):
@@ -152,12 +158,9 @@ def seeing(view: View, inside: Tensor) -> Tensor:
         width = pattern.shape[-1]
         itself = cache.slots[..., None] == torch.arange(width, device=inside.device)
         return pattern & (~cache.hidden[:, None, :width] | itself)
-    itself = torch.eye(inside.shape[1], dtype=torch.bool, device=inside.device)
-    if view.attention is Attention.FULL:
-        pattern = torch.ones_like(itself)
-    else:
-        pattern = itself.cumsum(0).bool() if view.attention is Attention.CAUSAL else view.attention
-    return pattern & (~inside[:, None] | itself)
+    base = rule(view.attention)
+    sees = lambda b, q, k: base(b, q, k) & (~inside[b, k] | (q == k))
+    return Pattern(sees, (len(inside), *2 * inside.shape[1:]))
 
 
 class Guided(Denoiser):
@@ -173,7 +176,7 @@ class Guided(Denoiser):
     def __init__(self, plain: Denoiser, weight: float, prompt: Tensor, blank: int | Blank):
         instead = Blank(torch.full_like(prompt, blank, dtype=torch.int64)) if isinstance(blank, int) else blank
         network = Pair(plain.network, plain.family.vocab, weight, prompt, instead)
-        super().__init__(network, plain.family, plain.temperature, plain.top_p)
+        super().__init__(network, plain.family, plain.temperature, plain.top_p, plain.static)
         self.plain, self.pair = plain, network
 
     def trunk(self, view: View) -> Tensor:

@@ -11,9 +11,9 @@ from torch import Tensor
 from redraft.errors import UserError
 from redraft.families.ar import AR
 from redraft.families.base import Family
-from redraft.noise import draws
+from redraft.network.device import sent
 from redraft.noise.draws import Key
-from redraft.sampling.base import Denoiser, Sampler, sample_index
+from redraft.sampling.base import Denoiser, Sampler, noise_of
 from redraft.types import Attention, Cache, Canvas, View
 
 
@@ -25,28 +25,30 @@ class LeftToRight(Sampler):
         return None if isinstance(family, AR) else "it does not predict the next token"
 
     def __call__(self, denoiser: Denoiser, canvas: Canvas, key: Key) -> Iterator[Canvas]:
-        family = denoiser.family
+        family, fixed = denoiser.family, canvas.fixed.cpu()
         assert isinstance(family, AR)
-        if (canvas.fixed[:, 1:] & ~canvas.fixed[:, :-1]).any():
+        if (fixed[:, 1:] & ~fixed[:, :-1]).any():
             raise UserError("family 'ar' cannot fill in before a fixed token; mdlm, duo and esolm can")
         rows, length = canvas.tokens.shape
-        given = int(canvas.fixed.sum(1).min())
-        noise = draws.field(key, sample_index(canvas), length)("token")
-        cache = denoiser.network.cache(rows, length)
-        start = 0
-        if canvas.fixed.all():
+        given = int(fixed.sum(1).min())
+        noise = sent(noise_of(canvas, key)("token"), canvas.tokens.device)
+        cache, text = denoiser.network.cache(rows, length), family.shifted(canvas.tokens)
+        places, start = torch.arange(length, device=text.device).expand(rows, -1), 0
+        if given == length:
             yield canvas
         for place in range(given, length):
-            seen = family.shifted(canvas.tokens)[:, start : place + 1]
-            hidden = denoiser.trunk(_next(seen, start, cache))
-            new = canvas.tokens.clone()
-            new[:, place] = denoiser.draw(hidden[:, -1], noise[:, place])
-            canvas, start = canvas.write(new), place + 1
-            yield canvas
+            static = denoiser.static and place == start
+            view = _next(text[:, start : place + 1], places[:, start : place + 1], cache, start, static)
+            drawn = denoiser.draw(denoiser.trunk(view)[:, -1], noise[:, place])
+            if fixed[:, place].any():
+                drawn = text[:, place + 1].where(canvas.fixed[:, place], drawn)
+            text = torch.cat([text[:, : place + 1], drawn[:, None], text[:, place + 2 :]], 1)
+            start = place + 1
+            yield Canvas(text[:, 1:], canvas.fixed)
 
 
-def _next(seen: Tensor, start: int, cache: Cache) -> View:
-    """The tokens not yet cached, [B, Q], of which the last one's successor is asked for."""
-    run = slice(start, start + seen.shape[1])
-    places = torch.arange(run.start, run.stop, device=seen.device)
-    return View(seen, places[None], Attention.CAUSAL, cache=cache.at(places.expand(len(seen), -1), run))
+def _next(seen: Tensor, places: Tensor, cache: Cache, start: int, static: bool) -> View:
+    """The tokens [B, Q] not yet cached, from `start` on, of which the last one's successor is asked for. `static`: one of
+    them, looking at a cache of full size; else the cache is read as far as it is written."""
+    run = None if static else slice(start, start + seen.shape[1])
+    return View(seen, places[:1], Attention.CAUSAL, cache=cache.at(places, run), static=static)

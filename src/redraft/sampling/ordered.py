@@ -17,10 +17,10 @@ from torch import Tensor
 from redraft.errors import UserError, unknown
 from redraft.families.base import Family
 from redraft.families.esolm import EsoLM
-from redraft.noise import draws
+from redraft.network.device import flat_places, sent
 from redraft.noise.draws import Key
-from redraft.sampling.base import Denoiser, Sampler, check_steps, most, sample_index
-from redraft.types import Canvas, Noise, View
+from redraft.sampling.base import Denoiser, Sampler, check_steps, most, noise_of, unwritten
+from redraft.types import Attention, Canvas, Noise, View
 
 ORDERS = ("random", "block", "block_autoregressive")
 
@@ -60,30 +60,34 @@ class Ordered(Sampler):
     def __call__(self, denoiser: Denoiser, canvas: Canvas, key: Key) -> Iterator[Canvas]:
         family = denoiser.family
         assert isinstance(family, EsoLM)
-        rows, length = canvas.tokens.shape
-        noise = draws.field(key, sample_index(canvas), length)
-        canvas = canvas.write(family.prior(noise))
-        if canvas.fixed.all():
+        (rows, length), device = canvas.tokens.shape, canvas.tokens.device
+        noise, fixed = noise_of(canvas, key), canvas.fixed.cpu()
+        canvas, token = unwritten(family, canvas, key), noise("token")
+        # All of the schedule is the host's: no call waits for the device.
+        order, event, diffused = self.schedule(fixed, family.alpha_0 if self.alpha_0 is None else self.alpha_0, noise)
+        if not most(event):
             yield canvas
-        order, event, diffused = self.schedule(
-            canvas.fixed, family.alpha_0 if self.alpha_0 is None else self.alpha_0, noise
-        )
         # One slot more than tokens, for the padding of short rows.
         cache = denoiser.network.cache(rows, length + 1) if family.variant == "B" else None
+        width = widest(event) if denoiser.static else 0
         for now in range(most(event)):
-            rank, writing = window(event, now) if cache else so_far(event, now)
-            place = order.gather(1, rank.clamp(max=length - 1))
+            static = denoiser.static and (now > 0 or not fixed.any())  # a prompt is read in a call of its own shape
+            rank, writing = window(event, now, width * static) if cache else so_far(event, now)
+            place, among = order.gather(1, rank.clamp(max=length - 1)), flat_places(writing)
+            targets = (place + length * torch.arange(rows)[:, None]).flatten()[among]
+            u = sent(token.gather(1, place).flatten()[among], device)
+            written = sent((event < now).sum(1).minimum(diffused), device)
+            keys = int(rank.max()) + 1
+            place, rank, among, targets = (sent(part, device) for part in (place, rank, among, targets))
             seen = canvas.tokens.gather(1, place)
             if cache:
                 cached = cache.at(rank)
-                view = View(seen, place, cached.causal()[..., : int(rank.max()) + 1], cache=cached)
+                pattern = Attention.CAUSAL if static else cached.causal()[..., :keys]
+                view = View(seen, place, pattern, cache=cached, static=static)
             else:
-                view = family.view(seen, place, (event < now).sum(1).minimum(diffused))
-            hidden = denoiser.trunk(view)
-            drawn = denoiser.draw(hidden[writing], noise("token").gather(1, place)[writing])
-            new = canvas.tokens.clone()
-            new[writing.nonzero()[:, 0], place[writing]] = drawn
-            canvas = canvas.write(new)
+                view = family.view(seen, place, written)
+            hidden = denoiser.trunk(view).flatten(0, 1)
+            canvas = canvas.put(targets, denoiser.draw(hidden[among], u))
             yield canvas
 
     def schedule(self, fixed: Tensor, alpha_0: float, noise: Noise) -> tuple[Tensor, Tensor, Tensor]:
@@ -135,15 +139,21 @@ def so_far(event: Tensor, now: int) -> tuple[Tensor, Tensor]:
     return torch.arange(width, device=event.device).expand(len(event), -1), event[:, :width] == now
 
 
-def window(event: Tensor, now: int) -> tuple[Tensor, Tensor]:
+def window(event: Tensor, now: int, width: int = 0) -> tuple[Tensor, Tensor]:
     """Ranks [B, Q] that call `now` looks at (written by the call before, or to be written now), and which it writes.
 
     They are consecutive in a row; shorter rows are padded with the rank after the last of any row: its slot is seen by none
-    until a token is written there.
+    until a token is written there. With a `width` all calls have Q = `width`, padded with rank L, which is no token's.
     """
     length = event.shape[1]
     first, last = ((event < at).sum(1, keepdim=True) for at in (now - 1, now + 1))
-    rank = first + torch.arange(int((last - first).max()), device=event.device)
+    rank = first + torch.arange(width or int((last - first).max()), device=event.device)
     inside = rank < last
     writing = inside & (event.gather(1, rank.clamp(max=length - 1)) == now)
-    return rank.where(inside, last.max()), writing
+    return rank.where(inside, length if width else last.max()), writing
+
+
+def widest(event: Tensor) -> int:
+    """The most tokens that a call looks at, those of two calls in a row, the fixed ones apart."""
+    share = torch.stack([(event == now).sum(1) for now in range(most(event))] or [event[:, 0]])
+    return int(torch.cat([share[:1], share[1:] + share[:-1]]).max())

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from redraft.errors import UserError, unknown
 from redraft.families.base import DiffusionFamily, Family
+from redraft.network.device import flat_places, sent
 from redraft.noise.draws import Key
 from redraft.noise.kappa import KAPPAS, Constant, even_times, loop_times
 from redraft.noise.schedules import Schedule
@@ -97,4 +98,6 @@ def psi_step(family: DiffusionFamily, step: Step, kappa: float) -> Tensor:
     forgotten = step.free & (u >= kappa + (1 - kappa) * alpha_s)
     target = step.s.where(u < kappa, 0.0).where(step.free & ~forgotten, step.t)
     xs = family.step(step.predict, step.xt, step.t, target, step.noise)
-    return family.forget(step.s, step.noise).where(forgotten, xs)
+    places = flat_places(forgotten)
+    new = family.forget(step.s, step.noise).flatten()[places]
+    return xs.flatten().index_copy(0, *(sent(part, xs.device) for part in (places, new))).view_as(xs)

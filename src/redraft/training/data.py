@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from redraft.config import DataConfig
+from redraft.network.device import sent
 from redraft.noise import draws
 from redraft.noise.draws import Key
 from redraft.text.examples import Shuffled
@@ -119,16 +120,18 @@ class Feed:
         return np.cumsum([0, *(len(part.places) for part in self.shares)])[:-1].tolist()
 
 
-def as_batch(rows: Rows, part: slice, device: str | torch.device) -> Batch:
-    """Some of the rows on a device, with no more padding than the longest of them needs."""
+def as_batch(rows: Rows, part: slice, device: str | torch.device, paid: int | None = None) -> Batch:
+    """Some of the rows on a device, with no more padding than the longest of them needs. Of these the first `paid` are paid
+    for, or all. Where the scored tokens are is found here, so that no device has to be asked."""
     longest = rows.tokens.shape[1] if rows.lengths is None else int(rows.lengths[part].max())
-    cut = lambda array: _sent(array[part, :longest], device)
+    scored = rows.scored[part, :longest].copy()
+    scored[len(scored) if paid is None else paid :] = False
+    places = torch.arange(scored.size, device=device) if scored.all() else _sent(np.flatnonzero(scored), device)
     lengths = None if rows.lengths is None else _sent(rows.lengths[part], device)
     documents = None if rows.documents is None else _sent(rows.documents[part], device).long()
-    return Batch(cut(rows.tokens), cut(rows.scored), _sent(rows.index[part], device), lengths, documents)
+    tokens, index = _sent(rows.tokens[part, :longest], device), _sent(rows.index[part], device)
+    return Batch(tokens, _sent(scored, device), index, lengths, documents, places)
 
 
 def _sent(array: NDArray[Any], device: str | torch.device) -> torch.Tensor:
-    """On the device. A GPU is not waited for: it reads from pages that stay where they are."""
-    tensor = torch.from_numpy(np.ascontiguousarray(array))
-    return tensor.pin_memory().to(device, non_blocking=True) if torch.cuda.is_available() else tensor.to(device)
+    return sent(torch.from_numpy(np.ascontiguousarray(array)), device)

@@ -119,10 +119,9 @@ class Trainer:
         for number, (start, part) in enumerate(zip(starts, shares, strict=True)):
             if config.compile == "graphs":
                 torch.compiler.cudagraph_mark_step_begin()
-            batch = as_batch(rows, slice(start, start + len(part.places)), device)
+            batch = as_batch(rows, slice(start, start + len(part.places)), device, part.paid)
             with micro_batch(self.descent, number == len(shares) - 1, not config.parallel.reshard):
-                nats = self.loss(batch, step / self.setup.budget.steps).nats
-                share = nats[: part.paid].sum() / scored
+                share = self.loss(batch, step / self.setup.budget.steps).nats.sum() / scored
                 # What spreads a network over ranks averages gradients; the mean over tokens is a sum of shares.
                 (share * self.ranks.size if self.ranks.size > 1 else share).backward()
             total = total + share.detach()

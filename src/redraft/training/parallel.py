@@ -27,6 +27,7 @@ from torch.utils.checkpoint import checkpoint
 from redraft.config import ParallelConfig, TrainConfig
 from redraft.errors import UserError
 from redraft.families.base import Family, Taught
+from redraft.network.head import summed
 from redraft.network.padding import reading
 from redraft.network.transformer import Block, Transformer
 from redraft.noise.draws import Key
@@ -36,8 +37,8 @@ from redraft.types import Batch
 
 
 class Descent(nn.Module):
-    """What is differentiated: the nats [B, L] of a batch. One module around the family's loss, whatever that calls and how
-    often, so that what spreads a network over ranks sees one forward pass."""
+    """What is differentiated: the nats [B, L] of a batch, for their sum. One module around the family's loss, whatever that
+    calls and how often, so that what spreads a network over ranks sees one forward pass."""
 
     def __init__(self, family: Family, network: Transformer, teacher: Transformer | None, seed: int):
         super().__init__()
@@ -48,7 +49,8 @@ class Descent(nn.Module):
         network = reading(self.network, batch)
         if self.teacher is not None:
             network = Taught(network, reading(self.teacher, batch))
-        return self.family.loss(network, batch, key=self.key, progress=progress).nats
+        with summed():
+            return self.family.loss(network, batch, key=self.key, progress=progress).nats
 
 
 def spread(descent: Descent, config: TrainConfig, ranks: Ranks) -> Descent | DistributedDataParallel:
