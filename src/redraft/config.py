@@ -203,9 +203,10 @@ class TrainConfig(Part):
     clip: float = Field(1.0, gt=0, allow_inf_nan=True, description="global gradient norm; inf leaves it as it is")
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the weights' moving average; 0 is off")
     precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
-    compile: bool | Literal["graphs"] = Field(
-        False,
-        description="fuse the trunk with torch.compile; graphs: and replay it as CUDA graphs, on one GPU or by ddp",
+    compile: bool | Literal["auto", "graphs"] = Field(
+        "auto",
+        description="fuse each block with torch.compile; auto: on a GPU; graphs: fuse the whole network and replay it as CUDA "
+        "graphs, on one GPU or by ddp",
     )
     device: str = "auto"
     threads: int = Field(0, ge=0, description="CPU threads; 0 leaves it to torch")

@@ -13,6 +13,7 @@ import redraft
 from redraft.errors import UserError
 from redraft.evaluation.run import carry_out, open_run
 from redraft.network.init import initialised
+from redraft.training.data import as_batch
 from redraft.training.loop import Trainer
 from redraft.training.parallel import Descent, spread
 from redraft.training.ranks import Ranks
@@ -49,7 +50,50 @@ def test_a_compiled_denoiser_predicts_the_same_and_leaves_the_model_as_it_was(so
         assert isinstance(last, Canvas)
         text.append((last.tokens, denoiser.calls))
     assert torch.equal(text[0][0], text[1][0]) and text[0][1] == text[1][1]
+    assert denoiser.network is model.denoiser(compiled=True).network  # folded once, at addresses that stay
     assert model.network.trunk == before
+
+
+def test_graphs_add_gradients_up_where_they_were_before_the_first_step(source: Path, tmp_path: Path) -> None:
+    """A replay writes over what the one before it returned: the gradient of the first micro-batch must not live in it."""
+    config = tiny(source, budget={"steps": 2}, train={"compile": "graphs", "accumulate": 2})
+    trainer = Trainer.start(set_up(config), tmp_path)
+    where = [p.grad.data_ptr() for p in trainer.network.parameters() if p.grad is not None]
+    for _ in trainer.run():
+        assert where == [p.grad.data_ptr() for p in trainer.network.parameters() if p.grad is not None]
+    assert len(where) == len(list(trainer.network.parameters()))
+
+
+@pytest.mark.parametrize("checkpointing", ["none", "blocks"])
+def test_blocks_share_one_graph_and_the_teacher_is_fused_too(
+    checkpointing: str, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One graph forward, whatever the depth and whoever runs it: student, teacher, recomputation."""
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    torch._dynamo.reset()
+    counter, plain = CompileCounterWithBackend("aot_eager"), torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **_: plain(function, backend=counter))
+    options = {"name": "duo", "options": {"objective": "distillation", "rounds": 1}}
+    config = tiny(source, family=options, train={"compile": True, "checkpointing": checkpointing})
+    setup = set_up(config)
+    network = initialised(setup.budget.shape, 0)
+    teacher = initialised(setup.budget.shape, 1).requires_grad_(False)
+    descent = spread(Descent(setup.family, network, teacher, 0), setup.config.train, Ranks())
+    rows = setup.reader.step(0)
+    for _ in range(2):
+        descent(as_batch(rows, slice(0, 4), "cpu"), 0.0).sum().backward()
+    assert setup.budget.shape.depth > 1
+    assert counter.frame_count <= 2  # one with gradients, and one without for the teacher
+
+
+def test_compile_is_the_default_where_there_is_an_accelerator_and_not_on_a_cpu(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for there in (False, True):
+        monkeypatch.setattr("redraft.training.setup.accelerated", lambda device, there=there: there)
+        assert set_up(tiny(source)).config.train.compile is there
+        assert set_up(tiny(source, train={"compile": False})).config.train.compile is False
 
 
 def test_graphs_of_a_network_in_parts_are_refused(source: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from redraft.errors import UserError
 from redraft.families.base import Family, build
 from redraft.hub.folder import load_model
 from redraft.hub.remote import fetch, is_hub_name
-from redraft.network.device import pick_device, pick_dtype
+from redraft.network.device import accelerated, pick_device, pick_dtype
 from redraft.network.fold import folded
 from redraft.network.ledger import parameters
 from redraft.network.transformer import Transformer
@@ -52,6 +52,7 @@ class Model:
     tokenizer: Tokenizer
     length: int
     record: dict[str, Any]
+    _kept: dict[bool, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def parameters(self) -> dict[str, int]:
@@ -149,13 +150,20 @@ class Model:
         return Canvas(row.expand(n, -1).to(self.device), fixed.expand(n, -1).to(self.device))
 
     def denoiser(self, temperature: float = 1.0, top_p: float = 1.0, compiled: bool = False) -> Denoiser:
-        """Where no clock is read, samplers run a network with its modulations folded into the weights as they are now.
-        `compiled`: by torch.compile, as CUDA graphs on a GPU. Its first calls take a minute, and rounding is another."""
-        network = self.network if self.family.clocked else folded(self.network)
-        if compiled:
-            network = copy(network)
-            network.compile_trunk(graphs=self.device.type != "cpu")
-        return Denoiser(network, self.family, temperature, top_p)
+        """`compiled`: by torch.compile, as CUDA graphs on a GPU. Its first calls take a minute, and rounding is another."""
+        return Denoiser(self.for_sampling(compiled), self.family, temperature, top_p, static=compiled)
+
+    def for_sampling(self, compiled: bool = False) -> Transformer:
+        """What samplers run: where no clock is read, a network with its modulations folded into the weights. It is made once,
+        and again only when the weights have changed, for a graph remembers where its weights are."""
+        state = [(p.data_ptr(), p._version) for p in self.network.parameters()]
+        if self._kept.get(compiled, (None,))[0] != state:
+            network = self.network if self.family.clocked else folded(self.network)
+            if compiled:
+                network = copy(network)
+                network.compile_trunk(graphs=accelerated(self.device))
+            self._kept[compiled] = state, network
+        return self._kept[compiled][1]
 
     def frames(
         self,

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from redraft.config import DataConfig
-from redraft.network.device import sent
+from redraft.network.device import few_shapes, sent
 from redraft.noise import draws
 from redraft.noise.draws import Key
 from redraft.text.examples import Shuffled
@@ -120,17 +120,23 @@ class Feed:
         return np.cumsum([0, *(len(part.places) for part in self.shares)])[:-1].tolist()
 
 
-def as_batch(rows: Rows, part: slice, device: str | torch.device, paid: int | None = None) -> Batch:
-    """Some of the rows on a device, with no more padding than the longest of them needs. Of these the first `paid` are paid
-    for, or all. Where the scored tokens are is found here, so that no device has to be asked."""
+def as_batch(
+    rows: Rows, part: slice, device: str | torch.device, *, paid: int | None = None, most: int | None = None
+) -> Batch:
+    """Some of the rows on a device, with no more padding than the longest of them needs; rows are of at most `most` tokens,
+    and where the device compiles for each length there are few lengths. Of these rows the first `paid` are paid for, or all.
+    Where the scored tokens are is found here, so that no device has to be asked."""
     longest = rows.tokens.shape[1] if rows.lengths is None else int(rows.lengths[part].max())
-    scored = rows.scored[part, :longest].copy()
+    width = few_shapes(longest, most or longest, torch.device(device))
+    cut = lambda array: np.pad(array[part, :longest], ((0, 0), (0, width - longest)))
+    scored = cut(rows.scored)
     scored[len(scored) if paid is None else paid :] = False
     places = torch.arange(scored.size, device=device) if scored.all() else _sent(np.flatnonzero(scored), device)
-    lengths = None if rows.lengths is None else _sent(rows.lengths[part], device)
-    documents = None if rows.documents is None else _sent(rows.documents[part], device).long()
-    tokens, index = _sent(rows.tokens[part, :longest], device), _sent(rows.index[part], device)
-    return Batch(tokens, _sent(scored, device), index, lengths, documents, places)
+    lengths = rows.lengths[part] if rows.lengths is not None else np.full(len(scored), longest)
+    padded = None if rows.lengths is None and width == longest else _sent(lengths, device)
+    documents = None if rows.documents is None else _sent(cut(rows.documents), device).long()
+    tokens, index = _sent(cut(rows.tokens), device), _sent(rows.index[part], device)
+    return Batch(tokens, _sent(scored, device), index, padded, documents, places)
 
 
 def _sent(array: NDArray[Any], device: str | torch.device) -> torch.Tensor:

@@ -79,6 +79,10 @@ class Trainer:
         teacher = deepcopy(network).requires_grad_(False) if setup.teachers else None
         descent = spread(Descent(setup.family, network, teacher, setup.config.seed), train, ranks)
         optimizer = adamw(network, train)
+        if train.compile == "graphs":
+            # A replay writes over what the one before it returned, so gradients are added up outside the graphs.
+            for parameter in network.parameters():
+                parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
         average = [p.detach().clone() for p in network.parameters()] if train.ema else []
         turns = micro_batches(train.batch, train.accumulate, ranks.size)
         feed = Feed(setup.reader, parts(train.batch, turns, ranks.rank, ranks.size))
@@ -94,7 +98,7 @@ class Trainer:
             for group in self.optimizer.param_groups:
                 group["lr"] = lr * group.get("scale", 1.0)
             self.renew_teacher()
-            self.optimizer.zero_grad(set_to_none=True)
+            self.optimizer.zero_grad(set_to_none=train.compile != "graphs")
             loss = self.descend(self.step)
             grad_norm = self.clip()
             # Whether it is a number is asked of the device at every step only where the answer changes something.
@@ -112,15 +116,17 @@ class Trainer:
 
         The tokens are counted over the whole step and all ranks beforehand, so each weighs the same however rows are parted.
         """
-        config, device = self.setup.config.train, self.setup.config.train.device
+        config, train = self.setup.config, self.setup.config.train
+        device = train.device
         rows, scored = self.read(step)
         total = torch.zeros((), device=device)
         starts, shares = self.feed.starts(), self.feed.shares
         for number, (start, part) in enumerate(zip(starts, shares, strict=True)):
-            if config.compile == "graphs":
+            if train.compile == "graphs":
                 torch.compiler.cudagraph_mark_step_begin()
-            batch = as_batch(rows, slice(start, start + len(part.places)), device, part.paid)
-            with micro_batch(self.descent, number == len(shares) - 1, not config.parallel.reshard):
+            here = slice(start, start + len(part.places))
+            batch = as_batch(rows, here, device, paid=part.paid, most=config.data.length)
+            with micro_batch(self.descent, number == len(shares) - 1, not train.parallel.reshard):
                 share = self.loss(batch, step / self.setup.budget.steps).nats.sum() / scored
                 # What spreads a network over ranks averages gradients; the mean over tokens is a sum of shares.
                 (share * self.ranks.size if self.ranks.size > 1 else share).backward()

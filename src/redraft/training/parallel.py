@@ -56,22 +56,31 @@ class Descent(nn.Module):
 def spread(descent: Descent, config: TrainConfig, ranks: Ranks) -> Descent | DistributedDataParallel:
     """The network on its device or devices, ready for `descent(batch, progress)`. In place; optimisers come after it."""
     kind = chosen(config.parallel, ranks, sum(p.numel() for p in descent.network.parameters()))
-    if config.checkpointing == "blocks":
-        for block in descent.network.blocks:
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-    if kind in ("alone", "ddp"):
-        descent.to(config.device)
-        if config.compile:
-            descent.network.compile_trunk(config.compile == "graphs")
-        return descent if kind == "alone" else DistributedDataParallel(descent, gradient_as_bucket_view=True)
-    if config.compile == "graphs":
+    alone = kind in ("alone", "ddp")
+    if config.compile == "graphs" and not alone:
         raise UserError(f"train.compile graphs replays a whole network, and {kind} gathers its parts: give true")
-    if config.compile:  # block by block: what gathers the weights stays outside
-        for block in descent.network.blocks:
-            block.forward = torch.compile(block.forward)
+    if alone:
+        descent.to(config.device)
+    for network in (descent.network, descent.teacher):
+        if network is not None:
+            fuse(network, config)
+    if alone:
+        return descent if kind == "alone" else DistributedDataParallel(descent, gradient_as_bucket_view=True)
     mesh = mesh_of(kind, config.parallel, ranks, torch.device(config.device).type)
     shard(descent, mesh, config)
     return descent
+
+
+def fuse(network: Transformer, config: TrainConfig) -> None:
+    """Compile and recompute as configured. Block by block, what recomputes a block or gathers its weights stays outside."""
+    if config.compile is True:
+        network.compile_blocks()
+    if config.checkpointing == "blocks":
+        for block in network.blocks:
+            # Nothing in a block is random: all noise is a counter's.
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+    if config.compile == "graphs":
+        network.compile_trunk(graphs=True)
 
 
 def chosen(config: ParallelConfig, ranks: Ranks, parameters: int) -> str:

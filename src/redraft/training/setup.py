@@ -9,7 +9,7 @@ from redraft.config import DataConfig, RunConfig, validated
 from redraft.display import quantity
 from redraft.errors import UserError
 from redraft.families.base import Family, build
-from redraft.network.device import pick_device
+from redraft.network.device import accelerated, pick_device
 from redraft.registry import FAMILIES
 from redraft.text.examples import PromptCorpus, Recipe, Shuffled, prepare_prompts
 from redraft.text.mixture import Mixed, held_out_rows, prepare_text, samples_of
@@ -62,7 +62,8 @@ def set_up(config: RunConfig, progress: Progress | None = None, corpus: Corpus |
         budget = plan_run(config, tokenizer.size)
         samples = samples_of(there, data, tokenizer.eos, config.seed, budget.steps * config.train.batch)
     precision = pick_precision(config.train.precision, budget.shape, device)
-    train = config.train.model_copy(update={"precision": precision, "device": str(device)})
+    fused = accelerated(device) if config.train.compile == "auto" else config.train.compile
+    train = config.train.model_copy(update={"precision": precision, "device": str(device), "compile": fused})
     config = config.model_copy(update={"train": train, "data": data})
     reader = Reader(samples, data, train.batch, config.seed, tokenizer.size)
     return Setup(config, tokenizer, there, family, budget, reader)
