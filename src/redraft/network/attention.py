@@ -34,13 +34,16 @@ def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
 
 
-def prepared(pattern: Attention | Tensor | Pattern, device: torch.device, dtype: torch.dtype) -> Any:
+NARROWEST = 16  # width of a head that FlexAttention's kernels take
+
+
+def prepared(pattern: Attention | Tensor | Pattern, device: torch.device, dtype: torch.dtype, head: int) -> Any:
     """The pattern as attention takes it, made once for all layers: FULL or CAUSAL, a block mask, or what is added to the
-    scores, 0 or -inf in `dtype`."""
+    scores, 0 or -inf in `dtype`. `head`: the width of one."""
     if isinstance(pattern, Attention):
         return pattern
     if isinstance(pattern, Pattern):
-        if accelerated(device):
+        if accelerated(device) and head >= NARROWEST:
             return _kept_block_mask(pattern, device) if pattern.kept else block_mask(pattern, device)
         pattern = _kept_dense(pattern, device) if pattern.kept else pattern.dense(device)
     return torch.zeros_like(pattern, dtype=dtype).masked_fill_(~pattern, -torch.inf)

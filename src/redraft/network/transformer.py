@@ -164,7 +164,9 @@ class Transformer(nn.Module):
         if cache is not None and pattern is Attention.CAUSAL:
             assert isinstance(cache, KVCache)
             pattern = cache.pattern()
-        return self.hidden(view, prepared(pattern, view.tokens.device, self.compute))
+        return self.hidden(
+            view, prepared(pattern, view.tokens.device, self.compute, self.shape.width // self.shape.heads)
+        )
 
     def hidden(self, view: View, pattern: Any) -> Tensor:
         """`trunk`, by a pattern as `attention.prepared` made it."""
