@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from redraft.accelerator import accelerated
 from redraft.errors import UserError
 from redraft.families.base import Family, build
 from redraft.hub.folder import load_model
 from redraft.hub.remote import fetch, is_hub_name
-from redraft.network.device import accelerated, pick_device, pick_dtype
+from redraft.network.device import pick_device, pick_dtype
 from redraft.network.fold import folded
 from redraft.network.ledger import parameters
 from redraft.network.transformer import Transformer

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
+from redraft.accelerator import accelerated
 from redraft.network.cache import LayerCache
-from redraft.network.device import accelerated
 from redraft.types import Attention, Pattern
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from redraft.network.device import accelerated
+from redraft.accelerator import accelerated
 from redraft.network.sizes import Shape
 from redraft.types import Attention
 

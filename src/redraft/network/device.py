@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from redraft.accelerator import accelerated
 from redraft.errors import UserError, unknown
 
 # float64 is for comparing computations that should be equal; weights are then kept in it too.
@@ -30,13 +31,6 @@ def pick_dtype(name: str) -> torch.dtype:
     if name not in ("float32", "bfloat16"):
         raise unknown("precision", name, ("float32", "bfloat16"))
     return DTYPES[name]
-
-
-def accelerated(device: torch.device | str) -> bool:
-    """Whether it is the kind of accelerator that torch sees here: one with kernels to fuse and a host that runs ahead."""
-    return torch.accelerator.is_available() and torch.accelerator.current_accelerator() == torch.device(
-        torch.device(device).type
-    )
 
 
 def sent(tensor: Tensor, device: torch.device | str) -> Tensor:

@@ -11,14 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import lru_cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from redraft.network.device import accelerated
+from redraft.accelerator import accelerated, fused
 
 # Logits alive at once. On a CPU they stay near the caches (measured); elsewhere few large products beat many small ones
 # (not measured). A rule that autograd differentiates keeps several numbers for each logit, so it takes fewer.
@@ -82,7 +81,7 @@ def cross_entropy(
     """
     charges = None if charges is None else charges.detach().to(wide(rows.dtype))
     others = (targets,) if charges is None else (targets, charges)
-    both = _fused(_cross_entropy_fused) if accelerated(rows.device) else _cross_entropy
+    both = fused(_cross_entropy_fused) if accelerated(rows.device) else _cross_entropy
     return _apply(rows, weight, bias, _nats, both, chunk_rows(len(weight), rows.device), others)
 
 
@@ -96,7 +95,7 @@ def by_rule(
     module, not one made for the occasion.
     """
     if fuse and accelerated(rows.device):
-        rule = _fused(rule)
+        rule = fused(rule)
     value = lambda low, *its: rule(low.to(wide(low.dtype)), *its)
 
     def both(low: Tensor, *its: Tensor) -> tuple[Tensor, Tensor]:
@@ -132,11 +131,6 @@ def _cross_entropy_fused(low: Tensor, targets: Tensor, charges: Tensor | None = 
     if charges is not None:
         nats, error = nats * charges, error * charges[:, None]
     return nats, error.to(low.dtype)
-
-
-@lru_cache
-def _fused(function: Callable[..., Any]) -> Callable[..., Any]:
-    return torch.compile(function, dynamic=True)
 
 
 class _WeightGradient:

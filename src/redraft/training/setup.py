@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from redraft.accelerator import accelerated
 from redraft.config import DataConfig, RunConfig, validated
 from redraft.display import quantity
 from redraft.errors import UserError
 from redraft.families.base import Family, build
-from redraft.network.device import accelerated, pick_device
+from redraft.network.device import pick_device
 from redraft.registry import FAMILIES
 from redraft.text.examples import PromptCorpus, Recipe, Shuffled, prepare_prompts
 from redraft.text.mixture import Mixed, held_out_rows, prepare_text, samples_of
