@@ -3,9 +3,9 @@
     python benchmarks/gpu_proxy.py --json docs/results/gpu_proxy.json
 
 Tensors of the network live on the `meta` device: they have shapes and no contents, so a step of 170M weights takes no time.
-A dispatch mode sees every operation. Eager, an operation is a kernel to launch; a view launches nothing. Compiled regions
-(blocks, noise, head) are compiled for this CPU by torch.compile, and inductor's own count of kernels and bytes takes their
-operations' place: on a GPU it fuses by the same rules, into about as many.
+A dispatch mode sees every operation. Eager, an operation is a kernel to launch; a view launches nothing. "Compiled" is the
+default on a GPU: blocks, noise and head are compiled for this CPU, and inductor's own count of kernels and bytes (inductor.py)
+takes their operations' place.
 
   operations  kernels to launch, attention counted as one forward and one backward
   waits       the host reads something of the device and cannot go on launching: nonzero, item, copies to the host
@@ -16,15 +16,16 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from itertools import islice
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from inductor import Count
 from measure import arguments, machine, parsed, publish, table
+from regions import Regions, hashes
 from torch import Tensor
 from torch.fx.experimental import _config
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -74,20 +75,7 @@ FAMILIES = {
     "sedd": ("sedd", {}),
     "d3pm": ("d3pm", {}),
 }
-STEPS = {"ar": {}, "duo": {"steps": 64}, "mdlm": {"steps": 64}, "esolm": {"steps": 64}, "bd3lm": {}, "gidd": {}}
-
-
-@dataclass
-class Count:
-    operations: float = 0
-    waits: float = 0
-    bytes: float = 0
-
-    def __sub__(self, other: Count) -> Count:
-        return Count(self.operations - other.operations, self.waits - other.waits, self.bytes - other.bytes)
-
-    def copy(self) -> Count:
-        return Count(self.operations, self.waits, self.bytes)
+SAMPLED = ("ar", "mdlm", "duo", "esolm", "bd3lm", "gidd")
 
 
 class Counting(TorchDispatchMode):
@@ -172,7 +160,7 @@ def counting(answer: int = 1) -> Iterator[Counting]:
         F.scaled_dot_product_attention = plain
 
 
-def network_of(name: str, vocab: int) -> Transformer:
+def network_of(vocab: int) -> Transformer:
     with META:
         return Transformer(from_size("170M", "dit", vocab), torch.bfloat16)
 
@@ -183,66 +171,83 @@ def batch_of(rows: int, length: int) -> Batch:
     return Batch(tokens, scored, torch.arange(rows, device=META), places=places)
 
 
-def training(name: str, vocab: int, rows: int, length: int) -> dict[str, Count]:
-    """Forward and backward of one micro-batch: whole, its trunk, and what is left, the head and the noise."""
-    kind, options = FAMILIES[name]
-    network, batch = network_of(name, vocab), batch_of(rows, length)
-    descent = Descent(build(kind, options, vocab), network, None, 0)
+def eager(run: Callable[[], Any]) -> Count:
+    """What a function does on the meta device."""
     with counting() as mode:
-        nats = descent(batch, 0.1)
-        forward = mode.count.copy()
-        nats.sum().backward()
-    whole = {"forward": forward, "whole": mode.count.copy()}
+        run()
+    return mode.count
+
+
+def training(name: str, vocab: int, rows: int, length: int, fuse: Regions | None) -> dict[str, Count]:
+    """Forward and backward of one micro-batch: whole, and all but its trunk, the head and the noise."""
+    kind, options = FAMILIES[name]
+    network, batch = network_of(vocab), batch_of(rows, length)
+    descent = Descent(build(kind, options, vocab), network, None, 0)
     seen: list[View] = []
     plain = network.trunk
     network.trunk = lambda view: (seen.append(view), plain(view))[1]  # type: ignore[method-assign]
-    with counting():
-        descent(batch, 0.1)
-    network.trunk = plain  # type: ignore[method-assign]
+    with hashes() as hashed, counting() as mode:
+        descent(batch, 0.1).sum().backward()
+    network.zero_grad()
     with counting() as trunk:
         for view in seen:
-            network.zero_grad()
             plain(view).sum().backward()
-    print(name, dict(mode.waited), mode.names.most_common(12), file=sys.stderr)
-    return {**whole, "trunk": trunk.count, "rest": whole["whole"] - trunk.count}
+    found = {"eager": mode.count, "eager head and noise": mode.count - trunk.count}
+    print(name, "waits for", dict(mode.waited), file=sys.stderr)
+    if fuse is not None:
+        tokens = sum(view.tokens.numel() for view in seen)
+        blocks = fuse.block(tokens, True, True) * network.shape.depth
+        rest = fuse.hash(rows, length) * len(hashed) + fuse.head(kind, rows * length)
+        found |= {
+            "compiled": mode.count - blocks - rest,
+            "compiled head and noise": found["eager head and noise"] - rest,
+        }
+    return found
 
 
-def sampling(name: str, vocab: int, rows: int, length: int) -> Count:
+def sampling(name: str, vocab: int, rows: int, length: int, fuse: Regions | None) -> dict[str, Count]:
     """One step in the middle of a text."""
     kind, options = FAMILIES[name]
     family = build(kind, options, vocab)
-    model = Model(family, network_of(name, vocab).eval(), Bytes(), length, {})
-    with torch.no_grad(), counting(int(name != "ar")) as mode:
-        canvas = model.canvas("", rows, length)
+    model = Model(family, network_of(vocab).eval(), Bytes(), length, {})
+    with torch.no_grad(), counting(int(kind != "ar")) as mode:
+        seen: list[int] = []
         denoiser = model.denoiser()
-        frames = model.frames(canvas, denoiser, "", STEPS.get(name, {"steps": 64}).get("steps", 64), 0)
-        for _ in islice(frames, 1):
-            pass
-        before, at = mode.count.copy(), mode.waited.copy()
+        plain = denoiser.network.trunk
+        denoiser.network.trunk = lambda view: (seen.append(view.tokens.numel()), plain(view))[1]  # type: ignore[method-assign]
+        frames = model.frames(model.canvas("", rows, length), denoiser, "", 64, 0)
         next(frames)
-        count = mode.count - before
-    print(name, "sampling", dict(mode.waited - at), file=sys.stderr)
-    return count
+        before, waited = replace(mode.count), mode.waited.copy()
+        seen.clear()
+        next(frames)
+        step = mode.count - before
+    print(name, "sampling waits for", dict(mode.waited - waited), file=sys.stderr)
+    found = {"eager": step}
+    if fuse is not None:
+        blocks = fuse.block(sum(seen), False, family.clocked) * model.network.shape.depth
+        found["compiled"] = step - blocks
+    return found
 
 
 def main() -> None:
     parser = arguments(__doc__ or "")
     parser.add_argument("--vocab", type=int, default=50257)
+    parser.add_argument("--eager", action="store_true", help="leave out what compiles, which takes minutes")
     args = parsed(parser)
+    fuse = None if args.eager or args.quick else Regions(args.vocab, eager)
+    families = dict(list(FAMILIES.items())[:2]) if args.quick else FAMILIES
     result: dict[str, Any] = {"machine": machine(), "training": {}, "sampling": {}}
-    rows = []
-    for name in FAMILIES:
-        counts = training(name, args.vocab, 8, 2048)
-        result["training"][name] = {part: asdict(count) for part, count in counts.items()}
-        rows.append((name, *(f"{c.operations:.0f} / {c.waits:.0f} / {c.bytes / 1e9:.1f}" for c in counts.values())))
-    text = table(("training, 170M, 8 x 2048", "forward", "forward and backward", "trunk", "head and noise"), rows)
-    rows = []
-    for name in ("ar", "mdlm", "duo", "esolm", "bd3lm", "gidd"):
-        count = sampling(name, args.vocab, 1, 1024)
-        result["sampling"][name] = asdict(count)
-        rows.append((name, f"{count.operations:.0f} / {count.waits:.0f} / {count.bytes / 1e9:.2f}"))
-    text += "\n\n" + table(("sampling, 170M, 1 x 1024", "a step"), rows)
-    publish(result, text + "\n\noperations / host waits / GB", args.json)
+    texts = []
+    for what, measure, rows, length in (("training", training, 8, 2048), ("sampling", sampling, 1, 1024)):
+        lines = []
+        for name in families if what == "training" else [n for n in families if n in SAMPLED]:
+            counts = measure(name, args.vocab, rows, length, fuse)
+            result[what][name] = {part: asdict(count) for part, count in counts.items()}
+            lines.append(
+                (name, *(f"{c.operations:.0f} / {c.waits:.0f} / {c.bytes / 1e9:.2f}" for c in counts.values()))
+            )
+        texts.append(table((f"{what}, 170M, {rows} x {length}", *counts), lines))
+    publish(result, "\n\n".join([*texts, "operations / host waits / GB"]), args.json)
 
 
 if __name__ == "__main__":
