@@ -12,15 +12,14 @@ from redraft.network.init import initialised
 from redraft.network.sizes import Shape
 from redraft.network.transformer import Transformer
 from redraft.types import Attention, Cache, View
+from tests.rounding import EXACT, in_float64
 
 V, ROWS, LENGTH = 23, 3, 12
-# Both ways sum the same float32 numbers in another order; logits here are of order 1.
-CLOSE = {"rtol": 0.0, "atol": 1e-5}
 
 
 @pytest.fixture(params=["dit", "llama"])
 def network(request: pytest.FixtureRequest) -> Transformer:
-    made = initialised(Shape(request.param, 2, 2, 32, 64, V, 16), 0)
+    made = in_float64(initialised(Shape(request.param, 2, 2, 32, 64, V, 16), 0))
     generator = torch.Generator().manual_seed(1)
     for parameter in made.parameters():
         torch.nn.init.normal_(parameter, std=0.2, generator=generator)
@@ -70,7 +69,7 @@ def test_cached_is_uncached_left_to_right(network: Transformer, tokens: Tensor, 
         slots = torch.arange(start, start + part.shape[1]).expand(ROWS, -1)
         pieces.append(shown(network, cache, part, slots))
         start += part.shape[1]
-    assert torch.allclose(torch.cat(pieces, 1), uncached(network, tokens), **CLOSE)
+    assert torch.allclose(torch.cat(pieces, 1), uncached(network, tokens), **EXACT)
 
 
 def test_cached_is_uncached_when_rows_are_at_different_slots(network: Transformer, tokens: Tensor) -> None:
@@ -86,7 +85,7 @@ def test_cached_is_uncached_when_rows_are_at_different_slots(network: Transforme
     assert torch.allclose(
         shown(network, cache, tokens.gather(1, slots), slots),
         whole.gather(1, slots[..., None].expand(-1, -1, V)),
-        **CLOSE,
+        **EXACT,
     )
 
 
@@ -99,7 +98,7 @@ def test_slots_are_places_in_the_order_of_generation(network: Transformer, token
     for slots in torch.arange(LENGTH).expand(ROWS, -1).split(3, 1):
         place = order.gather(1, slots)
         pieces.append(shown(network, cache, tokens.gather(1, place), slots, place))
-    assert torch.allclose(torch.cat(pieces, 1), whole, **CLOSE)
+    assert torch.allclose(torch.cat(pieces, 1), whole, **EXACT)
 
 
 @pytest.mark.parametrize("alike", [True, False])
@@ -112,8 +111,8 @@ def test_writing_over_a_slot_replaces_it(network: Transformer, tokens: Tensor, a
     masked = shown(network, cache, tokens[:, -1:], last)
     shown(network, cache, tokens.gather(1, middle), middle)
     # Slots after the middle were computed when it held the token, and hold no trace of the mask.
-    assert torch.allclose(shown(network, cache, tokens[:, -1:], last), uncached(network, tokens)[:, -1:], **CLOSE)
-    assert not torch.allclose(masked, uncached(network, tokens)[:, -1:], **CLOSE)
+    assert torch.allclose(shown(network, cache, tokens[:, -1:], last), uncached(network, tokens)[:, -1:], **EXACT)
+    assert not torch.allclose(masked, uncached(network, tokens)[:, -1:], **EXACT)
 
 
 def test_explicit_causal_pattern_is_the_causal_one(network: Transformer, tokens: Tensor) -> None:
@@ -123,7 +122,7 @@ def test_explicit_causal_pattern_is_the_causal_one(network: Transformer, tokens:
         at, implicit = cache.at(slots), shown(network, cache, part, slots)
         with torch.no_grad():
             explicit = network.head(network.trunk(View(part, slots, at.causal(), cache=at)))
-        assert torch.allclose(explicit, implicit, **CLOSE)
+        assert torch.allclose(explicit, implicit, **EXACT)
 
 
 def test_a_row_does_not_see_its_neighbours_memory(network: Transformer, tokens: Tensor) -> None:
@@ -132,4 +131,4 @@ def test_a_row_does_not_see_its_neighbours_memory(network: Transformer, tokens: 
         slots = torch.full((ROWS, 1), start)
         company = shown(network, together, tokens[:, start : start + 1], slots)
         single = shown(network, alone, tokens[:1, start : start + 1], slots[:1])
-        assert torch.allclose(company[:1], single, **CLOSE)
+        assert torch.allclose(company[:1], single, **EXACT)
