@@ -1,12 +1,13 @@
 """How far apart two computations of one number may lie on any processor, which adds in an order of its own.
 
-Equalities of algebra (cached = uncached, alone = in company, fast = by definition) are shown `in_float64`, to EXACT. Where
+Equalities of algebra (cached = uncached, alone = in company, fast = by definition) are shown `in_float64`, to CLOSE. Where
 float32 itself is the matter, or a program computes in nothing else, the tolerance is `logits_apart`: of sizes and magnitudes.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -14,8 +15,8 @@ from torch import Tensor
 from redraft.network.sizes import Shape
 from redraft.network.transformer import Transformer
 
-# Networks here make some thousand roundings of 2^-53 in a row: 10^-12 if all went the same way. A mistake is seen from 10^-9 on.
-EXACT = {"rtol": 1e-9, "atol": 1e-9}
+# Of float64: some thousand roundings of 2^-53 in a row are 10^-12 if all go the same way, and mistakes are seen from 10^-9 on.
+CLOSE = {"rtol": 1e-9, "atol": 1e-9}
 CONFIDENCE = 7.0
 
 
@@ -60,3 +61,15 @@ def logits_apart(shape: Shape, length: int, largest: float) -> float:
     width, head = shape.width, shape.width // shape.heads
     block = [width, width, width, head, length, length, width, width, shape.hidden]
     return 2 * of_sums(*shape.depth * block, width, width) * largest
+
+
+def losses_apart(shape: Shape, rows: int, length: int, losses: Sequence[float], dtype: torch.dtype) -> float:
+    """The most that two trainings differ by in any of their `losses`, whose steps of `rows` are added up in other orders.
+
+    A loss is off by a share e of itself, and a gradient off by e of itself, to first order, takes the loss that much less far:
+    e of the largest loss in all. Forward and backward are a network's chain each, and then tokens are added. bfloat16 rounds
+    the gradient of a matrix once more, each part of it before parts are added: 2 u of what the loss falls by.
+    """
+    share = 2 * logits_apart(shape, length, 1.0) + 2 * of_sums(rows * length)
+    rounded = 0.0 if dtype == torch.float32 else 2 * roundoff(dtype)
+    return share * max(losses) + rounded * (max(losses) - min(losses))

@@ -27,6 +27,7 @@ from redraft.sampling.ordered import Ordered
 from redraft.types import Attention, Batch, Canvas, View, last
 from tests.evaluation.models import model
 from tests.network.test_padding import SHAPES, V, network_of
+from tests.rounding import CLOSE
 
 KEY, W, P, L = Key.of(2), 1.5, 3, 8  # P of L tokens are the prompt
 NETWORK = network_of(SHAPES["llama"])  # without biases, which would settle what is likeliest
@@ -188,7 +189,7 @@ def test_a_guided_row_alone_is_the_row_in_company(name: str) -> None:
 
     together = nats(slice(0, 4), L)
     for row in range(4):
-        assert torch.allclose(nats(slice(row, row + 1), int(lengths[row])), together[row], rtol=1e-6, atol=1e-6)
+        assert torch.allclose(nats(slice(row, row + 1), int(lengths[row])), together[row], **CLOSE)
 
 
 # Samplers
