@@ -51,16 +51,18 @@ def log_mixture_off(log_p: Tensor, log_b: Tensor) -> float:
     return of_sums(log_p.shape[-1]) * sizes
 
 
-def logits_apart(shape: Shape, length: int, largest: float) -> float:
-    """The most that two float32 computations of a network's logits differ by, over rows of `length` tokens.
+def logits_apart(shape: Shape, length: int, largest: float, dtype: torch.dtype = torch.float32) -> float:
+    """The most that two computations of a network's logits differ by, over rows of `length` tokens, one of them in `dtype`.
 
     Sums in a chain: in a block two norms, queries, scores, softmax, values and the way out, and the MLP's two; then the last
     norm and the head. Each is fed through a norm, which keeps a relative error what it is, so errors add up, to a share of
-    the `largest` logit. Twice, for two computations. Nats are a logit less a log of a sum: twice that.
+    the `largest` logit. Twice, for two computations. bfloat16 rounds both that go into each of a block's six products, and
+    the head's, and what comes out, and adds up in float32. Nats are a logit less a log of a sum: twice what logits differ by.
     """
     width, head = shape.width, shape.width // shape.heads
     block = [width, width, width, head, length, length, width, width, shape.hidden]
-    return 2 * of_sums(*shape.depth * block, width, width) * largest
+    rounded = 0.0 if dtype == torch.float32 else 3 * roundoff(dtype) * (6 * shape.depth + 1)
+    return (2 * of_sums(*shape.depth * block, width, width) + rounded) * largest
 
 
 def losses_apart(shape: Shape, rows: int, length: int, losses: Sequence[float], dtype: torch.dtype) -> float:

@@ -155,7 +155,8 @@ def test_standard_guidance_shows_what_training_dropped(name: str) -> None:
     places = torch.arange(shown.shape[1])[None]
     view = View(shown, places, sigma=torch.full((4, 1), 0.7))
     assert torch.equal(pair.without(view).tokens, dropped)
-    assert torch.equal(pair.trunk(view)[..., NETWORK.shape.width :], NETWORK.trunk(replace(view, tokens=dropped)))
+    second, own = pair.trunk(view)[..., NETWORK.shape.width :], NETWORK.trunk(replace(view, tokens=dropped))
+    assert torch.allclose(second, own, **CLOSE)
 
 
 def test_standard_guidance_needs_a_model_that_was_trained_for_it() -> None:
