@@ -11,18 +11,15 @@ from redraft.hub.model import Model
 from redraft.network.init import initialised
 from redraft.network.sizes import Shape
 from redraft.text.tokenizer import Bytes
+from tests.rounding import in_float64
 
 SHAPE = Shape("dit", 2, 2, 16, 32, Bytes.size, 8)
 
 
-def model(
-    name: str, length: int = 64, double: bool = False, record: dict[str, Any] | None = None, **options: Any
-) -> Model:
-    """Random everywhere: at their first values adaLN and the output would hide what they multiply."""
-    network, generator = initialised(SHAPE, 0), torch.Generator().manual_seed(1)
-    if double:
-        network = network.double()
-        network.compute = torch.float64
+def model(name: str, length: int = 64, record: dict[str, Any] | None = None, **options: Any) -> Model:
+    """Random everywhere: at their first values adaLN and the output would hide what they multiply. In float64, so that what
+    it scores and what it writes is the same in any batch."""
+    network, generator = in_float64(initialised(SHAPE, 0)), torch.Generator().manual_seed(1)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.3, generator=generator)
     return Model(build(name, options, Bytes.size), network.eval(), Bytes(), length, record or {})

@@ -13,6 +13,7 @@ from redraft.noise.draws import Key
 from redraft.registry import FAMILIES
 from redraft.text.packing import Rows
 from tests.network.test_padding import LENGTHS, SHAPES, V, alone, company, network_of
+from tests.rounding import CLOSE
 
 SETTINGS = {"importance_weighted": {"k": 2}, "path_weighted": {"k": 2, "steps": 4}}
 KEY = Key.of(1)
@@ -31,7 +32,7 @@ def test_a_row_alone_costs_what_it_costs_in_company(name: str, family: str) -> N
     estimator = build(name, dict(SETTINGS.get(name, {})), chosen)
     together = estimator.nats(reading(network, batch), chosen, batch, draws=1, key=KEY)
     singles = [estimator.nats(network, chosen, one, draws=1, key=KEY) for one in alone(batch)]
-    assert torch.allclose(together, torch.cat(singles), rtol=1e-6, atol=1e-6)
+    assert torch.allclose(together, torch.cat(singles), **CLOSE)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -42,5 +43,5 @@ def test_bound_is_nats_over_scored_tokens_at_any_batch_size(family: str) -> None
     nats = draw_nats(network, chosen, rows, build("continuous_time", {}, chosen), 3, 5)
     assert results[0].nats == pytest.approx(float(nats.mean(1).sum() / batch.scored.sum()), rel=1e-9)
     for other in results[1:]:
-        assert other.nats == pytest.approx(results[0].nats, rel=1e-6)
-        assert other.sampling_error == pytest.approx(results[0].sampling_error, rel=1e-5)
+        assert other.nats == pytest.approx(results[0].nats, rel=1e-9)
+        assert other.sampling_error == pytest.approx(results[0].sampling_error, rel=1e-9)

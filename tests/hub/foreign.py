@@ -90,22 +90,22 @@ def dit_logits(
     w: Mapping[str, Tensor], ids: Tensor, heads: int, sigma: float = 0.0, may: Tensor | None = None,
     places: Tensor | None = None, base: float = 10000.0,
 ) -> Tensor:  # fmt: skip
-    """families.md 1.1, one row of ids [L] -> [L, rows]. `may` [L, L]: who looks at whom; all at all if left out."""
-    w = {k: v.float() for k, v in w.items()}
+    """families.md 1.1, one row of ids [L] -> [L, rows], in float64. `may` [L, L]: who looks at whom; all if left out."""
+    w = {k: v.double() for k, v in w.items()}
     h = w["vocab_embed.embedding"][ids]
     length, width = h.shape
     may = everything(length) if may is None else may
     places = torch.arange(length) if places is None else places
     adaln = "sigma_map.mlp.0.weight" in w
     if adaln:
-        f = torch.tensor([math.exp(-math.log(10000) * i / 128) for i in range(128)])
+        f = torch.tensor([math.exp(-math.log(10000) * i / 128) for i in range(128)], dtype=torch.float64)
         waves = torch.cat([torch.cos(sigma * f), torch.sin(sigma * f)])
         c = silu(w["sigma_map.mlp.0.weight"] @ waves + w["sigma_map.mlp.0.bias"])
         c = silu(w["sigma_map.mlp.2.weight"] @ c + w["sigma_map.mlp.2.bias"])
     for i in range(sum(1 for k in w if k.endswith("attn_qkv.weight"))):
         b = f"blocks.{i}."
-        sh1 = sc1 = sh2 = sc2 = torch.zeros(width)
-        g1 = g2 = torch.ones(width)
+        sh1 = sc1 = sh2 = sc2 = torch.zeros(width, dtype=torch.float64)
+        g1 = g2 = torch.ones(width, dtype=torch.float64)
         if adaln:
             sh1, sc1, g1, sh2, sc2, g2 = (w[b + "adaLN_modulation.weight"] @ c + w[b + "adaLN_modulation.bias"]).chunk(
                 6
@@ -149,7 +149,7 @@ def rms(x: Tensor, g: Tensor, eps: float = 1e-5) -> Tensor:
 
 def smdm_logits(w: Mapping[str, Tensor], ids: Tensor, heads: int, causal: bool) -> Tensor:
     """smdm.md 1.1: fused qkv viewed as [G, q per group + 2, hs, d]."""
-    w = {k: v.float() for k, v in w.items()}
+    w = {k: v.double() for k, v in w.items()}
     h = w["transformer.wte.weight"][ids]
     length, width = h.shape
     size = width // heads
@@ -194,7 +194,7 @@ def llada_weights(rows: int, depth: int = 2, width: int = 32, heads: int = 4, gr
 
 def llada_logits(w: Mapping[str, Tensor], ids: Tensor, config: Mapping[str, Any]) -> Tensor:
     """OLMo's Llama block with attention both ways."""
-    w = {k.removeprefix("model."): v.float() for k, v in w.items()}
+    w = {k.removeprefix("model."): v.double() for k, v in w.items()}
     heads, groups, eps = config["n_heads"], config["n_kv_heads"], config["rms_norm_eps"]
     h = w["transformer.wte.weight"][ids]
     length, width = h.shape

@@ -15,6 +15,7 @@ from redraft.errors import UserError
 from redraft.evaluation.run import carry_out, open_run
 from redraft.hub.model import Model
 from redraft.registry import FAMILIES
+from tests.rounding import CLOSE, in_float64
 from tests.runs import corpus, tiny
 
 BYTES = 257
@@ -47,20 +48,22 @@ def test_loaded_model_says_what_it_is(model: Model, folders: dict[str, Path]) ->
 
 def test_log_p_is_normalised_over_text_ids(model: Model) -> None:
     ids = torch.randint(0, 256, (3, 11), generator=torch.Generator().manual_seed(0))
+    in_float64(model.network)
     log_p = model.log_p(ids, t=torch.tensor([0.1, 0.5, 0.9])) if model.family.name == "duo" else model.log_p(ids)
     assert log_p.shape == (3, 11, BYTES)
-    assert torch.allclose(log_p.exp().sum(-1), torch.ones(3, 11), atol=1e-5)
+    assert torch.allclose(log_p.exp().sum(-1), torch.ones(3, 11).double(), **CLOSE)
 
 
 def test_ar_log_p_is_of_the_next_token_and_adds_up_to_the_score(folders: dict[str, Path]) -> None:
     model = redraft.load(folders["ar"])
+    in_float64(model.network)
     text = "the of and a t"
     ids = torch.as_tensor(model.tokenizer.encode(text))[None]
     rows = model.log_p(ids)
     first = model.network.head(model.network.trunk(model.family.view(torch.tensor([[model.family.bos_id]]))))[0, 0]  # type: ignore[attr-defined]
     nats = -first.log_softmax(-1)[ids[0, 0]] - rows[0, :-1].gather(1, ids[0, 1:, None]).sum()
     (score,) = model.score(text)
-    assert score.nats == pytest.approx(nats.item(), rel=1e-5)
+    assert score.nats == pytest.approx(nats.item(), rel=1e-9)
     assert (score.standard_error, score.exact, score.tokens, score.bytes) == (0.0, True, len(text), len(text))
 
 
@@ -77,6 +80,7 @@ def test_visible_tokens_are_certain_and_masks_are_predicted(family: str, folders
 
 def test_esolm_log_p_in_an_order_sees_only_what_comes_before(folders: dict[str, Path]) -> None:
     model = redraft.load(folders["esolm"])
+    in_float64(model.network)
     mask = model.family.mask_id  # type: ignore[attr-defined]
     ids = torch.randint(0, 256, (1, 6))
     ids[0, [1, 4]] = mask
@@ -85,7 +89,7 @@ def test_esolm_log_p_in_an_order_sees_only_what_comes_before(folders: dict[str, 
     changed = ids.clone()
     changed[0, 2] = (ids[0, 2] + 1) % 256  # after position 4 in the order, before position 1
     after = model.log_p(changed, order=order)
-    assert torch.allclose(before[0, 4], after[0, 4], atol=1e-6)
+    assert torch.allclose(before[0, 4], after[0, 4], **CLOSE)
     assert not torch.allclose(before[0, 1], after[0, 1], atol=1e-6)
 
 
@@ -99,6 +103,7 @@ def test_scores_are_reproducible_bounds_with_errors(model: Model) -> None:
 
 
 def test_samples_keep_their_prompt_and_length(model: Model) -> None:
+    in_float64(model.network)  # alone and in company no near tie falls another way
     texts = model.sample("the ", n=3, length=24, steps=8, seed=1)
     assert isinstance(texts, list) and len(texts) == 3 and all(t.startswith("the ") for t in texts)
     assert (

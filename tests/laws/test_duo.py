@@ -17,6 +17,7 @@ from redraft.noise import draws
 from redraft.noise.bridge import race
 from redraft.noise.draws import Key
 from redraft.types import Batch, Soft
+from tests.rounding import CLOSE, in_float64
 from tests.world import batch_of
 
 KEY = Key.of(5)
@@ -24,7 +25,7 @@ IDS = 11
 
 
 def network(seed: int = 0) -> Transformer:
-    made = initialised(Shape("dit", 2, 2, 16, 64, IDS, 8), seed)
+    made = in_float64(initialised(Shape("dit", 2, 2, 16, 64, IDS, 8), seed))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in made.parameters():
@@ -46,25 +47,25 @@ def rows(count: int = 6, length: int = 9) -> Batch:
 def test_a_mixture_of_one_token_is_that_token(sparse: bool) -> None:
     net, batch = network(), rows()
     view = duo().noisy_view(batch.tokens, torch.full((6, 1), 0.5))
-    one = torch.nn.functional.one_hot(batch.tokens, IDS).float()
+    one = torch.nn.functional.one_hot(batch.tokens, IDS).double()
     every = torch.arange(IDS).expand(*batch.tokens.shape, IDS)
     soft = Soft(one[..., : IDS // 2 + 6], every[..., : IDS // 2 + 6]) if sparse else Soft(one, None)
-    assert torch.allclose(net.trunk(replace(view, soft=soft)), net.trunk(view), atol=1e-6)
+    assert torch.allclose(net.trunk(replace(view, soft=soft)), net.trunk(view), **CLOSE)
 
 
 def test_sparse_and_dense_mixtures_agree_with_gradients() -> None:
     net, batch = network(), rows()
     view = duo().noisy_view(batch.tokens, torch.full((6, 1), 0.5))
-    weights = torch.rand(6, 9, 3)
+    weights = torch.rand(6, 9, 3, dtype=torch.float64)
     ids = torch.rand(6, 9, IDS).argsort(-1)[..., :3]
-    dense = torch.zeros(6, 9, IDS).scatter(-1, ids, weights)
+    dense = torch.zeros(6, 9, IDS, dtype=torch.float64).scatter(-1, ids, weights)
     grads = []
     for soft in (Soft(weights, ids), Soft(dense, None)):
         net.zero_grad()
         net.trunk(replace(view, soft=soft)).square().sum().backward()
         assert net.embedding.grad is not None
         grads.append(net.embedding.grad.clone())
-    assert torch.allclose(grads[0], grads[1], rtol=1e-4, atol=1e-4)
+    assert torch.allclose(grads[0], grads[1], **CLOSE)
 
 
 @pytest.mark.parametrize("rivals", [0, 1, 3, IDS - 1])
@@ -78,7 +79,7 @@ def test_curriculum_is_the_bridges_bound_as_the_temperature_falls(rivals: int) -
         alpha, dalpha = family.bridge(t)
         logits = net.head(net.trunk(family.noisy_view(z, alpha)))
         plain = uniform_nats(logits, z, batch.tokens, alpha.expand_as(z), dalpha.expand_as(z))
-    assert torch.allclose(paid.double(), plain, rtol=1e-4, atol=1e-5)
+    assert torch.allclose(paid, plain, **CLOSE)
 
 
 def test_curriculum_ends() -> None:
@@ -129,7 +130,7 @@ def test_distillation_pays_the_divergence_along_one_path(kl: str) -> None:
         z = run.argmax(batch.tokens, family.bridge.gamma(at))
         log_p.append(net.head(net.trunk(family.noisy_view(z, family.bridge(at)[0]))).log_softmax(-1))
     p, q = log_p if kl == "backward" else log_p[::-1]
-    assert torch.allclose(paid, (p.exp() * (p - q)).sum(-1), atol=1e-5)
+    assert torch.allclose(paid, (p.exp() * (p - q)).sum(-1), **CLOSE)
 
 
 def test_distillation_teaches_the_student_alone() -> None:

@@ -23,13 +23,13 @@ from redraft.families.base import DiffusionFamily, Family
 from redraft.families.base import build as family_of
 from redraft.families.esolm import EsoLM
 from redraft.families.mdlm import MDLM
-from redraft.network.transformer import Transformer
 from redraft.noise import draws
 from redraft.noise.draws import Key
 from redraft.types import Attention, Batch, Network, View
 from tests.laws.cases import CASES, HYBRID, WITH_CLOCK, Case
 from tests.laws.test_bound import Wrong, expected_diffusion_nelbo, expected_esolm_nelbo
 from tests.laws.test_sampling import small_network
+from tests.rounding import CLOSE
 from tests.runs import corpus, tiny
 from tests.world import ENTROPY, TEXTS, Exact, L, Oracle, P, V, batch_of, states
 
@@ -45,14 +45,7 @@ def label(family: Family) -> str:
     return f"{family.name}{getattr(family, 'alpha_0', '')}"
 
 
-def transformer() -> Transformer:
-    """A small random network in float64, its logits spread out."""
-    made = small_network(V).double()
-    made.compute = torch.float64
-    return made
-
-
-NETWORKS: dict[str, Network] = {"wrong": Wrong(Exact()), "transformer": transformer()}
+NETWORKS: dict[str, Network] = {"wrong": Wrong(Exact()), "transformer": small_network()}
 
 
 def generation_law(family: MDLM | EsoLM) -> Tensor:
@@ -104,7 +97,7 @@ def test_chain_rule_is_a_distribution_over_texts_in_every_order(family: MDLM | E
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_one_pass_of_esolm_equals_a_pass_for_each_token(order: tuple[int, ...]) -> None:
-    network, slow = transformer(), torch.zeros(len(TEXTS), dtype=torch.float64)
+    network, slow = small_network(), torch.zeros(len(TEXTS), dtype=torch.float64)
     with torch.no_grad():
         for rank, place in enumerate(order):
             seen = torch.cat([TEXTS[:, list(order[:rank])], torch.full((len(TEXTS), 1), V)], 1)
@@ -140,12 +133,12 @@ def test_given_tokens_come_first_and_are_not_paid_for(family: MDLM | EsoLM) -> N
 @pytest.mark.parametrize("alpha_0", [0.0, 1.0])
 def test_chain_rule_of_esolm_at_its_ends(alpha_0: float) -> None:
     """alpha_0 = 0 generates left to right, whose nelbo is exact; alpha_0 = 1 in random orders."""
-    family, network, batch = EsoLM(V, alpha_0), transformer(), batch_of(TEXTS)
+    family, network, batch = EsoLM(V, alpha_0), small_network(), batch_of(TEXTS)
     with torch.no_grad():
         own = family.nelbo(network, batch, key=KEY).nats.double().sum(1)
         straight = estimators.ChainRule().nats(network, family, batch, draws=1, key=KEY)
         orders = [estimators.ChainRule(o).nats(network, family, batch, draws=1, key=KEY) for o in estimators.ORDERS[1:]]
-    assert torch.allclose(own, straight, atol=1e-6) == (alpha_0 == 0)
+    assert torch.allclose(own, straight, **CLOSE) == (alpha_0 == 0)
     assert torch.allclose(*orders) == (alpha_0 == 1)
 
 
@@ -159,7 +152,7 @@ def test_mdlm_bound_is_one_order_and_falls_to_the_exact_likelihood(network: str)
     with torch.no_grad():
         nelbo = expected_diffusion_nelbo(MASKED, NETWORKS[network], 8)
     ladder = [*(expected_weighted(nats, law, k) for k in (1, 2, 3)), exact_nll(nats, law)]
-    assert ladder[0] == pytest.approx(nelbo, abs=1e-6 if network == "transformer" else 1e-9)
+    assert ladder[0] == pytest.approx(nelbo, abs=1e-9)
     assert all(looser > tighter + 1e-6 for looser, tighter in itertools.pairwise(ladder))
 
 
@@ -173,16 +166,15 @@ def test_esolm_bounds_fall_to_the_exact_likelihood(family: EsoLM, network: str) 
 
 @pytest.mark.parametrize("family", ESOLM, ids=label)
 def test_esolm_bound_is_one_order_for_a_network_blind_to_masks(family: EsoLM) -> None:
-    """To 1e-6: the enumeration of the bound rounds alpha to float32, 2^-24 of some nats."""
     network = Wrong(Exact())
     one = expected_weighted(by_order(family, network), generation_law(family), 1)
-    assert one == pytest.approx(expected_esolm_nelbo(family, network), abs=1e-6)
+    assert one == pytest.approx(expected_esolm_nelbo(family, network), abs=1e-9)
 
 
 def test_esolm_diffusion_bound_is_of_a_network_that_sees_masks() -> None:
     """In the diffusion phase a mask also attends to the masks before it, which a token written alone does not: so for a
     Transformer the two bounds are of two models, and neither need be the larger."""
-    family, network = EsoLM(V, 1.0), transformer()
+    family, network = EsoLM(V, 1.0), small_network()
     mean = torch.zeros(len(TEXTS), dtype=torch.float64)
     with torch.no_grad():
         for order in itertools.permutations(range(L)):  # clean tokens, then masks: a random order cut at `clean`
@@ -197,7 +189,7 @@ def test_esolm_diffusion_bound_is_of_a_network_that_sees_masks() -> None:
 @pytest.mark.parametrize("family", ORDERED, ids=label)
 def test_more_orders_regroup_the_same_draws(family: MDLM | EsoLM) -> None:
     """k orders a draw are k draws of one order each, so on any draws the estimate falls with k (Jensen)."""
-    network, texts = transformer(), TEXTS[::5].numpy()
+    network, texts = small_network(), TEXTS[::5].numpy()
     one = draw_nats(network, family, texts, ImportanceWeighted(1), 12, 64)
     means = [float(one.mean())]
     for k in (2, 4, 12):
@@ -238,7 +230,7 @@ def test_mask_count_has_the_expectation_of_the_continuous_time_bound(network: st
                 nats = MASKED.hidden_nats(NETWORKS[network], TEXTS, hide).double().sum(1)
                 total += float((P * nats).sum()) * L / count / len(subsets) / L
         nelbo = expected_diffusion_nelbo(MASKED, NETWORKS[network], 8)
-    assert total == pytest.approx(nelbo, abs=1e-6 if network == "transformer" else 1e-9)
+    assert total == pytest.approx(nelbo, abs=1e-9)
 
 
 def test_mask_count_hides_each_subset_equally_often() -> None:
@@ -454,16 +446,16 @@ def test_exact_denoisers_score_the_entropy_or_more(case: Case, name: str) -> Non
 
 @pytest.mark.parametrize(("case", "name"), [(c, n) for c, n in SCORERS if c is not HYBRID], ids=str)
 def test_an_estimate_does_not_depend_on_the_batch_size(case: Case, name: str) -> None:
-    estimator, network = build(name, SMALL.get(name, {}), case.family), transformer()
+    estimator, network = build(name, SMALL.get(name, {}), case.family), small_network()
     windows = np.random.default_rng(0).integers(0, V, (5, 7))
     one, other = (draw_nats(network, case.family, windows, estimator, 3, batch) for batch in (1, 64))
     assert one.shape == (5, 3 if estimator.random(case.family) else 1)
-    assert torch.allclose(one, other, rtol=1e-6)
+    assert torch.allclose(one, other, **CLOSE)
 
 
 @pytest.mark.parametrize("case", CASES, ids=repr)
 def test_bound_is_the_continuous_time_estimator(case: Case) -> None:
-    network, windows = transformer(), np.random.default_rng(0).integers(0, V, (5, 7))
+    network, windows = small_network(), np.random.default_rng(0).integers(0, V, (5, 7))
     assert bound(network, case.family, windows, 3, 4) == estimate(
         network, case.family, windows, estimators.ContinuousTime(), 3, 4
     )

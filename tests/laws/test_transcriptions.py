@@ -1,4 +1,4 @@
-"""Formulas as the reference writes them, straight down the page, against the families' fast forms. To 1e-6, float64."""
+"""Formulas as the reference writes them, straight down the page, against the families' fast forms, in float64."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from redraft.noise import draws
 from redraft.noise.draws import Key
 from redraft.types import Attention, Batch, View
 from tests.laws.test_sampling import small_network
+from tests.rounding import CLOSE
 
 V, L, B = 6, 9, 5
 KEY = Key.of(11)
@@ -21,9 +22,7 @@ KEY = Key.of(11)
 
 @pytest.fixture(scope="module")
 def network() -> Transformer:
-    made = small_network(V).double()
-    made.compute = torch.float64
-    return made
+    return small_network(V)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +43,7 @@ def test_ar_is_the_mean_of_next_token_cross_entropies(network: Transformer, batc
                 seen = torch.tensor([[V, *batch.tokens[row, :place].tolist()]])
                 out = logits(network, View(seen, torch.arange(place + 1)[None], Attention.CAUSAL))[0, -1]
                 total[row, place] = -out.log_softmax(-1)[batch.tokens[row, place]]
-        assert torch.allclose(AR(V).nelbo(network, batch, key=KEY).nats.double(), total, atol=1e-6)
+        assert torch.allclose(AR(V).nelbo(network, batch, key=KEY).nats, total, **CLOSE)
 
 
 @pytest.mark.parametrize("objective", ["low_variance", "nelbo"])
@@ -64,9 +63,10 @@ def test_mdlm_is_masked_cross_entropy_with_its_weight(objective: str, network: T
                 log_p = logits(network, View(z, torch.arange(L)[None])).log_softmax(-1)[0]
                 weight = 1 / (1 - alpha) if weighted else 1.0
                 expected = torch.tensor(
-                    [-weight * log_p[i, x] if z[0, i] == V else 0.0 for i, x in enumerate(batch.tokens[row])]
+                    [-weight * log_p[i, x] if z[0, i] == V else 0.0 for i, x in enumerate(batch.tokens[row])],
+                    dtype=torch.float64,
                 )
-                assert torch.allclose(loss.nats[row].double(), expected.double(), rtol=1e-6, atol=1e-6)
+                assert torch.allclose(loss.nats[row], expected, **CLOSE)
 
 
 def test_absorbing_posterior_is_the_published_one() -> None:
@@ -104,7 +104,7 @@ def test_esolm_sequential_phase_is_the_two_stream_pass(network: Transformer, bat
         log_p = logits(network, view)[:, :L].log_softmax(-1)
         nats = torch.where(z == V, -log_p.gather(-1, x[..., None])[..., 0], 0.0)
         ours = EsoLM(V, 0.4).sequential_nats(network, z0, batch.tokens, order)
-    assert torch.allclose(ours.gather(1, order).double(), nats, atol=1e-6)
+    assert torch.allclose(ours.gather(1, order), nats, **CLOSE)
     assert torch.allclose(log_p.exp().sum(-1), torch.ones((), dtype=torch.float64))  # what the official code lost
 
 
@@ -124,21 +124,21 @@ def test_esolm_diffusion_phase_is_causal_in_sorted_order(network: Transformer, b
                     log_p = logits(network, view)[0, -1].log_softmax(-1)
                     expected[row, place] = -log_p[batch.tokens[row, place]]
         ours = EsoLM(V, 1.0).diffusion_nats(network, zt, batch.tokens, order)
-    assert torch.allclose(ours.double(), expected, atol=1e-6)
+    assert torch.allclose(ours, expected, **CLOSE)
 
 
 def test_esolm_without_diffusion_is_an_exact_left_to_right_likelihood(network: Transformer, batch: Batch) -> None:
     """alpha_0 = 0: the chain rule with masks as queries; no randomness is left."""
     with torch.no_grad():
         one, other = (EsoLM(V, 0.0).nelbo(network, batch, key=Key.of(seed)).nats for seed in (0, 1))
-        assert torch.allclose(one, other, atol=1e-6)
+        assert torch.allclose(one, other, **CLOSE)
         total = torch.zeros(B, dtype=torch.float64)
         for place in range(L):
             seen = torch.cat([batch.tokens[:, :place], torch.full((B, 1), V)], 1)
             view = View(seen, torch.arange(place + 1)[None], Attention.CAUSAL)
             log_p = logits(network, view)[:, -1].log_softmax(-1)
             total -= log_p.gather(1, batch.tokens[:, place, None])[:, 0]
-    assert torch.allclose(one.sum(1).double(), total, atol=1e-6)
+    assert torch.allclose(one.sum(1), total, **CLOSE)
 
 
 def test_esolm_loss_of_both_phases_averages_to_the_sum_of_their_means(network: Transformer, batch: Batch) -> None:

@@ -12,15 +12,14 @@ from redraft.network.init import initialised
 from redraft.network.sizes import Shape
 from redraft.network.transformer import Transformer
 from redraft.types import Attention, Cache, View
+from tests.rounding import CLOSE, in_float64
 
 V, ROWS, LENGTH = 23, 3, 12
-# Both ways sum the same float32 numbers in another order; logits here are of order 1.
-CLOSE = {"rtol": 0.0, "atol": 1e-5}
 
 
 @pytest.fixture(params=["dit", "llama"])
 def network(request: pytest.FixtureRequest) -> Transformer:
-    made = initialised(Shape(request.param, 2, 2, 32, 64, V, 16), 0)
+    made = in_float64(initialised(Shape(request.param, 2, 2, 32, 64, V, 16), 0))
     generator = torch.Generator().manual_seed(1)
     for parameter in made.parameters():
         torch.nn.init.normal_(parameter, std=0.2, generator=generator)

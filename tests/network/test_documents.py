@@ -13,6 +13,7 @@ from redraft.network.padding import Within, of_rows
 from redraft.network.sizes import Shape
 from redraft.network.transformer import Transformer
 from redraft.types import Attention, View
+from tests.rounding import CLOSE, in_float64
 
 ENDS = [(4, 9), (1, 12)]  # where the documents of two rows of 12 end; the second row's fill it
 LENGTH, VOCAB = 12, 11
@@ -21,7 +22,7 @@ LENGTH, VOCAB = 12, 11
 @pytest.fixture(scope="module", params=["dit", "llama"])
 def network(request: pytest.FixtureRequest) -> Transformer:
     cond = 8 if request.param == "dit" else 0
-    made = initialised(Shape(request.param, 2, 2, 16, 32, VOCAB, cond), 0, torch.float32)
+    made = in_float64(initialised(Shape(request.param, 2, 2, 16, 32, VOCAB, cond), 0))
     with torch.no_grad():  # fresh adaLN is closed: open it, or nothing would mix
         for parameter in made.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 0.1)
@@ -58,7 +59,7 @@ def test_a_document_in_company_is_the_document_alone(network: Transformer, atten
     for row, part in parts():
         own = text[row : row + 1, part]
         alone = network.head(network.trunk(view(own, torch.arange(own.shape[1])[None], attention)))
-        torch.testing.assert_close(together[row, part], alone[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(together[row, part], alone[0], **CLOSE)
         if part.start or attention is Attention.FULL:  # the law can fail: without the mask it does
             assert (crossing[row, part] - alone[0]).abs().max() > 1e-3
 
@@ -76,11 +77,11 @@ def test_documents_hold_in_any_order_and_under_any_pattern(network: Transformer)
         mine = (order[row] >= part.start) & (order[row] < part.stop)
         own, places = shuffled[row][mine][None], order[row][mine][None]
         alone = network.trunk(view(own, places, torch.ones(own.shape[1], own.shape[1]).tril().bool()[None]))
-        torch.testing.assert_close(together[row][mine], alone[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(together[row][mine], alone[0], **CLOSE)
 
 
 def test_some_rows_of_a_batch_keep_their_own_documents(network: Transformer) -> None:
     text, places, second = tokens(), torch.arange(LENGTH)[None], torch.tensor([False, True])
     whole = Within(network, documents()).trunk(view(text, places, Attention.FULL))
     part = of_rows(Within(network, documents()), second).trunk(view(text[second], places, Attention.FULL))
-    torch.testing.assert_close(part[0], whole[1])
+    torch.testing.assert_close(part[0], whole[1], **CLOSE)

@@ -9,6 +9,7 @@ from redraft.network.fold import folded
 from redraft.network.init import initialised
 from redraft.network.sizes import Shape
 from redraft.types import Attention, View
+from tests.rounding import CLOSE, in_float64
 
 V = 13
 
@@ -16,7 +17,7 @@ V = 13
 @pytest.mark.parametrize("attention", list(Attention))
 @pytest.mark.parametrize(("block", "cond"), [("dit", 8), ("dit", 0), ("llama", 0)])
 def test_folding_changes_no_logit(block: str, cond: int, attention: Attention) -> None:
-    network = initialised(Shape(block, 3, 2, 16, 64, V, cond), 0)
+    network = in_float64(initialised(Shape(block, 3, 2, 16, 64, V, cond), 0))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -26,7 +27,7 @@ def test_folding_changes_no_logit(block: str, cond: int, attention: Attention) -
     plain = folded(network)
     with torch.no_grad():
         before, after = (net.head(net.trunk(view)) for net in (network, plain))
-    assert torch.allclose(before, after, atol=1e-5)
+    assert torch.allclose(before, after, **CLOSE)
     assert plain.time is None and (plain is network) == (cond == 0)
 
 

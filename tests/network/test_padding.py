@@ -18,6 +18,7 @@ from redraft.network.transformer import Transformer
 from redraft.noise.draws import Key
 from redraft.registry import FAMILIES
 from redraft.types import Attention, Batch, Network, Pattern, TokenLoss, View
+from tests.rounding import CLOSE, in_float64
 
 V, LENGTHS = 11, (9, 4, 1, 6, 7, 2)
 PROMPTS = (3, 1, 0, 5, 0, 1)  # tokens before the first that is scored
@@ -35,8 +36,7 @@ EVERY = pytest.mark.parametrize(("name", "options"), CASES, ids=str)
 
 def network_of(shape: Shape, seed: int = 1) -> Transformer:
     """Random everywhere: at their first values adaLN and the output would hide what they multiply."""
-    network, generator = initialised(shape, 0).double(), torch.Generator().manual_seed(seed)
-    network.compute = torch.float64
+    network, generator = in_float64(initialised(shape, 0)), torch.Generator().manual_seed(seed)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.3, generator=generator)
     return network
@@ -79,7 +79,7 @@ def test_a_row_alone_is_the_row_in_company(name: str, options: dict[str, Any], b
         both(network, family, batch), *(both(network, family, one) for one in alone(batch)), strict=True
     ):
         for row, (single, length) in enumerate(zip(singles, LENGTHS, strict=True)):
-            assert torch.allclose(together.nats[row, :length], single.nats[0], rtol=1e-6, atol=1e-6)
+            assert torch.allclose(together.nats[row, :length], single.nats[0], **CLOSE)
         assert not together.nats[~batch.scored].any()
 
 
@@ -93,7 +93,7 @@ def test_what_padding_holds_is_never_seen(name: str, options: dict[str, Any]) ->
         gradients = torch.autograd.grad(loss.nats.sum(), list(network.parameters()), allow_unused=True)
         found.append([loss.nats, nelbo.nats, *(g for g in gradients if g is not None)])
     for other in found[1:]:
-        assert all(torch.allclose(a, b, rtol=1e-9, atol=1e-9) for a, b in zip(found[0], other, strict=True))
+        assert all(torch.allclose(a, b, **CLOSE) for a, b in zip(found[0], other, strict=True))
 
 
 @dataclass(frozen=True)
@@ -169,4 +169,4 @@ def test_rows_of_a_padded_network_keep_their_lengths() -> None:
     flipped = Batch(batch.tokens.flip(0), batch.scored.flip(0), batch.index.flip(0), batch.lengths.flip(0))  # type: ignore[union-attr]
     one = family.loss(network, batch, key=KEY, progress=0.0).nats
     other = family.loss(reading(network.network, flipped), flipped, key=KEY, progress=0.0).nats
-    assert torch.allclose(one, other.flip(0))
+    assert torch.allclose(one, other.flip(0), **CLOSE)

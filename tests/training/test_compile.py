@@ -1,4 +1,4 @@
-"""torch.compile changes no number beyond rounding, in training and in sampling."""
+"""torch.compile changes no number, in training and in sampling: shown in float64."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from redraft.training.parallel import Descent, spread
 from redraft.training.ranks import Ranks
 from redraft.training.setup import set_up
 from redraft.types import Canvas
+from tests.rounding import CLOSE, in_float64
 from tests.runs import corpus, tiny
 
 pytestmark = pytest.mark.skipif(not (shutil.which("gcc") or shutil.which("clang")), reason="needs a C compiler")
@@ -33,15 +34,17 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_compiled_training_has_the_same_losses(how: Any, source: Path, tmp_path: Path) -> None:
     found = []
     for compile in (False, how):
-        config = tiny(source, budget={"steps": 6}, train={"compile": compile, "accumulate": 2})
+        train = {"compile": compile, "accumulate": 2, "precision": "float64"}
+        config = tiny(source, budget={"steps": 6}, train=train)
         found.append(torch.stack([step.loss for step in Trainer.start(set_up(config), tmp_path).run()]))
-    assert torch.allclose(found[0], found[1], rtol=1e-5)
+    assert torch.allclose(found[0], found[1], **CLOSE)
 
 
 def test_a_compiled_denoiser_predicts_the_same_and_leaves_the_model_as_it_was(source: Path, tmp_path: Path) -> None:
     for _ in carry_out(open_run(tiny(source, budget={"steps": 4}), tmp_path / "run"), tmp_path / "run"):
         pass
     model = redraft.load(tmp_path / "run")
+    in_float64(model.network)
     before = model.network.trunk
     canvas, text = model.canvas("", 2, 16), []
     for compiled in (False, True):

@@ -22,6 +22,7 @@ from redraft.evaluation.run import carry_out, open_run, read_record
 from redraft.registry import FAMILIES
 from redraft.training.journal import read_journal
 from redraft.training.loop import Trainer
+from tests.rounding import CLOSE
 from tests.runs import corpus, tiny
 
 TELLING = ("timing", "machine", "versions", "git", "name")
@@ -111,13 +112,16 @@ def _wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
 
 @pytest.mark.parametrize("family", KINDS, ids=str)
 def test_loss_does_not_depend_on_accumulation(family: Any, source: Path, teacher: Path, tmp_path: Path) -> None:
-    """Law 9, the part that one process shows: 1, 2 and 4 micro-batches see the same corruption; only sums are reordered."""
+    """Law 9, the part that one process shows: 1, 2 and 4 micro-batches see the same corruption; only sums are reordered. In
+    float64: in float32 an optimiser step of a gradient near nothing is its rounding."""
     losses = []
     for parts in (1, 2, 4):
-        config = tiny(source, family=family, train={"accumulate": parts, **start_of(family, teacher)})
+        config = tiny(
+            source, family=family, train={"accumulate": parts, "precision": "float64", **start_of(family, teacher)}
+        )
         trainer = Trainer.start(open_run(config, tmp_path / str(parts)), tmp_path / str(parts))
         losses.append(torch.stack([step.loss for step in trainer.run()]))
-    assert torch.allclose(losses[0], losses[1], rtol=1e-4) and torch.allclose(losses[0], losses[2], rtol=1e-4)
+    assert torch.allclose(losses[0], losses[1], **CLOSE) and torch.allclose(losses[0], losses[2], **CLOSE)
 
 
 def test_record_says_everything(source: Path, tmp_path: Path) -> None:

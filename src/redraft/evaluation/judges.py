@@ -22,6 +22,7 @@ from torch import Tensor
 from redraft.errors import UserError
 from redraft.families.ar import AR
 from redraft.hub.model import Model
+from redraft.network.head import wide
 from redraft.noise.draws import Key
 from redraft.text.tokenizer import Tokenizer
 from redraft.types import Batch
@@ -155,8 +156,8 @@ class CausalJudge:
     def _nats(self, tokens: Tensor, paid: Tensor) -> Tensor:
         """Padding is on the right, where a causal model does not look."""
         seen = torch.cat([torch.full_like(tokens[:, :1], self.begin), tokens[:, :-1]], 1)
-        logits = self.network(seen, use_cache=False).logits.float()
-        nats = F.cross_entropy(logits.transpose(1, 2), tokens, reduction="none")
+        logits = self.network(seen, use_cache=False).logits
+        nats = F.cross_entropy(logits.to(wide(logits.dtype)).transpose(1, 2), tokens, reduction="none")
         return nats.where(paid, 0.0).double().sum(1)
 
 

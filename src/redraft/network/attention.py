@@ -17,13 +17,14 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 
 from redraft.accelerator import accelerated
 from redraft.network.cache import LayerCache
+from redraft.network.head import wide
 from redraft.types import Attention, Pattern
 
 
 def rotary(positions: Tensor, head: int, dtype: torch.dtype, theta: float = 10000.0) -> tuple[Tensor, Tensor]:
-    """cos and sin [B or 1, 1, Q, D/2] of RoPE: base `theta`, all of the head, half-split pairs; angles in float32."""
-    inverse = theta ** (-torch.arange(0, head, 2, device=positions.device, dtype=torch.float32) / head)
-    angles = positions[:, None, :, None].float() * inverse
+    """cos and sin [B or 1, 1, Q, D/2] of RoPE: base `theta`, all of the head, half-split pairs; angles in float32 at least."""
+    inverse = theta ** (-torch.arange(0, head, 2, device=positions.device, dtype=wide(dtype)) / head)
+    angles = positions[:, None, :, None].to(inverse.dtype) * inverse
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 

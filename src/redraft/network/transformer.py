@@ -90,8 +90,8 @@ class NoiseLevel(nn.Module):
     def forward(self, sigma: Tensor) -> Tensor:
         if self.clock is not None:
             sigma = mixing_time(sigma, self.clock)
-        frequencies = torch.exp(-math.log(10000) / 128 * torch.arange(128, device=sigma.device))
-        angles = sigma.to(self.first.weight.dtype) * frequencies
+        places = torch.arange(128, device=sigma.device, dtype=self.first.weight.dtype)
+        angles = sigma.to(places.dtype) * torch.exp(-math.log(10000) / 128 * places)
         waves = torch.cat([angles.cos(), angles.sin()], -1)
         return F.silu(self.second(F.silu(self.first(waves))))
 

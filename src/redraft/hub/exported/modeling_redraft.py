@@ -19,7 +19,7 @@ from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast, MaskedLMOutput
 
 from .configuration_redraft import RedraftConfig
-from .network_redraft import Trunk
+from .network_redraft import Trunk, wide
 from .sampling_redraft import CLOCKED, Process, ancestral, by_blocks, categorical, in_order, sharpened
 
 NEVER = -1e4  # the spare id's logit
@@ -55,8 +55,8 @@ class RedraftPreTrainedModel(PreTrainedModel):
         )
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """[..., d] -> [..., V + 1] in float32."""
-        return F.pad(self.output(hidden).float(), (0, 1), value=NEVER)
+        """[..., d] -> [..., V + 1] in float32 at least."""
+        return F.pad(wide(self.output(hidden)), (0, 1), value=NEVER)
 
 
 class RedraftForCausalLM(RedraftPreTrainedModel, GenerationMixin):
@@ -126,7 +126,7 @@ class RedraftForMaskedLM(RedraftPreTrainedModel):
     ) -> Tensor:
         """Normalised log p(x0 | input_ids) [B, L, V], as in redraft: where masks hide the text, what is visible is its own
         prediction. (Duo and GIDD may see a wrong token, and predict every one.)"""
-        logits = self.output(self.hidden(input_ids, timesteps, attention_mask, order)).float()
+        logits = wide(self.output(self.hidden(input_ids, timesteps, attention_mask, order)))
         log_p = logits.log_softmax(-1)
         if self.config.family in ("duo", "gidd"):
             return log_p

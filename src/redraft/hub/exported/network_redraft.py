@@ -16,26 +16,31 @@ from transformers.cache_utils import Cache
 from .configuration_redraft import RedraftConfig
 
 
+def wide(x: Tensor) -> Tensor:
+    """In float32 at least: where logs and squares are summed."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 class LayerNorm(nn.Module):
-    """Scale without bias, in float32."""
+    """Scale without bias, in float32 at least."""
 
     def __init__(self, width: int):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x.float(), self.weight.shape, self.weight.float(), eps=1e-5).to(x.dtype)
+        return F.layer_norm(wide(x), self.weight.shape, wide(self.weight), eps=1e-5).to(x.dtype)
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) times a scale, in float32."""
+    """x / rms(x) times a scale, in float32 at least."""
 
     def __init__(self, width: int):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), eps=1e-5).to(x.dtype)
+        return F.rms_norm(wide(x), self.weight.shape, wide(self.weight), eps=1e-5).to(x.dtype)
 
 
 class GELU(nn.Module):
@@ -71,16 +76,18 @@ class NoiseLevel(nn.Module):
         self.first, self.second = nn.Linear(256, cond), nn.Linear(cond, cond)
 
     def forward(self, sigma: Tensor) -> Tensor:
-        frequencies = torch.exp(-math.log(10000) / 128 * torch.arange(128, device=sigma.device))
-        angles = sigma.float() * frequencies
+        dtype = torch.promote_types(self.first.weight.dtype, torch.float32)
+        frequencies = torch.exp(-math.log(10000) / 128 * torch.arange(128, device=sigma.device, dtype=dtype))
+        angles = sigma.to(dtype) * frequencies
         waves = torch.cat([angles.cos(), angles.sin()], -1).to(self.first.weight.dtype)
         return F.silu(self.second(F.silu(self.first(waves))))
 
 
 def rotary(positions: Tensor, head: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """cos and sin [B or 1, 1, Q, D/2] of RoPE: base 10000, all of the head, half-split pairs."""
-    inverse = 10000.0 ** (-torch.arange(0, head, 2, device=positions.device, dtype=torch.float32) / head)
-    angles = positions[:, None, :, None].float() * inverse
+    wider = torch.promote_types(dtype, torch.float32)
+    inverse = 10000.0 ** (-torch.arange(0, head, 2, device=positions.device, dtype=wider) / head)
+    angles = positions[:, None, :, None].to(wider) * inverse
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .configuration_redraft import RedraftConfig
+from .network_redraft import wide
 
 ABSORBING = ("mdlm", "sedd", "d3pm")  # a token that is no longer [MASK] stays
 CLOCKED = ("duo", "gidd", "sedd", "d3pm")  # the network reads the time
@@ -84,7 +85,7 @@ def sharpened(logits: Tensor, temperature: float) -> Tensor:
     """[R, V] logits -> probabilities, float64; temperature 0 puts all on the likeliest id."""
     if temperature == 0:
         return torch.nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).double()
-    return (logits.float().log_softmax(-1) / temperature).log_softmax(-1).double().exp()
+    return (wide(logits).log_softmax(-1) / temperature).log_softmax(-1).double().exp()
 
 
 def ancestral(
