@@ -63,7 +63,7 @@ def lightning(tmp: Path, weights: Weights, algo: dict[str, Any], **how: Any) -> 
 def converted(tmp: Path, source: Path, tokenizer: str = "bytes", **how: Any) -> tuple[Converted, Model]:
     choices = Choices(**{k: how.pop(k) for k in list(how) if k in Choices.__dataclass_fields__})
     done = convert(source, tmp / "out", tokenizer=tokenizer, choices=choices, **how)
-    return done, redraft.load(tmp / "out")
+    return done, redraft.load(tmp / "out", "cpu")
 
 
 # The DiT of the Lightning files and of the hub, in every family.
@@ -494,4 +494,4 @@ def test_conversion_is_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
     assert set(index["weight_map"].values()) == set(files)
     tokens = ids(4001)
-    same(logits(redraft.load(tmp_path / "out"), tokens), foreign.smdm_logits(weights, tokens, 2, False))
+    same(logits(redraft.load(tmp_path / "out", "cpu"), tokens), foreign.smdm_logits(weights, tokens, 2, False))

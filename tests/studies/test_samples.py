@@ -35,7 +35,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def bench(folders: dict[str, Path], weights: str = "w", settings: FrontierConfig = SETTINGS) -> Bench:
-    model = load(folders["ar"])
+    model = load(folders["ar"], "cpu")
     judge = RedraftJudge.of(model, "ar", weights)
     text = "that it is was for the of and a to in he his as are with on "
     real = torch.tensor([list((text * 2)[i : i + 16].encode()) for i in range(24)])
