@@ -29,9 +29,9 @@ DATA = {"source": "stdlib", "length": 64}
 DISTILLED = {"name": "duo", "objective": "distillation", "rounds": 7}
 
 
-def recipes(runs: Path, scale: float) -> dict[str, dict[str, Any]]:
+def recipes(runs: Path, scale: float, device: torch.device) -> dict[str, dict[str, Any]]:
     """Judge, teacher and student; `scale` shortens all three."""
-    train = {"threads": 1, "device": "cpu", "min_lr": 0.05}
+    train = {"threads": 1, "device": str(device), "min_lr": 0.05}
     return {
         "judge": {
             "seed": 7,
@@ -58,13 +58,13 @@ def recipes(runs: Path, scale: float) -> dict[str, dict[str, Any]]:
     }
 
 
-def trained(runs: Path, scale: float) -> dict[str, Model]:
+def trained(runs: Path, scale: float, device: torch.device) -> dict[str, Model]:
     models = {}
-    for name, recipe in recipes(runs, scale).items():
+    for name, recipe in recipes(runs, scale, device).items():
         if not (runs / name / "record.json").exists():
             for _ in carry_out(open_run(validated(RunConfig, recipe), runs / name), runs / name):
                 pass
-        models[name] = redraft.load(runs / name)
+        models[name] = redraft.load(runs / name, str(device))
     return models
 
 
@@ -75,7 +75,7 @@ def sampled(model: Model, judge: Model, sampler: str, steps: int, rows: int) -> 
 
 
 def main(args: Namespace, runs: Path) -> None:
-    models = trained(runs, args.scale)
+    models = trained(runs, args.scale, args.device)
     judge = models.pop("judge")
     points = [
         sampled(model, judge, sampler, steps, args.rows)
@@ -90,7 +90,7 @@ def main(args: Namespace, runs: Path) -> None:
     ]  # fmt: skip
     text = measure.table(("sampler, model", "steps", "nats under the judge", "entropy", "distinct bigrams"), rows)
     losses = {name: model.record["loss"] for name, model in {**models, "judge": judge}.items()}
-    result = {"benchmark": "distillation", "machine": measure.machine(), "losses": losses, "points": points}
+    result = {"benchmark": "distillation", "machine": measure.machine(args.device), "losses": losses, "points": points}
     measure.publish(result, f"{text}\n\nheld-out nats per token: {losses}", args.json)
 
 
@@ -100,7 +100,8 @@ def parsed() -> Namespace:
     parser.add_argument("--scale", type=float, default=1.0, help="share of the training steps")
     parser.add_argument("--rows", type=int, default=512, help="texts a point")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers here")
-    return parser.parse_args()
+    measure.device_argument(parser)
+    return measure.placed(parser.parse_args())
 
 
 if __name__ == "__main__":

@@ -21,11 +21,11 @@ from redraft.network.head import cross_entropy
 ROWS, WIDTH, VOCAB = 2048, 256, 32000
 
 
-def inputs(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+def inputs(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    rows = torch.randn(ROWS, WIDTH, generator=generator).to(dtype).requires_grad_()
-    weight = (0.05 * torch.randn(VOCAB, WIDTH, generator=generator)).requires_grad_()
-    return rows, weight, torch.randint(0, VOCAB, (ROWS,), generator=generator)
+    rows = torch.randn(ROWS, WIDTH, generator=generator).to(device, dtype).requires_grad_()
+    weight = (0.05 * torch.randn(VOCAB, WIDTH, generator=generator)).to(device).requires_grad_()
+    return rows, weight, torch.randint(0, VOCAB, (ROWS,), generator=generator).to(device)
 
 
 def torchs(rows: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -41,9 +41,9 @@ if hasattr(F, "linear_cross_entropy"):
     WAYS["torch"] = torchs
 
 
-def step(name: str) -> Callable[[], Tensor]:
+def step(name: str, device: torch.device) -> Callable[[], Tensor]:
     way, _, kind = name.partition(" ")
-    rows, weight, targets = inputs(getattr(torch, kind))
+    rows, weight, targets = inputs(getattr(torch, kind), device)
 
     def run() -> Tensor:
         rows.grad = weight.grad = None
@@ -56,13 +56,13 @@ def step(name: str) -> Callable[[], Tensor]:
 
 def main(args: Namespace) -> None:
     names = [f"{way} {kind}" for kind in ("float32", "bfloat16") for way in WAYS]
-    seconds = measure.take_turns({name: step(name) for name in names}, args.repeats)
-    peaks = {name: measure.peak_bytes(__file__, name, "--threads", str(args.threads)) for name in names}
+    seconds = measure.take_turns({name: step(name, args.device) for name in names}, args.repeats, args.device)
+    peaks = {name: measure.peak_bytes(__file__, name, *measure.peak_words(args)) for name in names}
     median = measure.medians(seconds)
     speed = {name: measure.ratio(seconds, name, f"redraft {name.split()[1]}") for name in names}
     rows = [(n, f"{median[n]:.3f}", f"{speed[n]:.2f}", f"{peaks[n] / 2**20:.0f}") for n in names]
     found = {n: {"seconds": median[n], "over_redraft": speed[n], "peak_bytes_above_idle": peaks[n]} for n in names}
-    result = {"benchmark": "head", "machine": measure.machine(), "ways": found}
+    result = {"benchmark": "head", "machine": measure.machine(args.device), "ways": found}
     text = measure.table(("head and loss", "seconds", "over redraft", "peak MiB"), rows)
     measure.publish(result, text, args.json)
 
@@ -72,6 +72,6 @@ if __name__ == "__main__":
     parser.add_argument("--peak", metavar="CASE", help="print the peak memory of one case, and no more")
     arguments = measure.parsed(parser)
     if arguments.peak:
-        measure.report_peak(step(arguments.peak))
+        measure.report_peak(step(arguments.peak, arguments.device), arguments.device)
     else:
         main(arguments)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 import redraft
 from redraft.config import RunConfig, validated
+from redraft.evaluation.compute import wait
 from redraft.evaluation.estimators import (
     ChainRule,
     ContinuousTime,
@@ -53,14 +54,14 @@ class Cell:
     draws: int
 
 
-def trained(name: str, into: Path, flops: float) -> Path:
+def trained(name: str, into: Path, flops: float, device: torch.device) -> Path:
     """The run folder of a model, trained unless it is there."""
     table = {
         "family": MODELS[name],
         "network": {"size": "25k"},
         "data": {"source": "stdlib", "length": 64},
         "budget": {"flops": flops},
-        "train": {"lr": 3e-3, "batch": 8, "threads": 1, "device": "cpu"},
+        "train": {"lr": 3e-3, "batch": 8, "threads": 1, "device": str(device)},
     }
     for _ in carry_out(open_run(validated(RunConfig, table), into / name), into / name):
         pass
@@ -107,11 +108,13 @@ def main(args: Namespace, runs: Path) -> None:
     results, rows = {}, []
     columns = ("bound", "count", *(f"weighted_{k}" for k in KS), *(f"path_{k}" for k in KS), "left_to_right", "random")
     for name in MODELS:
-        model = redraft.load(trained(name, runs, args.flops))
+        model = redraft.load(trained(name, runs, args.flops, args.device), str(args.device))
         corpus = prepare_cached("stdlib", model.tokenizer)
         windows = ordered_windows(corpus.split("validation"), model.length, args.rows)
+        wait(args.device)
         start = time.perf_counter()
         nats = estimated(model, windows, args)
+        wait(args.device)
         cells, found = {column: cell(values) for column, values in nats.items()}, gaps(nats)
         results[name] = {column: asdict(value) for column, value in cells.items()} | found
         results[name] |= {"seconds": time.perf_counter() - start, "trained_flops": model.record["flops"]}
@@ -119,7 +122,12 @@ def main(args: Namespace, runs: Path) -> None:
         rows.append((name, *shown, *(f"{found[g]['nats']:.3f} ± {found[g]['se']:.3f}" for g in found)))
     text = measure.table(("nats/token", *columns, "gap", "from_k"), rows)
     settings = {"rows": args.rows, "draws": args.draws, "steps": args.steps, "flops": args.flops, "length": 64}
-    result = {"benchmark": "likelihood", "machine": measure.machine(), "settings": settings, "models": results}
+    result = {
+        "benchmark": "likelihood",
+        "machine": measure.machine(args.device),
+        "settings": settings,
+        "models": results,
+    }
     measure.publish(result, text, args.json)
 
 
@@ -132,7 +140,8 @@ def parsed() -> Namespace:
     parser.add_argument("--steps", type=int, default=64, help="of the path-weighted chain")
     parser.add_argument("--batch", type=int, default=32, help="rows a pass")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers here")
-    return parser.parse_args()
+    measure.device_argument(parser)
+    return measure.placed(parser.parse_args())
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 
 Speed is a ratio measured side by side: the cases take turns, A B A B, so that a busy neighbour slows both; each case's
 time is the median of its turns. Memory is measured in a process of its own, for peaks in one process hide each other.
+
+`--device cuda` puts networks and tensors on an accelerator: the clock is read when it has done its work, and memory is its
+allocator's.
 """
 
 from __future__ import annotations
@@ -22,6 +25,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from redraft.errors import MISTAKE, UserError
+from redraft.evaluation.compute import wait
+from redraft.evaluation.memory import forget_peak
+from redraft.network.device import device_name, pick_device
+
+CPU = torch.device("cpu")
 PACKAGES = ("torch", "transformers", "redraft")
 
 
@@ -31,7 +40,22 @@ def arguments(description: str) -> ArgumentParser:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers here")
     parser.add_argument("--repeats", type=int, default=7, help="turns of each case")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="torch threads")
+    device_argument(parser)
     return parser
+
+
+def device_argument(parser: ArgumentParser) -> None:
+    parser.add_argument("--device", default="cpu", help="where networks compute: cpu, cuda, cuda:1, auto")
+
+
+def placed(args: Namespace) -> Namespace:
+    """`args.device` as a torch device; for one that is not there one line, exit status 2."""
+    try:
+        args.device = pick_device(args.device)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(MISTAKE)
+    return args
 
 
 def parsed(parser: ArgumentParser) -> Namespace:
@@ -39,19 +63,29 @@ def parsed(parser: ArgumentParser) -> Namespace:
     if args.quick:
         args.repeats = 2
     torch.set_num_threads(args.threads)
-    return args
+    return placed(args)
 
 
-def take_turns(cases: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each case, turn by turn, after one unmeasured turn each."""
+def take_turns(
+    cases: Mapping[str, Callable[[], Any]], repeats: int, device: torch.device = CPU
+) -> dict[str, list[float]]:
+    """Seconds of each case, turn by turn, after one unmeasured turn each. `device`: whose work is waited for."""
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     for turn in range(repeats + 1):
         for name, run in cases.items():
-            start = time.perf_counter()
-            run()
+            spent = clocked(run, device)
             if turn:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(spent)
     return seconds
+
+
+def clocked(run: Callable[[], Any], device: torch.device) -> float:
+    """Seconds of one call, from an idle device to an idle device."""
+    wait(device)
+    start = time.perf_counter()
+    run()
+    wait(device)
+    return time.perf_counter() - start
 
 
 def medians(seconds: Mapping[str, list[float]]) -> dict[str, float]:
@@ -68,9 +102,9 @@ def ratio_of_best(seconds: Mapping[str, list[float]], slow: str, fast: str) -> f
     return min(seconds[slow]) / min(seconds[fast])
 
 
-def product(dtype: torch.dtype, size: int = 2048) -> Callable[[], Tensor]:
+def product(dtype: torch.dtype, size: int = 2048, device: torch.device = CPU) -> Callable[[], Tensor]:
     """A large square matrix product: what the machine can do at best in `dtype`, 2 size^3 FLOPs."""
-    a = torch.randn(size, size).to(dtype)
+    a = torch.randn(size, size, device=device).to(dtype)
     return lambda: a @ a
 
 
@@ -81,12 +115,30 @@ def peak_bytes(program: str, *words: str) -> int:
     return int(done.stdout.split()[-1])
 
 
-def report_peak(run: Callable[[], Any]) -> None:
-    """Print the peak resident bytes of `run()` above the process as it is now: everything imported, nothing built."""
+def peak_words(args: Namespace) -> list[str]:
+    """What the fresh process of `peak_bytes` has to be told."""
+    return ["--threads", str(args.threads), "--device", str(args.device)]
+
+
+def report_peak(run: Callable[[], Any], device: torch.device = CPU) -> None:
+    """Print the peak bytes of `run()` above the process as it is now, everything imported, nothing built: resident ones, or on
+    an accelerator those that its allocator gave out."""
+    if device.type != "cpu":
+        print(allocated_peak(run, device))
+        return
     idle = _status("VmRSS")
     run()
     # Not ru_maxrss: a child process inherits its parent's.
     print(_status("VmHWM") - idle)
+
+
+def allocated_peak(run: Callable[[], Any], device: torch.device) -> int:
+    """The most bytes that an accelerator's allocator had given out during `run()`, above what it has now."""
+    idle = torch.accelerator.memory_allocated(device)
+    forget_peak(device)
+    run()
+    wait(device)
+    return int(torch.accelerator.max_memory_allocated(device) - idle)
 
 
 def _status(field: str) -> int:
@@ -94,7 +146,8 @@ def _status(field: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
-def machine() -> dict[str, Any]:
+def machine(device: torch.device = CPU) -> dict[str, Any]:
+    """The processor, what runs on it and, where that does the work, the accelerator."""
     models = [li for li in Path("/proc/cpuinfo").read_text().splitlines() if li.startswith("model name")]
     return {
         "cpu": models[0].partition(": ")[2] if models else platform.processor(),
@@ -104,6 +157,18 @@ def machine() -> dict[str, Any]:
         "load": os.getloadavg()[0],
         "python": platform.python_version(),
         **{name: _version(name) for name in PACKAGES},
+        **({} if device.type == "cpu" else _accelerator(device)),
+    }
+
+
+def _accelerator(device: torch.device) -> dict[str, Any]:
+    free, total = torch.get_device_module(device).mem_get_info(device)
+    return {
+        "device": str(device),
+        "gpu": device_name(device),
+        "memory": total,
+        "free": free,
+        "cuda": torch.version.cuda,
     }
 
 

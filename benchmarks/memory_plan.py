@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from measure import arguments, machine, parsed, peak_bytes, publish, report_peak, table
+from measure import arguments, machine, parsed, peak_bytes, peak_words, publish, report_peak, table
 
 from redraft.config import RunConfig, merge, validated
 from redraft.training.budget import plan_run
@@ -27,7 +26,7 @@ BASE: dict[str, Any] = {
     "family": "mdlm",
     "data": {"length": 256},
     "budget": {"steps": 3},
-    "train": {"batch": 8, "precision": "float32", "device": "cpu"},
+    "train": {"batch": 8, "precision": "float32"},
 }
 CASES: dict[str, dict[str, Any]] = {
     "3M": {"network": {"size": "3M"}, "train": {"batch": 16}},
@@ -42,9 +41,9 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def configured(case: str, folder: Path) -> RunConfig:
+def configured(case: str, folder: Path, device: str) -> RunConfig:
     paths = {"data": {"source": str(folder / "text.jsonl"), "tokenizer": str(folder / "tokenizer.json")}}
-    return validated(RunConfig, merge(merge(BASE, CASES[case]), paths))
+    return validated(RunConfig, merge(merge(BASE, CASES[case]), {**paths, "train": {"device": device}}))
 
 
 def write_data(folder: Path) -> None:
@@ -65,26 +64,27 @@ def train(setup: Setup, folder: Path) -> None:
         pass
 
 
-def measured(case: str) -> None:
+def measured(case: str, device: torch.device) -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["REDRAFT_CACHE"] = folder
         write_data(Path(folder))
-        setup = set_up(configured(case, Path(folder)))
-        torch.ones(64, 64) @ torch.ones(64, 64)
-        report_peak(lambda: train(setup, Path(folder) / "run"))
+        setup = set_up(configured(case, Path(folder), str(device)))
+        torch.ones(64, 64, device=device) @ torch.ones(64, 64, device=device)
+        report_peak(lambda: train(setup, Path(folder) / "run"), device)
 
 
 def main() -> None:
-    if "--peak" in sys.argv:
-        return measured(sys.argv[-1])
     parser = arguments(__doc__.splitlines()[0])
+    parser.add_argument("--peak", choices=CASES, metavar="CASE", help="print the peak memory of one case, and no more")
     parser.add_argument("--cases", nargs="*", default=list(CASES), help="some of them")
     args = parsed(parser)
+    if args.peak:
+        return measured(args.peak, args.device)
     results: dict[str, dict[str, float]] = {}
     for case in args.cases[:1] if args.quick else args.cases:
-        config = configured(case, Path())
+        config = configured(case, Path(), str(args.device))
         plan = plan_run(config, VOCABULARY)
-        peak = peak_bytes(__file__, case)
+        peak = peak_bytes(__file__, case, *peak_words(args))
         results[case] = {"parameters": sum(plan.parameters.values()), "planned": plan.memory_bytes, "peak": peak}
         print(case, results[case], flush=True)
     rows = [
@@ -97,7 +97,7 @@ def main() -> None:
         for case, r in results.items()
     ]
     head = ("case", "parameters", "planned MB", "peak MB", f"ratio (within {WITHIN:.0%})")
-    publish({"machine": machine(), "within": WITHIN, "cases": results}, table(head, rows), args.json)
+    publish({"machine": machine(args.device), "within": WITHIN, "cases": results}, table(head, rows), args.json)
     return None
 
 

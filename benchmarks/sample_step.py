@@ -1,4 +1,4 @@
-"""Tokens a second of redraft's left-to-right sampler against transformers' `generate`, both with a KV cache, on this CPU.
+"""Tokens a second of redraft's left-to-right sampler against transformers' `generate`, both with a KV cache, on one device.
 
 The networks of `train_step.py`, random weights, float32, plain sampling from the whole distribution at temperature 1,
 a prompt of one token and 256 new ones. redraft runs what `Model.frames` runs, a float64 categorical draw included, and
@@ -28,12 +28,12 @@ from redraft.types import Canvas
 VOCAB, NEW, BATCHES, TARGET = 32000, 256, (1, 8), 1.5
 
 
-def redraft(rows: int, new: int) -> Callable[[], Tensor]:
+def redraft(rows: int, new: int, device: torch.device) -> Callable[[], Tensor]:
     shape = from_size("6M", "llama", VOCAB)
-    model = Model(build("ar", {}, VOCAB), initialised(shape, 0), Bytes(), new + 1, {})
-    fixed = torch.zeros(rows, new + 1, dtype=torch.bool)
+    model = Model(build("ar", {}, VOCAB), initialised(shape, 0).to(device), Bytes(), new + 1, {})
+    fixed = torch.zeros(rows, new + 1, dtype=torch.bool, device=device)
     fixed[:, 0] = True
-    unwritten = Canvas(torch.ones(rows, new + 1, dtype=torch.int64), fixed)
+    unwritten = Canvas(torch.ones(rows, new + 1, dtype=torch.int64, device=device), fixed)
 
     def run() -> Tensor:
         *_, finished = model.frames(unwritten, model.denoiser(), "", 0, seed=0)
@@ -42,7 +42,7 @@ def redraft(rows: int, new: int) -> Callable[[], Tensor]:
     return run
 
 
-def transformers(rows: int, new: int) -> Callable[[], Tensor]:
+def transformers(rows: int, new: int, device: torch.device) -> Callable[[], Tensor]:
     shape = from_size("6M", "llama", VOCAB)
     config = LlamaConfig(
         vocab_size=VOCAB,
@@ -54,7 +54,7 @@ def transformers(rows: int, new: int) -> Callable[[], Tensor]:
         tie_word_embeddings=False,
         eos_token_id=None,  # its default would end one text in a hundred early
     )
-    model, prompt = LlamaForCausalLM(config).eval(), torch.ones(rows, 1, dtype=torch.int64)
+    model, prompt = LlamaForCausalLM(config).eval().to(device), torch.ones(rows, 1, dtype=torch.int64, device=device)
     how = GenerationConfig(
         do_sample=True, top_k=0, use_cache=True, max_new_tokens=new, eos_token_id=None, pad_token_id=0
     )
@@ -64,10 +64,12 @@ def transformers(rows: int, new: int) -> Callable[[], Tensor]:
 
 def main(args: Namespace) -> None:
     new = 32 if args.quick else NEW
-    cases = {(who, rows): make(rows, new) for rows in BATCHES for who, make in MAKERS.items()}
+    cases = {(who, rows): make(rows, new, args.device) for rows in BATCHES for who, make in MAKERS.items()}
     for (who, rows), run in cases.items():
         assert run().shape == (rows, new + 1), who
-    seconds = measure.take_turns({f"{who} batch {rows}": run for (who, rows), run in cases.items()}, args.repeats)
+    seconds = measure.take_turns(
+        {f"{who} batch {rows}": run for (who, rows), run in cases.items()}, args.repeats, args.device
+    )
     median = measure.medians(seconds)
     per_second = {f"{who} batch {rows}": rows * new / median[f"{who} batch {rows}"] for who, rows in cases}
     rows_of_table = [(name, f"{median[name]:.3f}", f"{speed:.0f}") for name, speed in per_second.items()]
@@ -89,7 +91,7 @@ def main(args: Namespace) -> None:
     ])  # fmt: skip
     result = {
         "benchmark": "sample_step",
-        "machine": measure.machine(),
+        "machine": measure.machine(args.device),
         "shape": {"size": "6M", "prompt": 1, "new": new, "vocab": VOCAB, "dtype": "float32"},
         "tokens_per_second": per_second,
         "comparisons": [

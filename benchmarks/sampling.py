@@ -1,4 +1,4 @@
-"""redraft's samplers against the papers' definitions of them (tests/definitions.py), in one process, on this CPU.
+"""redraft's samplers against the papers' definitions of them (tests/definitions.py), in one process, on one device.
 
 Width 256, 6 layers, 32,000 tokens, texts of 1024, a batch of 4, random weights, float32. The definitions predict every
 position at every step, form float64 laws over all states and race for each; one of their steps costs what any other does, so a
@@ -62,21 +62,22 @@ CASES = {
 }
 
 
-def network() -> Transformer:
+def network(device: torch.device) -> Transformer:
     """Random weights everywhere, so that nothing is a zero that a kernel could skip."""
     made = initialised(from_size("6M", "dit", VOCAB), 0)
     generator = torch.Generator().manual_seed(0)
     for parameter in made.parameters():
         parameter.data.add_(0.02 * torch.randn(parameter.shape, generator=generator))
-    return made.requires_grad_(False).eval()
+    return made.requires_grad_(False).eval().to(device)
 
 
 def model(family: str, net: Transformer) -> Model:
     return Model(build(family, {}, VOCAB), net, Bytes(), LENGTH, {})
 
 
-def blank(rows: int = ROWS, length: int = LENGTH) -> Canvas:
-    return Canvas(torch.zeros(rows, length, dtype=torch.int64), torch.zeros(rows, length, dtype=torch.bool))
+def blank(device: torch.device, rows: int = ROWS, length: int = LENGTH) -> Canvas:
+    tokens = torch.zeros(rows, length, dtype=torch.int64, device=device)
+    return Canvas(tokens, torch.zeros_like(tokens, dtype=torch.bool))
 
 
 def fast(case: Case, net: Transformer, rows: int = ROWS) -> Callable[[], tuple[int, int]]:
@@ -85,7 +86,7 @@ def fast(case: Case, net: Transformer, rows: int = ROWS) -> Callable[[], tuple[i
 
     def run() -> tuple[int, int]:
         denoiser = made.denoiser()
-        *_, finished = made.frames(blank(rows), denoiser, case.sampler, case.steps, 0, dict(case.options))
+        *_, finished = made.frames(blank(made.device, rows), denoiser, case.sampler, case.steps, 0, dict(case.options))
         assert finished.tokens.max() < VOCAB
         return denoiser.calls, denoiser.rows
 
@@ -94,29 +95,32 @@ def fast(case: Case, net: Transformer, rows: int = ROWS) -> Callable[[], tuple[i
 
 def slow(case: Case, net: Transformer, steps: int) -> Callable[[], None]:
     """`steps` steps of the definition, spread over its grid."""
-    family = build(case.family, {}, VOCAB)
+    family, device = build(case.family, {}, VOCAB), net.embedding.device
     if isinstance(family, EsoLM):
         return lambda: _none(
-            definitions.ordered_uncached(net, family, blank(), Ordered(case.steps), Key.of(0).fold("sample"), steps)
+            definitions.ordered_uncached(
+                net, family, blank(device), Ordered(case.steps), Key.of(0).fold("sample"), steps
+            )
         )
     assert isinstance(family, DiffusionFamily)
     law = definitions.posterior(family) if case.sampler == "ancestral" else definitions.psi(family, KAPPA)
-    grid, generator = even_times(case.steps).tolist(), torch.Generator().manual_seed(0)
+    grid, generator = even_times(case.steps).tolist(), torch.Generator(device).manual_seed(0)
     spread = [int((i + 0.5) * case.steps / steps) for i in range(steps)]
 
     def run() -> None:
         for number in spread:
-            canvas = _at(family, grid[number])
+            canvas = _at(family, grid[number], device)
             definitions.step(net, family, canvas, grid[number], grid[number + 1], law, generator)
 
     return run
 
 
-def _at(family: DiffusionFamily, t: float) -> Canvas:
+def _at(family: DiffusionFamily, t: float, device: torch.device) -> Canvas:
     """A canvas as the chain has it at time t."""
-    canvas = blank()
-    at = torch.full((ROWS, 1), t, dtype=torch.float64)
-    noise = lambda purpose: torch.rand(ROWS, LENGTH, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    canvas = blank(device)
+    at = torch.full((ROWS, 1), t, dtype=torch.float64, device=device)
+    drawn = torch.rand(ROWS, LENGTH, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(device)
+    noise = lambda purpose: drawn
     return Canvas(family.corrupt(canvas.tokens, at, noise), canvas.fixed)
 
 
@@ -130,9 +134,9 @@ def compare(name: str, case: Case, net: Transformer, args: Namespace) -> dict[st
     length = case.steps if case.steps < EVERY else calls
     steps = length if args.whole else args.slow_steps
     runs = {"fast": fast(case, net), "slow": slow(case, net, steps)}
-    seconds = measure.take_turns(runs, args.repeats)
+    seconds = measure.take_turns(runs, args.repeats, args.device)
     seconds["slow"] = [s * length / steps for s in seconds["slow"]]
-    peaks = {kind: measure.peak_bytes(__file__, f"{kind} {name}", "--threads", str(args.threads)) for kind in runs}
+    peaks = {kind: measure.peak_bytes(__file__, f"{kind} {name}", *measure.peak_words(args)) for kind in runs}
     median = measure.medians(seconds)
     speed, memory = measure.ratio(seconds, "slow", "fast"), peaks["fast"] / peaks["slow"]
     return {
@@ -157,7 +161,7 @@ def against_ar(net: Transformer, args: Namespace) -> dict[str, Any]:
         "esolm": fast(CASES["esolm, a token a call"], net),
         "ar": fast(Case("ar", "left_to_right", 0, 0), net),
     }
-    seconds = measure.take_turns(runs, args.repeats)
+    seconds = measure.take_turns(runs, args.repeats, args.device)
     start = time.perf_counter()
     calls, headed = fast(Case("mdlm", "first_hitting", 0, 0), net, rows=1)() if not args.quick else (LENGTH, LENGTH)
     ratio = measure.ratio(seconds, "esolm", "ar")
@@ -176,7 +180,7 @@ def against_ar(net: Transformer, args: Namespace) -> dict[str, Any]:
 
 
 def main(args: Namespace) -> None:
-    net = network()
+    net = network(args.device)
     chosen = {name: case for name, case in CASES.items() if args.only in name}
     results = [compare(name, case, net, args) for name, case in chosen.items()]
     rows = [
@@ -209,7 +213,7 @@ def main(args: Namespace) -> None:
         "",
     )
     text = measure.table(head, rows)
-    result: dict[str, Any] = {"benchmark": "sampling", "machine": measure.machine(), "cases": results}
+    result: dict[str, Any] = {"benchmark": "sampling", "machine": measure.machine(args.device), "cases": results}
     if not args.only:
         result["against_ar"] = other = against_ar(net, args)
         text += f"\n\nesolm, a token a call / ar, both cached: {other['esolm_over_ar']:.2f} (target <= 1.3: "
@@ -218,9 +222,9 @@ def main(args: Namespace) -> None:
     measure.publish(result, text, args.json)
 
 
-def peak(name: str) -> None:
+def peak(name: str, device: torch.device) -> None:
     kind, _, case = name.partition(" ")
-    net = network()
+    net = network(device)
     if kind == "fast":
         fast(CASES[case], net)()
     else:
@@ -237,6 +241,6 @@ if __name__ == "__main__":
     arguments = measure.parsed(parser)
     torch.set_grad_enabled(False)
     if arguments.peak:
-        measure.report_peak(lambda: peak(arguments.peak))
+        measure.report_peak(lambda: peak(arguments.peak, arguments.device), arguments.device)
     else:
         main(arguments)

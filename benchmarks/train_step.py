@@ -1,4 +1,4 @@
-"""One training step of redraft's `llama` network against transformers' LlamaForCausalLM of equal shape, on this CPU.
+"""One training step of redraft's `llama` network against transformers' LlamaForCausalLM of equal shape, on one device.
 
 A step is forward, loss, backward, clipping and fused AdamW, on the same 4 x 512 tokens. Width 256, 6 layers, 4 heads,
 hidden 1024, 32000 tokens, head untied. transformers runs as it comes (SDPA, its own loss from `labels`, no KV cache, no
@@ -32,16 +32,17 @@ ROWS, LENGTH, VOCAB = 4, 512, 32000
 TOKENS = ROWS * LENGTH
 RECIPE = TrainConfig()
 Step = Callable[[], Tensor]
+Make = Callable[[torch.device], Step]
 
 
-def batch() -> Tensor:
-    return torch.randint(0, VOCAB, (ROWS, LENGTH), generator=torch.Generator().manual_seed(0))
+def batch(device: torch.device) -> Tensor:
+    return torch.randint(0, VOCAB, (ROWS, LENGTH), generator=torch.Generator().manual_seed(0)).to(device)
 
 
-def redraft(name: str, block: str, compute: torch.dtype, **options: Any) -> Step:
-    network = initialised(from_size("6M", block, VOCAB), 0, compute)
-    family, optimizer, tokens = build(name, options, VOCAB), adamw(network, RECIPE), batch()
-    rows = Batch(tokens, torch.ones_like(tokens, dtype=torch.bool), torch.arange(ROWS))
+def redraft(device: torch.device, name: str, block: str, compute: torch.dtype, **options: Any) -> Step:
+    network = initialised(from_size("6M", block, VOCAB), 0, compute).to(device)
+    family, optimizer, tokens = build(name, options, VOCAB), adamw(network, RECIPE), batch(device)
+    rows = Batch(tokens, torch.ones_like(tokens, dtype=torch.bool), torch.arange(ROWS, device=device))
 
     def step() -> Tensor:
         optimizer.zero_grad(set_to_none=True)
@@ -54,7 +55,7 @@ def redraft(name: str, block: str, compute: torch.dtype, **options: Any) -> Step
     return step
 
 
-def transformers(autocast: bool, weights: torch.dtype) -> Step:
+def transformers(device: torch.device, autocast: bool, weights: torch.dtype) -> Step:
     shape = from_size("6M", "llama", VOCAB)
     config = LlamaConfig(
         vocab_size=VOCAB,
@@ -66,12 +67,12 @@ def transformers(autocast: bool, weights: torch.dtype) -> Step:
         tie_word_embeddings=False,
         use_cache=False,
     )
-    model, tokens = LlamaForCausalLM(config).to(weights).train(), batch()
+    model, tokens = LlamaForCausalLM(config).to(device, weights).train(), batch(device)
     optimizer = adamw(model, RECIPE)
 
     def step() -> Tensor:
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
             loss: Tensor = model(input_ids=tokens, labels=tokens).loss
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), RECIPE.clip)
@@ -82,15 +83,16 @@ def transformers(autocast: bool, weights: torch.dtype) -> Step:
 
 
 F32, BF16 = torch.float32, torch.bfloat16
-CASES: dict[str, Callable[[], Step]] = {
-    "redraft ar float32": lambda: redraft("ar", "llama", F32),
-    "transformers float32": lambda: transformers(False, F32),
-    "redraft ar bfloat16": lambda: redraft("ar", "llama", BF16),
-    "transformers autocast": lambda: transformers(True, F32),
-    "transformers all bfloat16": lambda: transformers(False, BF16),
-    "redraft mdlm bfloat16": lambda: redraft("mdlm", "dit", BF16),
-    "redraft duo bfloat16": lambda: redraft("duo", "dit", BF16),
-    "redraft esolm bfloat16": lambda: redraft("esolm", "dit", BF16, alpha_0=0.5),
+KINDS = ("float32", "bfloat16")
+CASES: dict[str, Make] = {
+    "redraft ar float32": lambda device: redraft(device, "ar", "llama", F32),
+    "transformers float32": lambda device: transformers(device, False, F32),
+    "redraft ar bfloat16": lambda device: redraft(device, "ar", "llama", BF16),
+    "transformers autocast": lambda device: transformers(device, True, F32),
+    "transformers all bfloat16": lambda device: transformers(device, False, BF16),
+    "redraft mdlm bfloat16": lambda device: redraft(device, "mdlm", "dit", BF16),
+    "redraft duo bfloat16": lambda device: redraft(device, "duo", "dit", BF16),
+    "redraft esolm bfloat16": lambda device: redraft(device, "esolm", "dit", BF16, alpha_0=0.5),
 }
 # (ours, theirs, least speed, most memory): the targets; None where a comparison is for information.
 TARGETS: list[tuple[str, str, float | None, float | None]] = [
@@ -102,11 +104,12 @@ TARGETS: list[tuple[str, str, float | None, float | None]] = [
 
 
 def main(args: Namespace) -> None:
-    ceilings = {"ceiling float32": measure.product(F32), "ceiling bfloat16": measure.product(BF16)}
-    seconds = measure.take_turns({**{name: make() for name, make in CASES.items()}, **ceilings}, args.repeats)
-    peaks = {name: measure.peak_bytes(__file__, name, "--threads", str(args.threads)) for name in CASES}
+    ceilings = {f"ceiling {kind}": measure.product(getattr(torch, kind), device=args.device) for kind in KINDS}
+    steps = {name: make(args.device) for name, make in CASES.items()}
+    seconds = measure.take_turns({**steps, **ceilings}, args.repeats, args.device)
+    peaks = {name: measure.peak_bytes(__file__, name, *measure.peak_words(args)) for name in CASES}
     step, flops = measure.medians(seconds), flops_per_step()
-    ceiling = {d: 2 * 2048**3 / min(seconds[f"ceiling {d}"]) for d in ("float32", "bfloat16")}
+    ceiling = {d: 2 * 2048**3 / min(seconds[f"ceiling {d}"]) for d in KINDS}
     results, rows = {}, []
     for name in CASES:
         achieved = flops / step[name]
@@ -142,7 +145,7 @@ def main(args: Namespace) -> None:
     ])  # fmt: skip
     result = {
         "benchmark": "train_step",
-        "machine": measure.machine(),
+        "machine": measure.machine(args.device),
         "shape": {"size": "6M", "rows": ROWS, "length": LENGTH, "vocab": VOCAB, "flops_per_step": flops},
         "ceiling_flops_per_second": ceiling,
         "steps": results,
@@ -156,9 +159,9 @@ def flops_per_step() -> float:
     return TOKENS * training_flops_per_token(from_size("6M", "llama", VOCAB), LENGTH, "full")
 
 
-def three_steps(name: str) -> None:
+def three_steps(name: str, device: torch.device) -> None:
     """The second step is the first with optimizer state; the third shows that the peak is reached."""
-    step = CASES[name]()
+    step = CASES[name](device)
     for _ in range(3):
         step()
 
@@ -168,6 +171,6 @@ if __name__ == "__main__":
     parser.add_argument("--peak", choices=CASES, metavar="CASE", help="print the peak memory of one case, and no more")
     arguments = measure.parsed(parser)
     if arguments.peak:
-        measure.report_peak(lambda: three_steps(arguments.peak))
+        measure.report_peak(lambda: three_steps(arguments.peak, arguments.device), arguments.device)
     else:
         main(arguments)

@@ -1,4 +1,4 @@
-"""A training step of redraft against the same model with whole logits (tests/definitions.py), in one process, on this CPU.
+"""A training step of redraft against the same model with whole logits (tests/definitions.py), in one process, on one device.
 
 Width 256, 6 layers, 32,000 tokens, 8 rows of 512, float32: forward, loss, backward. The whole-logits form predicts every
 token of every row, [8, 512, 32000], and for Duo writes out the paper's sum; corruption and network are the same. Memory is
@@ -34,15 +34,16 @@ TOKENS = ROWS * LENGTH
 TARGETS = {"mdlm": (1.4, 0.5), "esolm": (1.4, 0.5), "duo": (2.0, 0.35)}
 
 
-def step(name: str) -> Callable[[], None]:
+def step(name: str, device: torch.device) -> Callable[[], None]:
     """`FAMILY` or `FAMILY whole`: one forward and backward pass."""
     family_name, _, whole = name.partition(" ")
     network, family = initialised(from_size("6M", "dit", VOCAB), 0), build(family_name, {}, VOCAB)
     generator = torch.Generator().manual_seed(0)
     for parameter in network.parameters():
         parameter.data.add_(0.02 * torch.randn(parameter.shape, generator=generator))
-    tokens = torch.randint(0, VOCAB, (ROWS, LENGTH), generator=generator)
-    batch = Batch(tokens, torch.ones_like(tokens, dtype=torch.bool), torch.arange(ROWS))
+    network.to(device)
+    tokens = torch.randint(0, VOCAB, (ROWS, LENGTH), generator=generator).to(device)
+    batch = Batch(tokens, torch.ones_like(tokens, dtype=torch.bool), torch.arange(ROWS, device=device))
 
     def run() -> None:
         network.zero_grad(set_to_none=True)
@@ -57,8 +58,8 @@ def step(name: str) -> Callable[[], None]:
 
 def main(args: Namespace) -> None:
     names = [f"{family}{kind}" for family in TARGETS for kind in ("", " whole")]
-    seconds = measure.take_turns({name: step(name) for name in names}, args.repeats)
-    peaks = {name: measure.peak_bytes(__file__, name, "--threads", str(args.threads)) for name in names}
+    seconds = measure.take_turns({name: step(name, args.device) for name in names}, args.repeats, args.device)
+    peaks = {name: measure.peak_bytes(__file__, name, *measure.peak_words(args)) for name in names}
     median, results, rows = measure.medians(seconds), [], []
     for family, (least, most) in TARGETS.items():
         whole = f"{family} whole"
@@ -82,13 +83,13 @@ def main(args: Namespace) -> None:
             )
         )
     head = ("family", "whole tokens/s", "tokens/s", "speed", "of best", "whole MiB", "MiB", "memory", "")
-    result = {"benchmark": "training", "machine": measure.machine(), "families": results, "seconds": seconds}
+    result = {"benchmark": "training", "machine": measure.machine(args.device), "families": results, "seconds": seconds}
     result["shape"] = {"size": "6M", "rows": ROWS, "length": LENGTH, "vocab": VOCAB, "dtype": "float32"}
     measure.publish(result, measure.table(head, rows), args.json)
 
 
-def two_steps(name: str) -> None:
-    run = step(name)
+def two_steps(name: str, device: torch.device) -> None:
+    run = step(name, device)
     run()
     run()
 
@@ -99,6 +100,6 @@ if __name__ == "__main__":
     parser.add_argument("--peak", metavar="CASE", help="print the peak memory of one case, and no more")
     arguments = measure.parsed(parser)
     if arguments.peak:
-        measure.report_peak(lambda: two_steps(arguments.peak))
+        measure.report_peak(lambda: two_steps(arguments.peak, arguments.device), arguments.device)
     else:
         main(arguments)

@@ -72,7 +72,7 @@ def train(args: argparse.Namespace) -> dict[str, Path]:
         for arm in table["arm"]:
             arm["flops"] = [args.flops]
     write_text(args.into / "recipe.toml", tomli_w.dumps(table))
-    redraft("study", "run", str(args.into / "recipe.toml"), "--into", str(args.into / "study"))
+    redraft("study", "run", str(args.into / "recipe.toml"), "--into", str(args.into / "study"), *args.where)
     runs = {path.name.partition("-")[0]: path for path in (args.into / "study" / "runs").iterdir() if path.is_dir()}
     return {name: runs[name] for name in FAMILIES}
 
@@ -84,10 +84,19 @@ def score(args: argparse.Namespace, name: str, run: Path) -> dict[str, Any]:
         if not out[key].exists():
             limit = 2 if args.quick else limit
             asked = [*what, "--limit", str(limit), "--data-dir", str(args.data_dir), "--truncate"]
-            redraft("eval", str(run), *asked, "--cache", str(args.into / f"{name}.cache"), "--out", str(out[key]))
+            redraft(
+                "eval",
+                str(run),
+                *asked,
+                "--cache",
+                str(args.into / f"{name}.cache"),
+                "--out",
+                str(out[key]),
+                *args.where,
+            )
     if not out["wikitext"].exists():
         text = ["--data", str(args.data_dir / "wikitext2" / "test.txt.xz"), "--detokenize", "wikitext", "--rows", "400"]
-        redraft("eval", str(run), *text, "--out", str(out["wikitext"]))
+        redraft("eval", str(run), *text, "--out", str(out["wikitext"]), *args.where)
     return {key: read_json(path) for key, path in out.items()}
 
 
@@ -111,7 +120,9 @@ def main() -> None:
     parser.add_argument("--flops", type=float, help="of each model; those of the recipe if left out")
     parser.add_argument("--quick", action="store_true", help="2e11 FLOPs and two documents a task: does it run?")
     parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
+    measure.device_argument(parser)
+    args = measure.placed(parser.parse_args())
+    args.where = ["--device", str(args.device)]
     args.flops = args.flops or (2e11 if args.quick else None)
     rows = [row(name, run, score(args, name, run)) for name, run in train(args).items()]
     head = ("", "books, bits/byte", "WikiText-2, bits/byte", *(title for title, *_ in COLUMNS))
@@ -120,7 +131,7 @@ def main() -> None:
         for r in rows
     ]
     limits = {key: 2 if args.quick else limit for key, (_, limit) in ASKED.items()}
-    result = {"benchmark": "zero-shot", "machine": measure.machine(), "documents": limits, "models": rows}
+    result = {"benchmark": "zero-shot", "machine": measure.machine(args.device), "documents": limits, "models": rows}
     measure.publish(result, measure.table(head, shown), args.json)
 
 

@@ -55,12 +55,13 @@ def step(
     generator: torch.Generator,
 ) -> Canvas:
     """One step of the reverse chain: every position predicted, its law formed over all K states, and raced for."""
-    times = [torch.full((len(canvas.tokens), 1), u, dtype=torch.float64) for u in (t, s)]
+    device = canvas.tokens.device
+    times = [torch.full((len(canvas.tokens), 1), u, dtype=torch.float64, device=device) for u in (t, s)]
     logits = network.head(network.trunk(family.view(canvas.tokens, times[0])))
     p0 = family.interpret(logits.double(), canvas.tokens).exp()
     q = law(p0, canvas.tokens, *times)
     # The exponential race: argmax q / E with E standard exponentials, a draw from q.
-    race = q / -torch.rand(q.shape, generator=generator, dtype=torch.float64).log()
+    race = q / -torch.rand(q.shape, generator=generator, dtype=torch.float64, device=device).log()
     return canvas.write(race.argmax(-1))
 
 
@@ -77,7 +78,7 @@ def chain(network: Network, family: DiffusionFamily, canvas: Canvas, steps: int,
 def ordered_uncached(network: Network, family: EsoLM, canvas: Canvas, sampler: Ordered, key: Key, calls: int) -> Canvas:
     """The first `calls` calls of Eso-LM's sampler without a cache: one causal pass over the whole canvas each time."""
     length = canvas.tokens.shape[1]
-    noise = draws.field(key, torch.arange(len(canvas.tokens)), length)
+    noise = draws.field(key, torch.arange(len(canvas.tokens), device=canvas.tokens.device), length)
     order, event, _ = sampler.schedule(canvas.fixed, family.alpha_0, noise)
     canvas, token = canvas.write(family.prior(noise)), noise("token").gather(1, order)
     for now in range(min(calls, int(event.max()) + 1)):

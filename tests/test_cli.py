@@ -226,7 +226,7 @@ def test_module_and_command_are_the_same_program() -> None:
         (["train", "--into", "x", "--nodes", "2", "--flops", "1e10"], "for --launcher slurm"),
         (["eval", "RUN", "--tasks", ","], "--tasks names no task"),
         (["eval", "RUN", "--stride", "0"], "--stride must be at least 1"),
-        (["sample", "RUN", "--device", "foo"], "device 'foo' cannot be used"),
+        (["sample", "RUN", "--device", "foo"], "unknown device 'foo'"),
         (["sample", "RUN", "--temperature", "nan"], "temperature must be a number"),
         (["sample", "RUN", "--length", "0"], "length more than prompt and suffix"),
         (["sample", "RUN", "--stream"], "unknown flag of `redraft sample`: '--stream'"),

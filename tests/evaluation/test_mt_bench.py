@@ -108,7 +108,7 @@ def test_a_second_turn_without_room_is_left_empty() -> None:
 def test_an_interrupted_file_goes_on_after_its_last_answer(
     asked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("redraft.hub.model.load", lambda path, device, precision: model("ar"))
+    monkeypatch.setattr("redraft.evaluation.compute.load", lambda path, device, precision: model("ar"))
     into = tmp_path / "answers" / "mine.jsonl"
     first = answer(model("ar"), "mine", QUESTIONS[0], SHORT) | {"tstamp": 1.0}
     into.parent.mkdir()

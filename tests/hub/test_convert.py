@@ -72,7 +72,7 @@ def converted(tmp: Path, source: Path, tokenizer: str = "bytes", **how: Any) -> 
 
 def loaded(folder: Path) -> Model:
     """A model's weights are read in float32; it computes in float64 from there."""
-    model = redraft.load(folder)
+    model = redraft.load(folder, "cpu")
     in_float64(model.network)
     return model
 
@@ -389,7 +389,7 @@ def golden(path: Path, weights: Weights, sigma: float = 0.0) -> Path:
 
 def apart(stored: Path, folder: Path) -> float:
     """What log-probabilities in float32 may differ by: twice what logits do."""
-    return 2 * rounded(redraft.load(folder), load_file(stored)["logits"])
+    return 2 * rounded(redraft.load(folder, "cpu"), load_file(stored)["logits"])
 
 
 def test_verified_conversion_says_how_near_it_is(tmp_path: Path) -> None:

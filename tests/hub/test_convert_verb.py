@@ -74,7 +74,7 @@ def test_overridden_family_and_options(tmp_path: Path, capsys: pytest.CaptureFix
     base += ["--family", "esolm", "--family.alpha_0", "0.5"]
     assert "give --heads" in refused(base, capsys)
     main([*base, "--heads", "2", "--length", "24"])
-    model = redraft.load(tmp_path / "out")
+    model = redraft.load(tmp_path / "out", "cpu")
     assert model.family.name == "esolm" and model.family.alpha_0 == 0.5 and model.length == 24  # type: ignore[attr-defined]
 
 
@@ -84,10 +84,10 @@ def test_training_goes_on_from_a_converted_model(
 ) -> None:
     heads = ["--heads", "2"] if name == "smdm" else []
     main(["convert", str(sample_of(name, tmp_path)), str(tmp_path / "out"), "--tokenizer", "bytes", *heads])
-    before = redraft.load(tmp_path / "out")
+    before = redraft.load(tmp_path / "out", "cpu")
     main(["train", "--from", str(tmp_path / "out"), "--into", str(tmp_path / "run"), "--data", str(prose), "--steps", "2",
           "--train.lr", "1e-4", *FAST[2:]])  # fmt: skip
-    after = redraft.load(tmp_path / "run")
+    after = redraft.load(tmp_path / "run", "cpu")
     assert after.family.name == before.family.name and after.network.shape == before.network.shape
     pairs = zip(after.network.parameters(), before.network.parameters(), strict=True)
     assert 0 < max(float((p - q).detach().abs().max()) for p, q in pairs) < 1e-2
@@ -104,7 +104,7 @@ def test_training_keeps_another_rotary_base(prose: Path, tmp_path: Path) -> None
     main(["convert", str(source), str(tmp_path / "out"), "--tokenizer", "bytes"])
     main(["train", "--from", str(tmp_path / "out"), "--into", str(tmp_path / "run"), "--data", str(prose), "--steps", "1",
           *FAST[2:]])  # fmt: skip
-    assert redraft.load(tmp_path / "run").network.shape.theta == 500000.0
+    assert redraft.load(tmp_path / "run", "cpu").network.shape.theta == 500000.0
 
 
 def test_sentencepiece_and_gpt2_are_filled_up(data: Path, tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_sentencepiece_and_gpt2_are_filled_up(data: Path, tmp_path: Path) -> Non
             tmp_path / f"{kind}.ckpt", weights, foreign.hydra(DIT["duo"][0], {"n_heads": 1})
         )
         main(["convert", str(source), str(tmp_path / kind), "--tokenizer", str(folder)])
-        model, before = redraft.load(tmp_path / kind), load_tokenizer(folder)
+        model, before = redraft.load(tmp_path / kind, "cpu"), load_tokenizer(folder)
         assert model.tokenizer.size == size + 1 == model.family.vocab and model.tokenizer.eos == before.eos
         text = "It was the best of times,\n\n  it was 1859: naïve façades, 東京 <|endoftext|> <|unused_32000|>"
         assert model.tokenizer.encode(text).tolist() == before.encode(text).tolist()
@@ -128,9 +128,9 @@ def test_public_vocabularies_place_their_masks(data: Path, tmp_path: Path) -> No
     weights = foreign.dit_weights(depth=1, width=8, rows=50258, cond=4)
     source = foreign.save_lightning(tmp_path / "a.ckpt", weights, foreign.hydra(DIT["mdlm"][0], {"n_heads": 1}))
     main(["convert", str(source), str(tmp_path / "a"), "--tokenizer", str(data / "tokenizers" / "gpt2")])
-    model = redraft.load(tmp_path / "a")
+    model = redraft.load(tmp_path / "a", "cpu")
     assert model.family.vocab == 50257 and torch.equal(model.network.embedding, weights["vocab_embed.embedding"])
     save_file(foreign.smdm_weights(32001, 32000, depth=1, width=8, heads=1, groups=1), tmp_path / "x.safetensors")
     main(["convert", str(tmp_path / "x.safetensors"), str(tmp_path / "b"), "--heads", "1", "--tokenizer",
           str(data / "tokenizers" / "llama2_32k")])  # fmt: skip
-    assert redraft.load(tmp_path / "b").family.vocab == 32000
+    assert redraft.load(tmp_path / "b", "cpu").family.vocab == 32000

@@ -81,7 +81,7 @@ TIMES = torch.tensor([0.1, 0.5, 0.95], dtype=torch.float64)
 
 def loaded(path: Path) -> Any:
     """Ours, in float64 from its stored weights on; so are theirs wherever they can be."""
-    model = redraft.load(path)
+    model = redraft.load(path, "cpu")
     in_float64(model.network)
     return model
 
@@ -448,7 +448,7 @@ def test_prompts_stay_and_a_seed_repeats(exported: dict[str, Path]) -> None:
 @torch.no_grad()
 def test_an_ar_llama_is_a_stock_llama(folders: dict[str, Path], tmp_path: Path) -> None:
     into = export(folders["ar-llama"], "llama", tmp_path / "llama")
-    stock, model = transformers.AutoModelForCausalLM.from_pretrained(into), redraft.load(folders["ar-llama"])
+    stock, model = transformers.AutoModelForCausalLM.from_pretrained(into), redraft.load(folders["ar-llama"], "cpu")
     assert type(stock) is transformers.LlamaForCausalLM and not list(into.glob("*.py"))
     ids = ids_for("ar")
     tokens = torch.cat([torch.full((3, 1), BYTES), ids], 1)
@@ -470,7 +470,7 @@ def test_an_ar_llama_is_a_stock_llama(folders: dict[str, Path], tmp_path: Path) 
 def test_gguf_holds_the_same_llama(folders: dict[str, Path], tmp_path: Path) -> None:
     gguf = pytest.importorskip("gguf")
     into = export(folders["ar-llama"], "gguf", tmp_path / "gguf")
-    model = redraft.load(folders["ar-llama"])
+    model = redraft.load(folders["ar-llama"], "cpu")
     fields = gguf.GGUFReader(into / "model.gguf").fields
     assert fields["general.architecture"].contents() == "llama" and fields["llama.block_count"].contents() == 2
     assert fields["tokenizer.ggml.bos_token_id"].contents() == BYTES
@@ -527,8 +527,8 @@ def test_a_folder_appears_whole_or_not_at_all(
 
 def test_a_native_folder_is_the_model_with_its_options(folders: dict[str, Path], tmp_path: Path) -> None:
     for name in ("mdlm-dit-cosine", "esolm-llama-A-0.5"):
-        again = redraft.load(export(folders[name], "native", tmp_path / name))
-        model = redraft.load(folders[name])
+        again = redraft.load(export(folders[name], "native", tmp_path / name), "cpu")
+        model = redraft.load(folders[name], "cpu")
         assert again.family == model.family and again.length == model.length
         assert again.tokenizer.fingerprint == model.tokenizer.fingerprint
         theirs = load_tokenizer(tmp_path / name / "tokenizer.json")  # what other programs read

@@ -34,14 +34,14 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(params=FAMILIES)
 def model(request: pytest.FixtureRequest, folders: dict[str, Path]) -> Model:
-    return redraft.load(folders[request.param])
+    return redraft.load(folders[request.param], "cpu")
 
 
 def test_loaded_model_says_what_it_is(model: Model, folders: dict[str, Path]) -> None:
     assert model.family.name in FAMILIES and model.tokenizer.size == BYTES
     tensors = sum(p.numel() for p in model.network.parameters())
     assert sum(model.parameters.values()) == tensors and "embedding" in model.parameters
-    again = redraft.load(str(folders[model.family.name]))
+    again = redraft.load(str(folders[model.family.name]), "cpu")
     ids = torch.randint(0, 256, (2, 9))
     assert torch.equal(model.log_p(ids), again.log_p(ids))
 
@@ -55,7 +55,7 @@ def test_log_p_is_normalised_over_text_ids(model: Model) -> None:
 
 
 def test_ar_log_p_is_of_the_next_token_and_adds_up_to_the_score(folders: dict[str, Path]) -> None:
-    model = redraft.load(folders["ar"])
+    model = redraft.load(folders["ar"], "cpu")
     in_float64(model.network)
     text = "the of and a t"
     ids = torch.as_tensor(model.tokenizer.encode(text))[None]
@@ -69,7 +69,7 @@ def test_ar_log_p_is_of_the_next_token_and_adds_up_to_the_score(folders: dict[st
 
 @pytest.mark.parametrize("family", ["mdlm", "esolm"])
 def test_visible_tokens_are_certain_and_masks_are_predicted(family: str, folders: dict[str, Path]) -> None:
-    model = redraft.load(folders[family])
+    model = redraft.load(folders[family], "cpu")
     ids = torch.randint(0, 256, (2, 8))
     ids[:, 3] = model.family.mask_id  # type: ignore[attr-defined]
     log_p = model.log_p(ids).exp()
@@ -79,7 +79,7 @@ def test_visible_tokens_are_certain_and_masks_are_predicted(family: str, folders
 
 
 def test_esolm_log_p_in_an_order_sees_only_what_comes_before(folders: dict[str, Path]) -> None:
-    model = redraft.load(folders["esolm"])
+    model = redraft.load(folders["esolm"], "cpu")
     in_float64(model.network)
     mask = model.family.mask_id  # type: ignore[attr-defined]
     ids = torch.randint(0, 256, (1, 6))
@@ -151,7 +151,7 @@ def test_damaged_or_foreign_folder_is_one_line(break_it, says, folders, tmp_path
     shutil.copytree(folders["mdlm"], copy)
     break_it(copy)
     with pytest.raises(UserError, match=says) as caught:
-        redraft.load(copy)
+        redraft.load(copy, "cpu")
     assert "\n" not in str(caught.value)
 
 

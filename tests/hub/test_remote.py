@@ -27,7 +27,7 @@ pytest.importorskip("huggingface_hub")
 
 LOAD = """
 import json, sys, torch, redraft
-model = redraft.load(sys.argv[1])
+model = redraft.load(sys.argv[1], "cpu")
 model.network.double().compute = torch.float64
 print(json.dumps(model.log_p(torch.arange(12)[None])[0, :, :3].tolist()))
 """
@@ -93,7 +93,7 @@ def test_what_goes_up_comes_down_the_same_and_stays_without_a_network(hub: Hub, 
     assert "2.0000 nats/token (exact)" in card and 'redraft.load("someone/first")' in card
     hub.repositories["someone/first"]["evil.py"] = b"raise SystemExit"
 
-    expected = told(redraft.load(run))
+    expected = told(redraft.load(run, "cpu"))
 
     def same(printed: str) -> bool:
         """In float64: another process may have other threads, and add in another order."""

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from redraft.errors import UserError
+from redraft.evaluation.compute import Compute
 from redraft.evaluation.judges import RedraftJudge
 from redraft.evaluation.run import carry_out, open_run
 from redraft.hub.model import load
@@ -34,11 +35,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def bench(folders: dict[str, Path], weights: str = "w", settings: FrontierConfig = SETTINGS) -> Bench:
-    model = load(folders["ar"])
+    model = load(folders["ar"], "cpu")
     judge = RedraftJudge.of(model, "ar", weights)
     text = "that it is was for the of and a to in he his as are with on "
     real = torch.tensor([list((text * 2)[i : i + 16].encode()) for i in range(24)])
-    return Bench(settings, judge, judge, real, model.tokenizer)
+    return Bench(settings, Compute("cpu"), judge, judge, real, model.tokenizer)
 
 
 def models(folders: dict[str, Path]) -> list[Checkpoint]:

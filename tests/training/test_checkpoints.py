@@ -178,7 +178,7 @@ def test_weights_of_a_run_that_trains_come_out_whole(
     write_text(run / "config.toml", dump_toml(config(source)))
     main(["export", str(run), "--to", "native", "--into", str(tmp_path / "model")])
     assert "30 steps" in (tmp_path / "model" / "README.md").read_text()
-    model = redraft.load(tmp_path / "model")
+    model = redraft.load(tmp_path / "model", "cpu")
     given = dict(model.network.named_parameters())
     for (name, _), mean in zip(trainer.network.named_parameters(), trainer.average, strict=True):
         assert np.array_equal(weights[name].numpy(), mean.numpy())

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from redraft.evaluation.compute import wait
 from redraft.evaluation.diversity import distinct, unigram_entropy
 from redraft.evaluation.judges import RedraftJudge
 from redraft.evaluation.memory import forget_peak, peak_bytes
@@ -104,23 +105,32 @@ def _keys(view: View) -> int:
 
 
 def generate(
-    model: Model, batches: int, batch: int, length: int, steps: int, temperature: float = 1.0, top_p: float = 1.0
+    model: Model,
+    batches: int,
+    batch: int,
+    length: int,
+    steps: int,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    compiled: bool = False,
 ) -> Generated:
     """`batches` x `batch` unconditional rows of `length` tokens, each batch timed from the empty canvas to the finished one.
 
-    A short warm-up comes first. Batch i has seed i: the rows of one batch are the same whatever the others.
+    A warm-up comes first: a short one, or where the network is `compiled` one of the full length, for compiling is for one
+    shape. Batch i has seed i: the rows of one batch are the same whatever the others.
     """
-    last(model.frames(model.canvas("", batch, min(length, 8)), model.denoiser(temperature, top_p), "", 2, 0))
-    denoiser, canvas = model.denoiser(temperature, top_p), model.canvas("", batch, length)
+    denoiser, canvas = model.denoiser(temperature, top_p, compiled), model.canvas("", batch, length)
+    warm = canvas if compiled else model.canvas("", batch, min(length, 8))
+    last(model.frames(warm, denoiser, "", 2, 0))
     meter = Metered(denoiser.network)
-    denoiser.network = meter
+    denoiser.network, denoiser.calls = meter, 0
     made, seconds = [], []
     forget_peak(model.device)
     for number in range(batches):
-        _wait(model.device)
+        wait(model.device)
         began = time.perf_counter()
         made.append(last(model.frames(canvas, denoiser, "", steps, number)).tokens)
-        _wait(model.device)
+        wait(model.device)
         seconds.append(time.perf_counter() - began)
     peak, tokens = peak_bytes(model.device), torch.cat(made).cpu()
     return Generated(tokens, batch, tuple(seconds), denoiser.calls / batches, meter.flops, peak)
@@ -132,8 +142,3 @@ def quality(tokens: Tensor, judge: Model) -> Quality:
     entropy = torch.stack([unigram_entropy(row) for row in tokens])
     spread = float(entropy.std() / math.sqrt(len(entropy)))
     return Quality(*scores.per_token(), float(entropy.mean()), spread, distinct(tokens, 2))
-
-
-def _wait(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)

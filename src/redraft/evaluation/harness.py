@@ -38,6 +38,7 @@ from redraft.evaluation.requests import (
 from redraft.families.ar import AR
 from redraft.hub.model import Model
 from redraft.hub.model import load as load_model
+from redraft.network.device import accelerator
 
 
 @register_model("redraft")
@@ -271,12 +272,12 @@ def conventions(model: Model) -> dict[str, str]:
 
 
 def present(device: str | None) -> str:
-    """The device, or the CPU where no accelerator is there: lm-eval asks for one by default. Of several ranks on a machine
-    each has its own."""
-    there = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    """The device that lm-eval asks for, or the CPU where no accelerator is there; None and "auto" take one. Of several ranks
+    on a machine each has its own."""
+    there = accelerator()
     if there is None:
-        return "cpu"
-    kind = there.type if device == "auto" else device or "cpu"
+        return device if device is not None and device.startswith("cpu") else "cpu"
+    kind = there.type if device in (None, "auto") else str(device)
     return f"{kind}:{os.environ.get('LOCAL_RANK', '0')}" if kind == there.type else kind
 
 

@@ -22,6 +22,7 @@ from redraft.files import read_json
 from redraft.hub.folder import CONFIG
 from redraft.hub.model import load
 from redraft.hub.shards import weight_files
+from redraft.network.device import pick_device
 
 ACCEPTED = (
     "a judge is a redraft folder of an exact family, a folder or hub name of a causal model of `transformers`, "
@@ -29,14 +30,14 @@ ACCEPTED = (
 )
 
 
-def load_judge(spec: str | Path, *, source: bool = False, download: bool = False, device: str = "cpu") -> Judge:
+def load_judge(spec: str | Path, *, source: bool = False, download: bool = False, device: str = "auto") -> Judge:
     """The judge in a folder or a file, or of that name on the hub.
 
     A hub name is looked up among the files already on this machine, unless `download`. `UserError` says what is wrong with
     anything else.
     """
     path = Path(spec).expanduser()
-    judge = _loader(str(spec), path, download)(device)
+    judge = _loader(str(spec), path, download)(str(pick_device(device)))
     return replace(judge, identity=replace(judge.identity, source=source))
 
 

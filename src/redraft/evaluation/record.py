@@ -13,8 +13,10 @@ from typing import Any
 import torch
 
 import redraft
+from redraft.evaluation.compute import recorded
 from redraft.evaluation.likelihood import Bound
 from redraft.hub.shards import weight_files
+from redraft.network.device import device_name
 from redraft.text.examples import PromptCorpus
 from redraft.text.shards import Corpus
 from redraft.training.setup import Setup
@@ -33,7 +35,8 @@ class Timing:
 def run_record(
     name: str, arm: str, setup: Setup, result: Bound, timing: Timing, start: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """What `record.json` holds. `timing`, `machine`, `versions` and `git` tell of this execution, the rest of the run."""
+    """What `record.json` holds. `device`, `device_name`, `machine`, `timing`, `versions` and `git` tell of this execution, the
+    rest of the run."""
     config, budget = setup.config, setup.budget
     bytes_per_token = setup.corpus.split("validation").bytes_per_token
     return {
@@ -65,6 +68,7 @@ def run_record(
         "data": data_summary(setup),
         "versions": versions(),
         "git": git_state(),
+        **recorded(config.train.device, config.train.precision, config.train.compile),
         "machine": machine(config.train.device),
         "timing": {
             "seconds": timing.seconds,
@@ -138,5 +142,5 @@ def git_state() -> dict[str, Any] | None:
 
 
 def machine(device: str) -> dict[str, Any]:
-    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
+    name = device_name(torch.device(device))
     return {"device": device, "name": name, "threads": torch.get_num_threads(), "system": platform.system()}

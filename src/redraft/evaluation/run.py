@@ -161,6 +161,7 @@ def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def _model_config(setup: Setup, record: dict[str, Any]) -> ModelConfig:
     family = setup.config.family
     # The record's account of this execution (times, machine) stays out: the model's files depend on the run alone.
-    kept = {k: v for k, v in record.items() if k not in ("timing", "machine", "versions", "git")}
+    own = ("device", "device_name", "machine", "timing", "versions", "git")
+    kept = {k: v for k, v in record.items() if k not in own}
     fingerprint = setup.tokenizer.fingerprint
     return ModelConfig(family.name, family.options, setup.budget.shape, setup.config.data.length, fingerprint, kept)

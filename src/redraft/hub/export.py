@@ -41,7 +41,7 @@ def export(source: str | Path | Model, target: str, into: str | Path) -> Path:
     """
     if target not in TARGETS:
         raise unknown("target", target, TARGETS)
-    model, into = source if isinstance(source, Model) else load(source), Path(into)
+    model, into = source if isinstance(source, Model) else load(source, "cpu"), Path(into)
     if why := refusal(model, target):
         fitting = [name for name in TARGETS if refusal(model, name) is None]
         what = "it" if isinstance(source, Model) else source

@@ -208,9 +208,10 @@ def _check_text(text: object) -> None:
         raise UserError(f"a text is a str, got {type(text).__name__}: {text!r:.40}")
 
 
-def load(path: str | Path, device: str = "cpu", precision: str = "float32") -> Model:
+def load(path: str | Path, device: str = "auto", precision: str = "float32") -> Model:
     """The model in a run directory, in an exported folder, or of the name `owner/name` on the hub (from the local cache where
-    there is no network). `device`: also "auto". `precision`: in which its matrices multiply, float32 or bfloat16."""
+    there is no network). `device`: auto (an accelerator where there is one), cpu, or one by name.
+    `precision`: in which its matrices multiply, float32 or bfloat16."""
     place, dtype = pick_device(device), pick_dtype(precision)
     folder = fetch(str(path)) if is_hub_name(str(path)) else Path(path)
     config, network, tokenizer = load_model(folder, place)

@@ -71,10 +71,18 @@ def _overlap(a: Minimum, b: Minimum) -> bool:
 def _extremes(speeds: Frontier) -> str:
     best, fastest = speeds.front[-1], speeds.front[0]
     return (
-        f"Sampling: {_setting(best)} is best under the judge, {best.quality:.3g} nats/token at "
+        f"Sampling{_where(best)}: {_setting(best)} is best under the judge, {best.quality:.3g} nats/token at "
         f"{quantity(best.tokens_per_second)} tokens/s, entropy {best.entropy:.3g}; {_setting(fastest)} is fastest, "
         f"{quantity(fastest.tokens_per_second)} tokens/s at {fastest.quality:.3g}, entropy {fastest.entropy:.3g}."
     )
+
+
+def _where(speed: Speed) -> str:
+    """What the times are of, where the measurements say it."""
+    if not speed.device_name:
+        return ""
+    name = "a CPU" if speed.device.startswith("cpu") else speed.device_name
+    return f" on {name} in {speed.precision}" + ", compiled" * speed.compiled
 
 
 def _speed_lines(speeds: Frontier) -> Iterator[str]:

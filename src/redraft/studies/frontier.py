@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,10 @@ class Speed:
     mauve_sd: float | None
     source_quality: float | None  # nats per token of the model that the training text is from
     source_quality_se: float | None
+    device: str = "cpu"  # as of measurements that do not say so
+    device_name: str = ""
+    precision: str = "float32"
+    compiled: bool = False
 
     @property
     def key(self) -> Key:
@@ -216,21 +220,21 @@ def _scores(study: Path) -> dict[Key, Scored]:
 
 
 def _record(kind: type[Any], where: str, row: dict[str, Any]) -> Any:
-    """The row as a `kind`, every field of which it must have."""
-    missing = [f.name for f in fields(kind) if f.name not in row]
+    """The row as a `kind`, every field of which it must have that has no default."""
+    missing = [f.name for f in fields(kind) if f.name not in row and f.default is MISSING]
     if missing:
         raise UserError(
             f"{where} lacks {', '.join(missing)}: another version wrote it; remove {FRONTIER} and {SAMPLES}, measure again."
         )
-    values = {f.name: _value(where, f.name, str(f.type), row[f.name]) for f in fields(kind)}
+    values = {f.name: _value(where, f.name, str(f.type), row[f.name]) for f in fields(kind) if f.name in row}
     if kind is Speed and values["tokens_per_second"] <= 0:
         raise UserError(f"{where}: tokens_per_second is {values['tokens_per_second']:g}; it must be above 0.")
     return kind(**values)
 
 
 def _value(where: str, name: str, kind: str, value: Any) -> Any:
-    if kind == "str":
-        return str(value)
+    if kind in ("str", "bool"):
+        return {"str": str, "bool": bool}[kind](value)
     if value is None and kind.endswith("None"):
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):

@@ -186,8 +186,8 @@ def branched(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
     ]
 
 
-def study_sentences(study: Study, rate: float) -> list[str]:
-    """The plan in sentences: what, how much, how long."""
+def study_sentences(study: Study, rate: float | None) -> list[str]:
+    """The plan in sentences: what, how much, and how long at a `rate` in FLOP/s, where that is known."""
     budgets = sorted({run.config.budget.flops or 0 for run in study.runs})
     first = study.runs[0].config
     total = sum(run.own.flops["full"] for run in study.runs)
@@ -203,9 +203,16 @@ def study_sentences(study: Study, rate: float) -> list[str]:
         f"Tokens: {quantity(sum(run.own.tokens for run in study.runs))} in all, "
         f"at most {quantity(max(run.budget.tokens for run in study.runs))} a run.",
         f"Memory: about {quantity(study.config.workers * max(r.budget.memory_bytes for r in study.runs), 'B')}.",
-        f"Time: about {duration(seconds([r.own for r in study.runs], rate, study.config.workers))} of training, "
-        f"{study.config.workers} at a time, at {quantity(rate, 'FLOP/s')} in all (everything counted).",
+        *([] if rate is None else [_time(study, rate)]),
     ]
+
+
+def _time(study: Study, rate: float) -> str:
+    spent = seconds([run.own for run in study.runs], rate, study.config.workers)
+    return (
+        f"Time: about {duration(spent)} of training, "
+        f"{study.config.workers} at a time, at {quantity(rate, 'FLOP/s')} in all (everything counted)."
+    )
 
 
 def _saving(study: Study) -> list[str]:

@@ -26,6 +26,7 @@ from redraft.studies.plan import JUDGE, Study
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from redraft.evaluation.compute import Compute
     from redraft.evaluation.generation import Generated
     from redraft.evaluation.judges import Judge
     from redraft.hub.model import Model
@@ -46,6 +47,7 @@ class Bench:
     """What every measurement shares. `real` [n, L]: held-out text in ids of `tokenizer`."""
 
     settings: FrontierConfig
+    compute: Compute
     judge: Judge
     source: Judge | None
     real: Tensor
@@ -62,15 +64,17 @@ class Bench:
 
 
 def measure(
-    study: Study, folder: Path, records: list[dict[str, Any]], settings: FrontierConfig | None = None
+    study: Study,
+    folder: Path,
+    records: list[dict[str, Any]],
+    compute: Compute,
+    settings: FrontierConfig | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yields each new measurement of a study. Call it when nothing else runs on the machine: it takes times.
 
-    `settings`: instead of the study's own `[frontier]` table.
+    `compute`: how models sample, and on which device they are judged. `settings`: instead of the study's own `[frontier]`.
     """
     import torch
-
-    from redraft.hub.model import load
 
     if settings is None:
         assert study.config.frontier is not None
@@ -79,24 +83,23 @@ def measure(
     if threads:
         torch.set_num_threads(threads)  # small networks are timed as they were trained
     chosen = [Checkpoint(r["arm"], r["name"], folder / RUNS / r["name"]) for r in _chosen(records, settings.runs)]
-    judge, source = _judges(settings, folder, records)
-    tokenizer = load(chosen[0].folder).tokenizer
-    yield from measure_models(
-        chosen, folder, Bench(settings, judge, source, _held_out(study, settings, tokenizer), tokenizer)
-    )
+    judge, source = _judges(settings, folder, records, compute.device)
+    tokenizer = compute.load(chosen[0].folder).tokenizer
+    real = _held_out(study, settings, tokenizer)
+    yield from measure_models(chosen, folder, Bench(settings, compute, judge, source, real, tokenizer))
 
 
 def measure_models(models: Sequence[Checkpoint], folder: Path, bench: Bench) -> Iterator[dict[str, Any]]:
-    """Yields each new measurement, and keeps it in the folder. `UserError` where other judges have measured there."""
-    from redraft.hub.model import load
-
+    """Yields each new measurement, and keeps it in the folder. `UserError` where other judges have measured there, or models
+    sampled on other hardware: their times are not those of this one."""
     rows = _read(folder / FRONTIER)
     _check_judge(folder, rows, bench)
     done = {_key(row) for row in rows}
     if not any(row["family"] == TEXT for row in rows):
         yield _keep(folder, *_real(bench))
     for checkpoint in models:
-        model = load(checkpoint.folder)
+        model = bench.compute.load(checkpoint.folder)
+        _check_compute(folder, rows, bench.compute.record(model))
         if model.tokenizer.fingerprint != bench.tokenizer.fingerprint:
             raise UserError(f"{checkpoint.name} has another tokenizer than {models[0].name}: measure them apart")
         settings = bench.settings
@@ -121,17 +124,19 @@ def _chosen(records: list[dict[str, Any]], names: Sequence[str]) -> list[dict[st
     return [best[family] for family in sorted(best)]
 
 
-def _judges(settings: FrontierConfig, folder: Path, records: list[dict[str, Any]]) -> tuple[Judge, Judge | None]:
+def _judges(
+    settings: FrontierConfig, folder: Path, records: list[dict[str, Any]], device: str
+) -> tuple[Judge, Judge | None]:
     from redraft.evaluation.judge_files import load_judge
 
     if isinstance(settings.judge, str):
         of: str | Path = settings.judge
     else:
         of = folder / RUNS / next(r["name"] for r in records if r["arm"] == JUDGE)
-    judge = load_judge(of, source=settings.source == settings.judge, download=settings.download)
+    judge = load_judge(of, source=settings.source == settings.judge, download=settings.download, device=device)
     if settings.source is None or judge.identity.source:
         return judge, judge if judge.identity.source else None
-    return judge, load_judge(settings.source, source=True, download=settings.download)
+    return judge, load_judge(settings.source, source=True, download=settings.download, device=device)
 
 
 def _check_judge(folder: Path, rows: Sequence[dict[str, Any]], bench: Bench) -> None:
@@ -143,6 +148,30 @@ def _check_judge(folder: Path, rows: Sequence[dict[str, Any]], bench: Bench) -> 
                 f"{folder / FRONTIER} was measured under another judge or version ({was}, now {now['name']}): "
                 f"remove it and {SAMPLES}"
             )
+
+
+def _check_compute(folder: Path, rows: Sequence[dict[str, Any]], now: dict[str, Any]) -> None:
+    """Rows that say nothing of it are of a CPU, in float32, not compiled."""
+    before = {"device": "cpu", "device_name": None, "precision": "float32", "compiled": False}
+    for row in rows:
+        if row["family"] == TEXT:
+            continue
+        was = {key: row.get(key, value) for key, value in before.items()}
+        if _hardware(was) != _hardware({**now, "device_name": was["device_name"] and now["device_name"]}):
+            raise UserError(
+                f"{folder / FRONTIER} was measured with {_told(was)}, and this is {_told(now)}: ask for the same by --device, "
+                f"--precision and --compile, or remove it and {SAMPLES}"
+            )
+
+
+def _hardware(said: dict[str, Any]) -> tuple[Any, ...]:
+    """What times depend on: which of several equal devices it was does not matter."""
+    return said["device"].partition(":")[0], said["device_name"], said["precision"], said["compiled"]
+
+
+def _told(said: dict[str, Any]) -> str:
+    name = f" ({said['device_name']})" if said["device_name"] else ""
+    return f"{said['device']}{name} in {said['precision']}{', compiled' if said['compiled'] else ''}"
 
 
 def _steps(model: Model, settings: FrontierConfig) -> list[int]:
@@ -164,12 +193,12 @@ def _setting(
     """A line for every batch that is not `done`. The first says what the samples are."""
     from redraft.evaluation.generation import generate
 
-    settings, scores = bench.settings, dict[str, Any]()
+    settings, compute, scores = bench.settings, bench.compute, dict[str, Any]()
     about = {"family": of.family, "name": of.name, "sampler": model.family.sampler, "steps": steps,
-             "temperature": temperature, "top_p": top_p}  # fmt: skip
+             "temperature": temperature, "top_p": top_p, **compute.record(model)}  # fmt: skip
     for number, batch in enumerate(bench.batches):
         count = max(settings.repeats, -(-settings.samples // batch) if number == 0 else 1)
-        made = generate(model, count, batch, settings.length, steps, temperature, top_p)
+        made = generate(model, count, batch, settings.length, steps, temperature, top_p, compute.compiled)
         sample = None
         if number == 0:
             scores, sample = _scored(made.tokens[: settings.samples], bench)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from redraft.errors import UserError, unknown
+from redraft.evaluation.compute import AUTO, Compute
 from redraft.files import make_folder, read_json, write_json, write_text
 from redraft.tasks.intervals import wilson
 from redraft.tasks.runs import Job, job
@@ -31,7 +32,6 @@ BASE: dict[str, Any] = {
         "lr": 3e-3,
         "warmup": 0.05,
         "precision": "float32",
-        "device": "cpu",
         "threads": 1,
         "save_every": 500,
     },
@@ -54,6 +54,7 @@ class Arithmetic:
     operation: str = "+"
     order: str = "highest_first"
     over: dict[str, Any] | None = None
+    compute: Compute = AUTO
 
     def __post_init__(self) -> None:
         if self.order not in ORDERS:
@@ -134,10 +135,9 @@ class Arithmetic:
             yield read_json(path)
 
     def answers(self, done: Job) -> dict[str, Any]:
-        from redraft.hub.model import load
         from redraft.tasks.answers import filled, hole
 
-        model, record = load(done.folder), read_json(done.folder / "record.json")
+        model, record = self.compute.load(done.folder), read_json(done.folder / "record.json")
         by_length = []
         for n, pairs in self.world(done.config.seed)[1].items():
             asked = [self.text(*pair) for pair in pairs]
@@ -145,7 +145,7 @@ class Arithmetic:
             right = sum(text.split() == answer.split() for text, (_, answer) in zip(texts, asked, strict=True))
             by_length.append({"digits": n, "asked": len(pairs), "right": right})
         keep = ("family", "seed", "steps", "params", "flops", "loss", "loss_kind")
-        return {key: record[key] for key in keep} | {"by_length": by_length}
+        return {key: record[key] for key in keep} | {"by_length": by_length} | self.compute.record(model)
 
 
 _ALL = " ".join("0123456789")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from redraft.errors import UserError
+from redraft.evaluation.compute import AUTO, Compute
 from redraft.files import make_folder, read_json, write_json, write_text
 from redraft.tasks import sums
 from redraft.tasks.intervals import wilson
@@ -37,6 +38,7 @@ class GSM8K:
     sampling_steps: int = 64
     temperature: float = 0.0
     over: dict[str, Any] | None = None
+    compute: Compute = AUTO
 
     def jobs(self) -> list[Job]:
         data = written(self.train, self.into / "data")
@@ -59,10 +61,9 @@ class GSM8K:
             yield read_json(path)
 
     def asked(self, done: Job) -> dict[str, Any]:
-        from redraft.hub.model import load
         from redraft.tasks.answers import filled, hole
 
-        model, length = load(done.folder), done.config.data.length
+        model, length = self.compute.load(done.folder), done.config.data.length
         all_problems = list(sums.problems(self.test))
         fitting = [p for p in all_problems if _tokens(model, p) <= length]
         some = (
@@ -78,7 +79,7 @@ class GSM8K:
         texts = filled(model, holes, length, self.sampling_steps, batch=32, temperature=self.temperature)
         return _scored(some, texts) | {
             "model": done.label, "family": model.family.name, "skipped": len(all_problems) - len(fitting),
-            "record": _kept(read_json(done.folder / "record.json")),
+            "record": _kept(read_json(done.folder / "record.json")), **self.compute.record(model),
         }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from redraft.evaluation.compute import AUTO, Compute
 from redraft.files import make_folder, read_json, write_json, write_text
 from redraft.tasks.intervals import Interval, wilson
 from redraft.tasks.people import People, Question, generate, load, rows
@@ -28,8 +29,7 @@ BASE: dict[str, Any] = {
     "network": {"block": "llama", "depth": 1, "heads": 4, "width": 64},
     "data": {"format": "prompts", "eos": "fill"},
     "train": {
-        "batch": 64, "lr": 3e-3, "weight_decay": 1.0, "warmup": 0.05, "precision": "float32", "device": "cpu", "threads": 1,
-        "save_every": 500,
+        "batch": 64, "lr": 3e-3, "weight_decay": 1.0, "warmup": 0.05, "precision": "float32", "threads": 1, "save_every": 500,
     },
     "evaluate": {"rows": 64, "draws": 4},
 }  # fmt: skip
@@ -47,6 +47,7 @@ class Reversal:
     people: int = 20
     original: Path | None = None
     over: dict[str, Any] | None = None
+    compute: Compute = AUTO
 
     def jobs(self) -> list[Job]:
         """Every run. The longest come first, so that no worker is left alone with one."""
@@ -68,7 +69,8 @@ class Reversal:
         for done in self.jobs():
             path = done.folder / ANSWERS
             if not path.exists():
-                write_json(path, asked(done, self.data(done.config.seed), self.original is not None))
+                people = self.data(done.config.seed)
+                write_json(path, asked(done, people, self.original is not None, self.compute))
             yield read_json(path)
 
 
@@ -105,11 +107,9 @@ def _lines(some: Sequence[dict[str, Any]]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in some)
 
 
-def asked(done: Job, people: People, loosely: bool) -> dict[str, Any]:
+def asked(done: Job, people: People, loosely: bool, compute: Compute) -> dict[str, Any]:
     """A run's answers: of each group and kind, how many paraphrases about each person it got right, of how many."""
-    from redraft.hub.model import load as load_model
-
-    model, config = load_model(done.folder), done.config
+    model, config = compute.load(done.folder), done.config
     record = read_json(done.folder / "record.json")
     tests = []
     for (group, kind), questions in people.tests.items():
@@ -119,7 +119,8 @@ def asked(done: Job, people: People, loosely: bool) -> dict[str, Any]:
         right = [is_right(text, q.answer, loosely) for text, q in zip(texts, questions, strict=True)]
         tests.append({"group": group, "kind": kind, "people": _by_person(questions, right), "first": texts[0]})
     keep = ("family", "seed", "steps", "tokens", "flops", "params", "loss", "loss_kind")
-    return {key: record[key] for key in keep} | {"seconds": record["timing"]["seconds"], "tests": tests}
+    found = {"seconds": record["timing"]["seconds"], "tests": tests, **compute.record(model)}
+    return {key: record[key] for key in keep} | found
 
 
 def _answers(model: Any, questions: Sequence[Question], infill: bool, length: int) -> list[str]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from redraft.errors import UserError
+from redraft.evaluation.compute import AUTO, Compute
 from redraft.files import make_folder, read_json, write_json, write_text
 from redraft.tasks.intervals import of_mean
 from redraft.tasks.runs import Job, job
@@ -25,7 +26,7 @@ from redraft.text.formats import read_records
 BASE: dict[str, Any] = {
     "network": {"block": "dit", "depth": 2, "heads": 4, "width": 64, "cond": 32},
     "data": {"length": 128, "tokenizer": "bytes", "format": "text"},
-    "train": {"batch": 16, "lr": 3e-3, "precision": "float32", "device": "cpu", "threads": 1, "save_every": 500},
+    "train": {"batch": 16, "lr": 3e-3, "precision": "float32", "threads": 1, "save_every": 500},
     "evaluate": {"rows": 256, "draws": 4},
 }
 NEWER = "newer.json"
@@ -45,6 +46,7 @@ class Shift:
     first: int = 0
     steps: tuple[int, ...] = (150, 300, 600)
     over: dict[str, Any] | None = None
+    compute: Compute = AUTO
 
     def jobs(self) -> list[Job]:
         data = {**BASE["data"], "source": self.older, **({"validation": self.validation} if self.validation else {})}
@@ -68,11 +70,10 @@ class Shift:
 
     def losses(self, done: Job) -> dict[str, Any]:
         from redraft.evaluation.likelihood import bound
-        from redraft.hub.model import load
         from redraft.text.packing import ordered_windows
         from redraft.text.prepare import prepare_cached
 
-        model, config, record = load(done.folder), done.config, read_json(done.folder / "record.json")
+        model, config, record = self.compute.load(done.folder), done.config, read_json(done.folder / "record.json")
         newer = prepare_cached(self.newer, model.tokenizer).split(
             "train"
         )  # nobody's training: the larger split of the two
@@ -80,7 +81,8 @@ class Shift:
         found = bound(model.network, model.family, windows, config.evaluate.draws, config.evaluate.batch)
         keep = ("family", "seed", "steps", "params", "flops", "loss_kind")
         older = {"older": record["loss"], "older_se": record["loss_sampling_se"]}
-        return {key: record[key] for key in keep} | older | {"newer": found.nats, "newer_se": found.sampling_error}
+        newer_text = {"newer": found.nats, "newer_se": found.sampling_error}
+        return {key: record[key] for key in keep} | older | newer_text | self.compute.record(model)
 
 
 def by_year(files: Sequence[Path], before: int, after: int, folder: Path) -> tuple[str, str, str]:
@@ -164,7 +166,8 @@ def lines(runs: Sequence[dict[str, Any]], reference: str = "ar") -> list[str]:
         )
         body.append([family, f"{steps}", f"{older:.3f}", f"{newer:.3f}", f"{gap:+.3f}", some[0]["loss_kind"]])
     out = table(["family", "steps", "older", "newer", "gap", "kind"], body)
-    for family in dict.fromkeys(run["family"] for run in runs if run["family"] != reference):
+    families = dict.fromkeys(run["family"] for run in runs)
+    for family in (name for name in families if name != reference and reference in families):
         found = matched(runs, reference, family)
         if found is None:
             out.append(f"{family}: no loss on older text that both it and {reference} reached.")

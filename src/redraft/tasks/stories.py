@@ -22,7 +22,8 @@ SOURCE = "stories260K.bin"
 
 
 class Source:
-    """A causal model as a source. A text is `length` tokens after BOS; what ends one document does not end it."""
+    """A causal model as a source. A text is `length` tokens after BOS; what ends one document does not end it. It stays on the
+    CPU, whatever device the models that learn from it are on: what it draws is then a function of the seed alone."""
 
     def __init__(self, folder: Path):
         from redraft.evaluation.llama2c import BEGIN, read_network

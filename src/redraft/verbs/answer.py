@@ -17,6 +17,7 @@ from typing import Any
 
 from redraft.display import Line, duration, emit
 from redraft.errors import UserError
+from redraft.verbs import where
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -33,8 +34,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--turns", type=int, default=2, help="1: as SMDM's tables")
     parser.add_argument("--limit", type=int, help="only the first questions")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu", help="auto takes an accelerator where there is one")
-    parser.add_argument("--precision", default="float32", help="in which matrices multiply: float32 or bfloat16")
+    where.arguments(parser)
     parser.add_argument("--judge", help="URL of an OpenAI-style endpoint, up to /v1")
     parser.add_argument("--judge-model", help="the judge's name there")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -69,10 +69,12 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
 
 def _answers(options: Namespace, asked: list[dict[str, Any]], how: Any) -> list[dict[str, Any]]:
     from redraft.evaluation.mt_bench import answer
-    from redraft.hub.model import load
 
-    model, name = load(options.model, options.device, options.precision), options.name or options.model.resolve().name
-    return _each(options.into, asked, lambda question: [answer(model, name, question, how)], options.json, "answered")
+    compute = where.compute(options)
+    model, name = compute.load(options.model), options.name or options.model.resolve().name
+    said = compute.record(model)
+    work = lambda question: [answer(model, name, question, how) | said]
+    return _each(options.into, asked, work, options.json, "answered")
 
 
 def _judge(options: Namespace, asked: list[dict[str, Any]], answers: list[dict[str, Any]]) -> list[float]:

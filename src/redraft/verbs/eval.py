@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from redraft.display import Line, emit, monte_carlo, tokenising
 from redraft.errors import UserError
+from redraft.verbs import where
 
 if TYPE_CHECKING:
     from redraft.config import DataConfig
@@ -56,8 +57,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, help="of the chain of path_weighted")
     parser.add_argument("--batch", type=int, help="rows a pass: 32, and of tasks, whose rows are short, 256")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu", help="auto takes an accelerator where there is one")
-    parser.add_argument("--precision", default="float32", help="in which matrices multiply: float32 or bfloat16")
+    where.arguments(parser)
     parser.add_argument("--out", type=Path, help="write the whole result here, as JSON")
     parser.add_argument("--json", action="store_true", help="print JSON")
     tasks = parser.add_argument_group("tasks")
@@ -100,9 +100,9 @@ def _folder_above(path: Path) -> Path:
 def _text(options: Namespace, given: dict[str, Any]) -> None:
     from redraft.evaluation.estimators import build
     from redraft.evaluation.likelihood import estimate
-    from redraft.hub.model import load
 
-    model = load(options.model, options.device, options.precision)
+    compute = where.compute(options)
+    model = compute.load(options.model)
     own = "chain_rule" if model.family.exact else "continuous_time"
     estimator = build(options.estimator or own, given, model.family)
     source, scored = _windows(options, model)
@@ -114,7 +114,7 @@ def _text(options: Namespace, given: dict[str, Any]) -> None:
         **scored.per_text(result),
         "family": model.family.name,
         "estimator": {"name": estimator.name, **asdict(estimator)},
-        "precision": options.precision,
+        **compute.record(model),
         "data": source,
         "text_sha256": scored.sha256,
         "share": scored.share,
@@ -203,6 +203,7 @@ def _tasks(options: Namespace, given: dict[str, Any]) -> None:
     names = [name for name in options.tasks.split(",") if name]
     if not names:
         raise UserError(f"--tasks names no task: give some of {', '.join(tasks.NAMES)}, or a FILE.yaml")
+    compute = where.compute(options)
     suite = tasks.load(names, options.data_dir, options.text)
     from redraft.evaluation.harness import RedraftLM
     from redraft.evaluation.requests import DRAWS
@@ -217,8 +218,8 @@ def _tasks(options: Namespace, given: dict[str, Any]) -> None:
         guidance_kind=options.guidance_kind or "unsupervised",
         seed=options.seed,
         batch_size=options.batch or 256,
-        device=options.device,
-        precision=options.precision,
+        device=compute.device,
+        precision=compute.precision,
         truncate=options.truncate,
         greedy=tasks.ask_greedy(suite),
         cache=options.cache,
@@ -229,7 +230,7 @@ def _tasks(options: Namespace, given: dict[str, Any]) -> None:
     line.close()
     if result is None:
         return None  # not the first rank
-    result = {"model": str(options.model), **result}
+    result = {"model": str(options.model), **compute.record(lm.scorer.model), **result}
     if earlier is not None:
         result["against"] = {"file": str(options.against), "comparisons": against(result, earlier)}
     if options.out is not None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from redraft.display import emit
 from redraft.errors import unknown
+from redraft.verbs import where
 
 if TYPE_CHECKING:
     from redraft.hub.model import Model
@@ -35,9 +36,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--top-p", type=float, default=1.0)
     parser.add_argument("--sampler", default="", help="by name (redraft list samplers); the family's own if left out")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu", help="auto takes an accelerator where there is one")
-    parser.add_argument("--precision", default="float32", help="in which matrices multiply: float32 or bfloat16")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the network: for many texts, on a GPU")
+    where.arguments(parser, samples=True)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -46,13 +45,12 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
         raise unknown(
             "flag of `redraft sample`:", f"--{stray[0]}", ["--prompt", "--suffix", "--length", "--sampler.OPTION"]
         )
-    from redraft.hub.model import load
-
-    model = load(options.model, options.device, options.precision)
+    compute = where.compute(options)
+    model = compute.load(options.model)
     canvas = model.canvas(
         options.prompt, options.n, model.length if options.length is None else options.length, options.suffix
     )
-    denoiser = model.denoiser(options.temperature, options.top_p, options.compile)
+    denoiser = model.denoiser(options.temperature, options.top_p, compute.compiled)
     began = time.perf_counter()
     further = overrides.get("sampler", {})
     for frame in model.frames(canvas, denoiser, options.sampler, options.steps, options.seed, further):
@@ -64,7 +62,8 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
     texts = [model.text(row, len(model.tokenizer.encode(options.prompt))) for row in canvas.tokens]
     new = int((~canvas.fixed).sum())
     if options.json:
-        return emit({"texts": texts, "forwards": denoiser.calls, "new_tokens": new, "seconds": seconds})
+        counts = {"forwards": denoiser.calls, "new_tokens": new, "seconds": seconds}
+        return emit({"texts": texts, **counts, **compute.record(model)})
     print("\n\n".join(texts))
     print(f"[{new} tokens in {denoiser.calls} forwards, {new / seconds:.0f} tokens/s]", file=sys.stderr)
     return None

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from redraft.errors import UserError, unknown
-from redraft.verbs import study_queue, study_results
+from redraft.verbs import study_queue, study_results, where
 
 OVERRIDES = True
 ACTIONS = ("run", "tune", "status", "fit", "import", "frontier", "report", "work")
@@ -36,6 +36,7 @@ def arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--workers", type=int, help="runs at a time (run)")
     parser.add_argument("--factors", help="learning rates to try, as multiples of the recipe's: 0.25,0.5,1,2,4 (tune)")
+    where.arguments(parser, train=True, samples=True)
     parser.add_argument("--launcher", choices=("local", "slurm"), default="local", help="who works (run)")
     parser.add_argument("--watch", action="store_true", help="until all runs are settled (status)")
     parser.add_argument("--figures", type=Path, metavar="FOLDER", help="save every figure here (report)")
@@ -56,6 +57,7 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
         raise UserError(f"`redraft study {options.action}` takes one thing, not {1 + len(options.others)}")
     if overrides and options.action not in ("run", "tune", "frontier"):
         raise unknown(f"flag of `redraft study {options.action}`:", f"--{next(iter(overrides))}", ["--json", "--into"])
+    _check_where(options)
     actions = {
         "run": study_queue.run,
         "tune": study_queue.tune,
@@ -67,3 +69,13 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
         "report": study_results.report,
     }
     actions[options.action](options, overrides)
+
+
+def _check_where(options: Namespace) -> None:
+    """`UserError` where the action trains or samples nothing that these flags could be for."""
+    given = [name for name in ("device", "precision", "compile") if getattr(options, name) not in (None, False)]
+    takes = {"run": ("device", "precision"), "tune": ("device", "precision"), "frontier": given}
+    for name in given:
+        if name not in takes.get(options.action, ()):
+            hint = ": to compile what trains, give --train.compile true" if options.action in ("run", "tune") else ""
+            raise UserError(f"`redraft study {options.action}` takes no --{name}{hint}")

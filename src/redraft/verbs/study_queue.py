@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from redraft.config import merge
 from redraft.display import Line, duration, emit, tokenising
 from redraft.errors import UserError
+from redraft.verbs import where
 
 if TYPE_CHECKING:
     from redraft.studies.execute import Status
@@ -43,6 +44,7 @@ def _table(options: Namespace, overrides: dict[str, Any]) -> dict[str, Any]:
     table = recipe_table(options.of, {})
     if options.workers is not None:
         table["workers"] = options.workers
+    overrides = merge(overrides, where.trained(options))
     slurm = merge(table.get("slurm", {}), overrides.pop("slurm", {}))
     return merge(table, {"base": merge(table.get("base", {}), overrides)} | ({"slurm": slurm} if slurm else {}))
 
@@ -90,9 +92,10 @@ def carry_out(
     from redraft.text.tokenizer import load_tokenizer
     from redraft.training.budget import cpu_rate
 
+    elsewhere = launcher == "local" and _devices(table) != {"cpu"}
     study = open_study(table, folder)
     if not quiet:
-        print("\n".join(study_sentences(study, cpu_rate())), flush=True)
+        print("\n".join(study_sentences(study, None if elsewhere else cpu_rate())), flush=True)
     data = study.runs[0].config.data
     prepare_cached(data.source, load_tokenizer(data.tokenizer), validation=data.validation, progress=tokenising(quiet))
     how, count = study.config, min(study.config.workers, len(study.runs))
@@ -101,6 +104,18 @@ def carry_out(
     failed = [s for s in failed if not (diverged and s.state == "diverged")]
     if failed:
         raise UserError(f"{len(failed)} of {len(study.runs)} runs failed; {failed[0].run.name}: {failed[0].why}")
+
+
+def _devices(table: dict[str, Any]) -> set[str]:
+    """The kinds of device on which the runs train when workers are processes here; only a CPU's rate is measured.
+
+    `UserError` for one that is not on this machine, before the study's folder is made.
+    """
+    from redraft.network.device import pick_device
+    from redraft.studies.plan import plan_study
+
+    named = {run.config.train.device for run in plan_study(table).runs}
+    return {pick_device(name).type for name in sorted(named)}
 
 
 def follow(study: Study, states: Iterator[list[Status]], quiet: bool) -> list[Status]:

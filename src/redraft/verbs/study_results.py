@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from redraft.display import emit, quantity
 from redraft.errors import UserError
+from redraft.verbs import where
 from redraft.verbs.study_queue import into
 
 if TYPE_CHECKING:
+    from redraft.evaluation.compute import Compute
     from redraft.studies.frontier_config import FrontierConfig
 
 
@@ -42,7 +44,8 @@ def frontier(options: Namespace, overrides: dict[str, Any]) -> None:
     settings = table | _plain(overrides)
     if "judge" not in settings:
         raise UserError(f"{folder} was planned without a [frontier] table: name a judge by --judge MODEL")
-    rows = measure_frontier(folder, options.json, validated(FrontierConfig, settings))
+    compute = where.compute(options)
+    rows = measure_frontier(folder, compute, options.json, validated(FrontierConfig, settings))
     if options.json:
         emit(rows)
 
@@ -58,7 +61,9 @@ def _plain(overrides: dict[str, Any]) -> dict[str, Any]:
     return overrides | {key: value for key, value in short.items() if value is not None}
 
 
-def measure_frontier(folder: Path, quiet: bool = False, settings: FrontierConfig | None = None) -> list[dict[str, Any]]:
+def measure_frontier(
+    folder: Path, compute: Compute, quiet: bool = False, settings: FrontierConfig | None = None
+) -> list[dict[str, Any]]:
     """Measure what is not measured yet, a line each."""
     from redraft.studies.execute import RUNS, read_study
     from redraft.studies.samples import TEXT, measure
@@ -71,7 +76,7 @@ def measure_frontier(folder: Path, quiet: bool = False, settings: FrontierConfig
 
     records = [read_json(folder / RUNS / run.name / "record.json") for run in study.runs]
     rows = []
-    for row in measure(study, folder, records, settings):
+    for row in measure(study, folder, records, compute, settings):
         rows.append(row)
         if not quiet and row["family"] != TEXT:
             print(

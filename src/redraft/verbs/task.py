@@ -21,6 +21,7 @@ from typing import Any
 
 from redraft.display import Line, duration, emit, quantity
 from redraft.errors import UserError, unknown
+from redraft.verbs import where
 
 OVERRIDES = True
 TASKS = ("reversal", "gsm8k", "shift", "arithmetic", "speed")
@@ -36,6 +37,7 @@ def arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--steps", help="of training: one number, or several parted by commas (reversal, shift)")
     parser.add_argument("--workers", type=int, help="runs at a time, a thread each; as many as cores if left out")
+    where.arguments(parser, train=True)
     parser.add_argument("--figures", type=Path, metavar="FOLDER", help="save a figure here as SVG (reversal, speed)")
     parser.add_argument("--json", action="store_true", help="print the record as JSON")
     parser.add_argument("--people", type=int, default=20, help="reversal: of each of the three groups")
@@ -68,7 +70,10 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
         raise unknown("task", options.task, TASKS)
     if options.seeds is not None and options.seeds < 1:
         raise UserError(f"--seeds must be at least 1, got {options.seeds}")
-    tasks[options.task](options, overrides)
+    from redraft.config import merge
+
+    options.compute = where.compute(options)
+    tasks[options.task](options, merge(overrides, where.trained(options)))
 
 
 def reversal(options: Namespace, overrides: dict[str, Any]) -> None:
@@ -76,7 +81,7 @@ def reversal(options: Namespace, overrides: dict[str, Any]) -> None:
 
     asked = task.Reversal(
         options.into, _families(options), options.seeds or 3, options.first_seed, _numbers(options.steps, (600, 1800)),
-        options.people, options.original, overrides,
+        options.people, options.original, overrides, options.compute,
     )  # fmt: skip
     train(asked.jobs(), options)
     runs = list(asked.measure())
@@ -93,7 +98,7 @@ def gsm8k(options: Namespace, overrides: dict[str, Any]) -> None:
     starts = {folder.name: start_table(folder) for folder in options.starts}
     asked = task.GSM8K(
         options.into, starts, options.train, options.test, _one(options.steps, 300), options.longest, options.limit,
-        _one(options.sampling_steps, 64), options.temperature, overrides,
+        _one(options.sampling_steps, 64), options.temperature, overrides, options.compute,
     )  # fmt: skip
     train(asked.jobs(), options)
     rows = list(asked.measure())
@@ -113,7 +118,7 @@ def shift(options: Namespace, overrides: dict[str, Any]) -> None:
         older, validation, newer = task.by_year(files, options.before, options.after, options.into / "data")
     asked = task.Shift(
         options.into, older, newer, validation, _families(options), options.seeds or 2, options.first_seed,
-        _numbers(options.steps, (150, 300, 600)), overrides,
+        _numbers(options.steps, (150, 300, 600)), overrides, options.compute,
     )  # fmt: skip
     train(asked.jobs(), options)
     runs = list(asked.measure())
@@ -128,6 +133,7 @@ def arithmetic(options: Namespace, overrides: dict[str, Any]) -> None:
     asked = task.Arithmetic(
         options.into, _families(options), options.seeds or 1, options.first_seed, _one(options.steps, 1500),
         options.digits, operation=options.operation, order=options.order, over=overrides,
+        compute=options.compute,
     )  # fmt: skip
     train(asked.jobs(), options)
     runs = list(asked.measure())
@@ -141,6 +147,7 @@ def speed(options: Namespace, overrides: dict[str, Any]) -> None:
     asked = task.Speed(
         options.into, options.source, _families(options), _one(options.steps, 600), rounds=options.rounds,
         steps=_numbers(options.sampling_steps, (4, 8, 16, 32, 64)), over=overrides,
+        compute=options.compute,
     )  # fmt: skip
     train(asked.jobs(), options)
     found = asked.measure()
@@ -154,7 +161,7 @@ def train(jobs: list[Any], options: Namespace) -> None:
 
     workers = options.workers or cores()
     if not options.json:
-        print(plan_sentence(jobs, workers), flush=True)
+        print(plan_sentence(jobs, workers, options.compute.device == "cpu"), flush=True)
     line, began = Line(quiet=options.json), time.monotonic()
     left = sum(not job.done for job in jobs)
     for number, job in enumerate(carry_out_all(jobs, workers), start=1):
@@ -162,8 +169,8 @@ def train(jobs: list[Any], options: Namespace) -> None:
     line.close()
 
 
-def plan_sentence(jobs: list[Any], workers: int) -> str:
-    """What is to be done, in one sentence."""
+def plan_sentence(jobs: list[Any], workers: int, timed: bool) -> str:
+    """What is to be done, in one sentence. `timed`: how long too; only a CPU's rate is measured."""
     from redraft.text.tokenizer import load_tokenizer
     from redraft.training.budget import cpu_rate, plan_run, seconds
 
@@ -171,13 +178,13 @@ def plan_sentence(jobs: list[Any], workers: int) -> str:
     budgets = [plan_run(config, load_tokenizer(config.data.tokenizer).size) for config in left]
     if not budgets:
         return f"{len(jobs)} runs, all done."
-    rate = cpu_rate()
     flops = sum(budget.flops["full"] for budget in budgets)
     at_a_time = min(workers, len(left))
+    time_left = f", about {duration(seconds(budgets, cpu_rate() * at_a_time, at_a_time))}" if timed else ""
     return (
         f"{len(jobs)} runs of {min(b.params for b in budgets):,} to {max(b.params for b in budgets):,} parameters without the "
         f"input embedding, {len(left)} to do: {quantity(sum(b.steps for b in budgets))} steps, {quantity(flops, 'FLOPs')} "
-        f"(everything counted), about {duration(seconds(budgets, rate * at_a_time, at_a_time))} with {at_a_time} at a time."
+        f"(everything counted){time_left} with {at_a_time} at a time."
     )
 
 
