@@ -20,6 +20,7 @@ from redraft.config import RunConfig, dump_toml
 from redraft.errors import UserError
 from redraft.evaluation.run import carry_out, open_run, read_record
 from redraft.evaluation.snapshot import snapshot
+from redraft.network.device import deterministic
 from redraft.registry import FAMILIES
 from redraft.training.journal import read_journal
 from redraft.training.loop import Trainer
@@ -180,6 +181,43 @@ def test_truncated_state_is_refused_in_one_line(source: Path, tmp_path: Path) ->
     state.write_bytes(state.read_bytes()[:1000])
     with pytest.raises(UserError, match="not a whole checkpoint"):
         Trainer.start(setup, tmp_path / "run")
+
+
+def test_deterministic_kernels_are_asked_for_during_steps_alone(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And on a CPU, whose sums have an order, they change no bit."""
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    told = lambda: (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.backends.cudnn.deterministic,
+        "CUBLAS_WORKSPACE_CONFIG" in os.environ,
+    )
+    descend, during = Trainer.descend, set[tuple[bool, ...]]()
+
+    def spied(self: Trainer, step: int) -> torch.Tensor:
+        during.add(told())
+        return descend(self, step)
+
+    monkeypatch.setattr(Trainer, "descend", spied)
+    for wanted in (False, True):
+        config, folder = tiny(source, train={"deterministic": wanted}), tmp_path / str(wanted)
+        during.clear()
+        for _ in carry_out(open_run(config, folder), folder):
+            assert told() == (False, False, False)
+        assert during == {(wanted,) * 3} and told() == (False, False, False)
+    state = [load_file(tmp_path / str(wanted) / "model.safetensors") for wanted in (False, True)]
+    assert all(torch.equal(state[0][name], state[1][name]) for name in state[0])
+
+
+def test_deterministic_kernels_are_not_asked_for_after_an_error() -> None:
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        with pytest.raises(ValueError, match="mine"), deterministic():
+            raise ValueError("mine")
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def test_training_learns(source: Path, tmp_path: Path) -> None:
