@@ -8,10 +8,18 @@ from typing import Any
 
 import torch
 
+NO_FLOAT64 = ("mps",)  # accelerators on which tokens cannot be drawn: categoricals are drawn in float64
+
+
+def accelerator() -> torch.device | None:
+    """The accelerator that torch sees here and that has float64; None where there is none."""
+    there = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return None if there is None or there.type in NO_FLOAT64 else there
+
 
 def accelerated(device: torch.device | str) -> bool:
-    """Whether it is the kind of accelerator that torch sees here: one with kernels to fuse and a host that runs ahead."""
-    there = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    """Whether it is of that kind: one with kernels to fuse, and a host that runs ahead of it."""
+    there = accelerator()
     return there is not None and torch.device(device).type == there.type
 
 

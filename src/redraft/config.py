@@ -208,6 +208,7 @@ class TrainConfig(Part):
         description="fuse each block with torch.compile; auto: on a GPU; graphs: fuse the whole network and replay it as CUDA "
         "graphs, on one GPU or by ddp",
     )
+    deterministic: bool = Field(False, description="the same bits at every run on a GPU; slower")
     device: str = "auto"
     threads: int = Field(0, ge=0, description="CPU threads; 0 leaves it to torch")
     transfer: TransferConfig | None = Field(None, description="the small network whose settings these are (CompleteP)")

@@ -19,6 +19,8 @@ from safetensors.torch import load_file
 from redraft.config import RunConfig, dump_toml
 from redraft.errors import UserError
 from redraft.evaluation.run import carry_out, open_run, read_record
+from redraft.evaluation.snapshot import snapshot
+from redraft.network.device import deterministic
 from redraft.registry import FAMILIES
 from redraft.training.journal import read_journal
 from redraft.training.loop import Trainer
@@ -147,6 +149,32 @@ def test_folder_of_another_run_is_refused(source: Path, tmp_path: Path) -> None:
     assert (tmp_path / "other" / "thesis.txt").read_text() == "mine" and len(os.listdir(tmp_path / "other")) == 1
 
 
+def test_state_of_a_network_with_other_heads_is_refused(source: Path, tmp_path: Path) -> None:
+    """Its tensors have the same shapes: width 24 had heads of width 12, and a version to come may solve it otherwise."""
+    blank = dict.fromkeys(("depth", "heads", "width"))
+    changed, kept = (tiny(source, network={**blank, "size": size}) for size in ("14k", "6k"))
+    for name, config in (("changed", changed), ("kept", kept)):
+        trainer = Trainer.start(open_run(config, tmp_path / name), tmp_path / name)
+        next(trainer.run())
+        trainer.save(tmp_path / name)
+        open_run(config, tmp_path / name)
+        (tmp_path / name / "network.json").rename(tmp_path / f"{name}.json")
+    told = r"another network than size 14k has now \(width 24, 2 layers, 3 heads\): end it with the version that"
+    for do in (lambda: open_run(changed, tmp_path / "changed"), lambda: snapshot(tmp_path / "changed")):
+        with pytest.raises(UserError, match=told):
+            do()
+    open_run(kept, tmp_path / "kept")
+    stored = json.loads((tmp_path / "kept.json").read_text())
+    (tmp_path / "kept" / "network.json").write_text(json.dumps(stored | {"heads": 2}))
+    with pytest.raises(UserError, match="another network than size 6k"):
+        open_run(kept, tmp_path / "kept")
+
+
+def test_what_was_left_to_the_machine_is_found_again(source: Path, tmp_path: Path) -> None:
+    config = tiny(source, train={"precision": "auto", "device": "auto", "compile": "auto"})
+    assert open_run(config, tmp_path / "run").config == open_run(config, tmp_path / "run").config
+
+
 def test_truncated_state_is_refused_in_one_line(source: Path, tmp_path: Path) -> None:
     config = tiny(source)
     setup = open_run(config, tmp_path / "run")
@@ -157,6 +185,43 @@ def test_truncated_state_is_refused_in_one_line(source: Path, tmp_path: Path) ->
     state.write_bytes(state.read_bytes()[:1000])
     with pytest.raises(UserError, match="not a whole checkpoint"):
         Trainer.start(setup, tmp_path / "run")
+
+
+def test_deterministic_kernels_are_asked_for_during_steps_alone(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And on a CPU, whose sums have an order, they change no bit."""
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    told = lambda: (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.backends.cudnn.deterministic,
+        "CUBLAS_WORKSPACE_CONFIG" in os.environ,
+    )
+    descend, during = Trainer.descend, set[tuple[bool, ...]]()
+
+    def spied(self: Trainer, step: int) -> torch.Tensor:
+        during.add(told())
+        return descend(self, step)
+
+    monkeypatch.setattr(Trainer, "descend", spied)
+    for wanted in (False, True):
+        config, folder = tiny(source, train={"deterministic": wanted}), tmp_path / str(wanted)
+        during.clear()
+        for _ in carry_out(open_run(config, folder), folder):
+            assert told() == (False, False, False)
+        assert during == {(wanted,) * 3} and told() == (False, False, False)
+    state = [load_file(tmp_path / str(wanted) / "model.safetensors") for wanted in (False, True)]
+    assert all(torch.equal(state[0][name], state[1][name]) for name in state[0])
+
+
+def test_deterministic_kernels_are_not_asked_for_after_an_error() -> None:
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        with pytest.raises(ValueError, match="mine"), deterministic():
+            raise ValueError("mine")
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def test_training_learns(source: Path, tmp_path: Path) -> None:

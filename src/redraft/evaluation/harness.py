@@ -38,7 +38,7 @@ from redraft.evaluation.requests import (
 from redraft.families.ar import AR
 from redraft.hub.model import Model
 from redraft.hub.model import load as load_model
-from redraft.network.device import accelerator
+from redraft.accelerator import accelerator
 
 
 @register_model("redraft")

@@ -1,6 +1,7 @@
 """One run, from a configuration to a folder with weights and a record. Killed anywhere, it continues.
 
 config.toml          the resolved configuration
+network.json         the shape that its network has
 start.json           which weights training started from, if it was given any
 journal.jsonl        one typed record a line
 state.safetensors    resumable state, while it trains
@@ -25,6 +26,7 @@ from redraft.evaluation.likelihood import bound
 from redraft.evaluation.record import RECORD, Timing, run_record, start_summary
 from redraft.files import make_folder, read_json, write_json, write_text
 from redraft.hub.folder import ModelConfig, load_model, read_config, save_model
+from redraft.network.sizes import DEFAULT, LADDER, Shape, head_width
 from redraft.text.prepare import Progress
 from redraft.training.checkpoint import STATE
 from redraft.training.journal import StepRecord
@@ -32,7 +34,7 @@ from redraft.training.loop import Trainer, train
 from redraft.training.setup import Setup, held_out, set_up
 from redraft.training.sharded import candidates
 
-CONFIG, START = "config.toml", "start.json"
+CONFIG, START, NETWORK = "config.toml", "start.json", "network.json"
 
 
 def open_run(config: RunConfig, folder: Path, progress: Progress | None = None) -> Setup:
@@ -44,8 +46,29 @@ def open_run(config: RunConfig, folder: Path, progress: Progress | None = None) 
         make_folder(folder)
         if setup.config.train.start is not None:
             write_json(folder / START, start_summary(setup.config.train.start))
+        write_json(folder / NETWORK, asdict(setup.budget.shape))
         write_text(folder / CONFIG, dump_toml(setup.config))
+    else:
+        check_network(folder, setup.config, setup.budget.shape)
     return setup
+
+
+def check_network(folder: Path, config: RunConfig, shape: Shape) -> None:
+    """`UserError` where the state in `folder` is of a network with other heads: tensors of the same shapes would not tell.
+
+    Which heads a size has may change from one version to the next. Folders without `network.json` are of versions that gave
+    solved sizes heads of any even width, where now a part of the usual width divides the network's.
+    """
+    network, path = config.network, folder / NETWORK
+    if not candidates(folder):
+        return
+    solved = network.depth is None and network.size not in LADDER
+    other = read_json(path) != asdict(shape) if path.exists() else solved and shape.width % head_width(shape.width)
+    if other:
+        raise UserError(
+            f"{folder} was begun with another network than size {network.size or DEFAULT} has now (width {shape.width}, "
+            f"{shape.depth} layers, {shape.heads} heads): end it with the version that began it, or give another folder"
+        )
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from redraft.config import RunConfig, read_toml, validated
-from redraft.evaluation.run import CONFIG
+from redraft.evaluation.run import CONFIG, check_network
 from redraft.families.base import build
 from redraft.hub import folder as hub
 from redraft.hub.model import Model
@@ -26,12 +26,14 @@ def still_trains(folder: Path) -> bool:
 def snapshot(folder: Path) -> Model:
     """The model as it stood then: the moving average where there is one, adapters merged, float32. Its record has no loss.
 
-    `UserError` where there is no whole checkpoint, or the tokenizer is not where the run found it.
+    `UserError` where there is no whole checkpoint, where its size has another network now, or where the tokenizer is not where
+    the run found it.
     """
     config = validated(RunConfig, read_toml(folder / CONFIG))
     tokenizer = load_tokenizer(config.data.tokenizer)
     step, weights = consolidate(folder)
     budget = plan_run(config, tokenizer.size)
+    check_network(folder, config, budget.shape)
     network = initialised(budget.shape, config.seed)
     if config.train.lora is not None:
         lora.adapt(network, config.train.lora, config.seed)

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from redraft.accelerator import accelerated
+from redraft.accelerator import NO_FLOAT64, accelerated, accelerator
 from redraft.errors import UserError, unknown
 
+CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 # float64 is for comparing computations that should be equal; weights are then kept in it too.
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
-NO_FLOAT64 = ("mps",)  # accelerators on which tokens cannot be drawn: categoricals are drawn in float64
-
-
-def accelerator() -> torch.device | None:
-    """The accelerator that torch sees here and that has float64; None where there is none."""
-    there = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return None if there is None or there.type in NO_FLOAT64 else there
 
 
 def pick_device(name: str) -> torch.device:
@@ -60,6 +57,35 @@ def pick_dtype(name: str) -> torch.dtype:
     if name not in ("float32", "bfloat16"):
         raise unknown("precision", name, ("float32", "bfloat16"))
     return DTYPES[name]
+
+
+@contextmanager
+def deterministic(wanted: bool = True) -> Iterator[None]:
+    """While the block lasts, an operation gives the same bits at every run of the same program, or raises `RuntimeError`.
+
+    On a GPU some add up by atomics otherwise (the backward passes of attention, of gathers), cuBLAS shares its buffers among
+    streams, and compiled kernels are chosen by the clock. cuBLAS looks at its variable when a process first multiplies on a
+    GPU: one that did so before must have set it. `wanted` = False changes nothing.
+    """
+    if not wanted:
+        yield
+        return
+    from torch._inductor import config as inductor
+
+    cudnn, variable = torch.backends.cudnn, os.environ.get(CUBLAS)
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    chosen = cudnn.deterministic, cudnn.benchmark
+    os.environ.setdefault(CUBLAS, ":4096:8")
+    try:
+        torch.use_deterministic_algorithms(True)
+        cudnn.deterministic, cudnn.benchmark = True, False
+        with inductor.patch(deterministic=True):
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        cudnn.deterministic, cudnn.benchmark = chosen
+        if variable is None:
+            os.environ.pop(CUBLAS, None)
 
 
 def sent(tensor: Tensor, device: torch.device | str) -> Tensor:

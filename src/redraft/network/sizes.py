@@ -23,6 +23,7 @@ LADDER: dict[str, tuple[int, int, int]] = {
     "761M": (24, 11, 1408), "831M": (22, 12, 1536), "944M": (25, 12, 1536), "1028M": (20, 14, 1792),
     "1233M": (24, 14, 1792), "1476M": (22, 16, 2048), "1678M": (25, 16, 2048), "2121M": (28, 17, 2176),
 }  # fmt: skip
+DEFAULT = "3M"
 _UNITS = {"": 1, "k": 1e3, "M": 1e6, "B": 1e9}
 
 
@@ -79,7 +80,7 @@ def from_config(config: NetworkConfig, vocab: int) -> Shape:
         )
     if config.depth or config.heads or config.width or config.hidden:
         raise UserError("network: give either size, or all of depth, heads and width")
-    return replace(from_size(config.size or "3M", config.block, vocab, cond), theta=config.theta, clock=config.clock)
+    return replace(from_size(config.size or DEFAULT, config.block, vocab, cond), theta=config.theta, clock=config.clock)
 
 
 def from_size(size: str, block: str, vocab: int, cond: int = 128) -> Shape:
@@ -116,6 +117,11 @@ def _solve(weights: float, block: str, vocab: int, cond: int) -> Shape:
 
 
 def _heads(width: int) -> int:
-    """Heads of 64 from width 256 and 128 from 1280, as in the ladder; near 32 from 128 and 16 below it."""
-    head = next(size for least, size in ((1280, 128), (256, 64), (128, 32), (0, 16)) if width >= least)
-    return min((h for h in range(1, width + 1) if width % (2 * h) == 0), key=lambda h: abs(math.log(width / h / head)))
+    """Heads of `head_width`, or of the greatest part of it that divides the width: at least 8, for the widths are multiples of
+    8, to which attention kernels pad a head."""
+    return width // math.gcd(width, head_width(width))
+
+
+def head_width(width: int) -> int:
+    """Of a solved size: 64 from width 256 and 128 from 1280, as in the ladder; 32 from 128 and 16 below it."""
+    return next(size for least, size in ((1280, 128), (256, 64), (128, 32), (0, 16)) if width >= least)

@@ -25,13 +25,13 @@ STEP_OVERHEAD = 4e-3  # seconds
 # dit: two residuals, two norms, two gated outputs; two modulated inputs, q k v, q and k turned, the mixed values twice; two
 # inner ones.
 KEPT = {"dit": (6.0, 9.0, 2.0), "llama": (4.0, 9.0, 4.0)}
-# Read off benchmarks/memory_plan.py, on a CPU: what malloc keeps in pieces, of activations; bytes of a chunk of logits and of
-# what libraries set up, by the bytes of the compute format.
+# Read off benchmarks/memory_plan.py, on a CPU: what malloc keeps in pieces, of activations (of a GPU's allocator an estimate);
+# bytes of a chunk of logits and of what libraries set up, by the bytes of the compute format.
 SLACK = 1.2
 WORKSPACE = {4: 70e6, 2: 100e6}
-# Of a GPU, where ranks are many: a chunk of 2^27 logits in float32 and in the compute format, what CUDA and NCCL keep (an
-# estimate, not measured).
-WORKSPACE_GPU = 2.5e9
+# Of a GPU: logits at once in head.py. Estimates, not measured: what CUDA and its libraries keep, and NCCL for several ranks.
+CHUNK_LOGITS_GPU = 1 << 27
+CUDA, NCCL = 1e9, 1e9
 # Weights up to which every rank keeps all of them: with gradients, AdamW and a moving average 4 GB in float32.
 SMALL = 200_000_000
 
@@ -158,8 +158,12 @@ def memory_plan(config: RunConfig, shape: Shape, passes: float = 1.0, ranks: int
     P float32 weights, their gradients, AdamW's two moments, a moving average (4, 4, 8, 4 bytes each) are divided by the
     shards; a block keeps c d + c' hidden numbers a token for its backward pass (`KEPT`), of which the narrow ones are in
     the compute format. With checkpointing = "blocks" it keeps its input alone, and one block at a time has the rest.
+
+    Counted from the code: all but the workspace of a CPU (measured), SLACK (measured on a CPU), and what CUDA and NCCL keep
+    (estimates). Not counted: a teacher's logits, beside the student's, in distillation.
     """
-    counts, train, low = parameters(shape), config.train, 2 if config.train.precision == "bfloat16" else 4
+    counts, train, gpu = parameters(shape), config.train, on_gpu(config, ranks)
+    low = 2 if train.precision == "bfloat16" or (gpu and train.precision == "auto") else 4
     count, shards = sum(counts.values()), shards_of(config, sum(counts.values()), ranks, per_node or ranks)
     outer, block = 4.0 * (count - shape.block_weights), low * shape.block_weights / shape.depth
     gathered = outer + 2 * block if shards > 1 else 0.0
@@ -180,8 +184,28 @@ def memory_plan(config: RunConfig, shape: Shape, passes: float = 1.0, ranks: int
         gathered=gathered,
         activations=SLACK * (blocks + 2 * 4 * tokens * shape.width),
         head=2 * 4.0 * counts["head"],
-        workspace=WORKSPACE[low] if ranks == 1 else WORKSPACE_GPU,
+        workspace=_gpu_workspace(config, shape, ranks, low) if gpu else WORKSPACE[low],
     )
+
+
+def on_gpu(config: RunConfig, ranks: int = 1) -> bool:
+    """Whether a plan is of GPUs: where the configuration says so, or leaves it open and ranks are several."""
+    return config.train.device not in ("cpu", "auto") or (config.train.device == "auto" and ranks > 1)
+
+
+def _gpu_workspace(config: RunConfig, shape: Shape, ranks: int, low: int) -> float:
+    """What the head has at its peak beside the `head` of the plan, and what libraries keep.
+
+    A chunk's logits, each with: in a fused cross-entropy its error and that of the chunk before, in the compute format; in a
+    rule (half as many logits) five float32 numbers, which are the logit, its probability, two of its gradient and the error
+    before, and the logit and the error before in the compute format where that is another. The larger counts, whatever the
+    family. Casts: the matrix is twice in bfloat16, and a chunk's float32 product with its errors waits to be added.
+    """
+    rows = rows_at_a_time(config, ranks) * config.data.length
+    fused, rule = 3 * low, 5 * 4 + (2 * low if low < 4 else 0)
+    logits, chunk = rows * shape.vocab, CHUNK_LOGITS_GPU
+    casts = 4.0 * parameters(shape)["head"] if low < 4 else 0.0  # 2 + 2 + 4 + 4 (the sum) bytes, of which `head` has 8
+    return max(min(chunk, logits) * fused, min(chunk // 2, logits) * rule) + casts + CUDA + (NCCL if ranks > 1 else 0)
 
 
 def micro_batches(batch: int, accumulate: int, ranks: int) -> int:

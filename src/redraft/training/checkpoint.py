@@ -6,7 +6,8 @@ and continued on many, or the other way round.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from redraft.errors import UserError
 from redraft.files import write_tensors
+from redraft.network.device import accelerated
 from redraft.training.parallel import fill, local, whole
 from redraft.training.ranks import here
 
@@ -63,8 +65,58 @@ def save(path: Path, place: Place, tensors: dict[str, Tensor]) -> None:
         if first:
             gathered[name] = one.cpu()
     if first:
-        shift = {"shift": str(place.shift)} if place.shift else {}
-        write_tensors(path, gathered, {"format": "pt", "step": str(place.step), **shift})
+        write(path, place, gathered)
+
+
+def write(path: Path, place: Place, tensors: dict[str, Tensor]) -> None:
+    shift = {"shift": str(place.shift)} if place.shift else {}
+    write_tensors(path, tensors, {"format": "pt", "step": str(place.step), **shift})
+
+
+class Writer:
+    """Writes one state file at a time while training goes on: what `sharded.Saver` is to several ranks, for one device.
+
+    The state is first copied into buffers of the host, which are kept. Of a GPU they are pinned, and the copies are queued
+    before the steps that follow, which so cannot change what is written; the thread waits for them, not the loop.
+    """
+
+    def __init__(self, path: Path):
+        self.path, self.buffers, self.thread = path, dict[str, Tensor](), ThreadPoolExecutor(1)
+        self.running: Future[str | None] | None = None
+
+    def begin(self, place: Place, tensors: dict[str, Tensor]) -> None:
+        """Copy the state aside, then write it in the background. The one before must be `collect`ed."""
+        assert self.running is None
+        for name, tensor in tensors.items():
+            if name not in self.buffers:
+                self.buffers[name] = torch.empty_like(tensor, device="cpu", pin_memory=accelerated(tensor.device))
+            self.buffers[name].copy_(tensor, non_blocking=True)
+        device = next(iter(tensors.values())).device
+        copied = torch.accelerator.current_stream(device).record_event().synchronize if accelerated(device) else None
+        self.running = self.thread.submit(self._write, place, copied)
+
+    @property
+    def ready(self) -> bool:
+        """Whether one has been written, or has failed, and waits to be collected."""
+        return self.running is not None and self.running.done()
+
+    def collect(self) -> str | None:
+        """Wait for the one that is being written, if any. Why it failed, in a few words."""
+        running, self.running = self.running, None
+        return None if running is None else running.result()
+
+    def close(self) -> None:
+        """Returns when nothing is being written any more."""
+        self.thread.shutdown()
+
+    def _write(self, place: Place, copied: Callable[[], object] | None) -> str | None:
+        if copied is not None:
+            copied()
+        try:
+            write(self.path, place, self.buffers)
+        except UserError as error:
+            return str(error)
+        return None
 
 
 def place_of(path: Path) -> Place:

@@ -1,8 +1,8 @@
 """The training loop: one generator of steps. Reading it aloud should explain it.
 
 Everything random is a function of (seed, sample number, position), and which tokens a step holds a function of
-(seed, step). So a run that was killed and continued ends in the same bits as one that was not, and a step is the same sum
-on any number of ranks.
+(seed, step). So a run that was killed and continued ends in the same bits as one that was not (on a GPU with
+train.deterministic: its kernels add up in any order otherwise), and a step is the same sum on any number of ranks.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from redraft.errors import UserError
-from redraft.network.device import DTYPES
+from redraft.network.device import DTYPES, deterministic
 from redraft.network.init import initialised
 from redraft.network.transformer import Transformer
 from redraft.text.packing import Rows
@@ -92,24 +92,30 @@ class Trainer:
 
     def run(self) -> Iterator[Step]:
         """Train from where we are to the end of the budget."""
-        train, steps = self.setup.config.train, self.setup.budget.steps
-        while self.step < steps:
-            lr = learning_rate(train, self.step, steps)
-            for group in self.optimizer.param_groups:
-                group["lr"] = lr * group.get("scale", 1.0)
-            self.renew_teacher()
-            self.optimizer.zero_grad(set_to_none=train.compile != "graphs")
-            loss = self.descend(self.step)
-            grad_norm = self.clip()
-            # Whether it is a number is asked of the device at every step only where the answer changes something.
-            updated = train.on_nan == "stop" or bool(torch.isfinite(grad_norm))
-            if updated:
-                self.optimizer.step()
-                if train.ema:
-                    weights = [local(p) for p in self.network.parameters()]
-                    follow([local(mean) for mean in self.average], weights, train.ema, self.step)
-            self.step += 1
-            yield Step(self.step, loss, grad_norm, lr, updated)
+        while self.step < self.setup.budget.steps:
+            with deterministic(self.setup.config.train.deterministic):
+                at = self.advance()
+            yield at
+
+    def advance(self) -> Step:
+        """One step."""
+        train = self.setup.config.train
+        lr = learning_rate(train, self.step, self.setup.budget.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * group.get("scale", 1.0)
+        self.renew_teacher()
+        self.optimizer.zero_grad(set_to_none=train.compile != "graphs")
+        loss = self.descend(self.step)
+        grad_norm = self.clip()
+        # Whether it is a number is asked of the device at every step only where the answer changes something.
+        updated = train.on_nan == "stop" or bool(torch.isfinite(grad_norm))
+        if updated:
+            self.optimizer.step()
+            if train.ema:
+                weights = [local(p) for p in self.network.parameters()]
+                follow([local(mean) for mean in self.average], weights, train.ema, self.step)
+        self.step += 1
+        return Step(self.step, loss, grad_norm, lr, updated)
 
     def descend(self, step: int) -> Tensor:
         """Gradients of the mean loss over the step's scored tokens, micro-batch by micro-batch; returns this rank's share.

@@ -29,7 +29,8 @@ def shared_steps(config: TrainConfig, steps: int, longer: int) -> int:
     """How many first steps a wsd run of `steps` has in common with one of `longer`: all before its decay.
 
     Warmup-stable-decay (Hu et al. 2024, arXiv:2404.06395; Haegele et al. 2024, arXiv:2405.18392): up to there the two are
-    the same run, bit for bit, so that the shorter can branch off the longer. 0 for schedules that know the end all along.
+    the same run, bit for bit (on a GPU with train.deterministic), so that the shorter can branch off the longer. 0 for
+    schedules that know the end all along.
     """
     if config.schedule != "wsd" or warmup_steps(config, steps) != warmup_steps(config, longer):
         return 0

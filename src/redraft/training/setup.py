@@ -54,6 +54,10 @@ def set_up(config: RunConfig, progress: Progress | None = None, corpus: Corpus |
     device = pick_device(config.train.device)
     _check_memory(plan_run(config, tokenizer.size), config, device.type)
     data = resolved(config.data)
+    precision = pick_precision(config.train.precision, shape, device)
+    fused = accelerated(device) if config.train.compile == "auto" else config.train.compile
+    train = config.train.model_copy(update={"precision": precision, "device": str(device), "compile": fused})
+    config = config.model_copy(update={"train": train, "data": data})
     there = prepared(data, tokenizer, progress) if corpus is None else corpus
     samples: Blocks | Mixed | Shuffled
     if isinstance(there, PromptCorpus):
@@ -62,10 +66,6 @@ def set_up(config: RunConfig, progress: Progress | None = None, corpus: Corpus |
     else:
         budget = plan_run(config, tokenizer.size)
         samples = samples_of(there, data, tokenizer.eos, config.seed, budget.steps * config.train.batch)
-    precision = pick_precision(config.train.precision, budget.shape, device)
-    fused = accelerated(device) if config.train.compile == "auto" else config.train.compile
-    train = config.train.model_copy(update={"precision": precision, "device": str(device), "compile": fused})
-    config = config.model_copy(update={"train": train, "data": data})
     reader = Reader(samples, data, train.batch, config.seed, tokenizer.size)
     return Setup(config, tokenizer, there, family, budget, reader)
 

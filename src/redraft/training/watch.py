@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from redraft.errors import Diverged, UserError
+from redraft.network.device import accelerated
+from redraft.training.checkpoint import STATE, Writer
 from redraft.training.health import FAILED_SAVES, ROLLBACKS, SKIPS, SPIKE_STEPS, SPIKE_WINDOW, Slowness, Spikes
 from redraft.training.journal import Event, Heartbeat, Journal, StepRecord, read_journal
 from redraft.training.sharded import Saver
@@ -29,7 +31,7 @@ class Watch:
         self.trainer, self.folder, self.ranks = trainer, folder, trainer.ranks
         self.config, self.budget = trainer.setup.config.train, trainer.setup.budget
         self.journal = Journal(folder / "journal.jsonl", trainer.step) if self.ranks.first else None
-        self.saver = Saver(folder, self.config.keep, self.ranks) if self.ranks.several else None
+        self.saver = self.background()
         losses = [r.loss for r in read_journal(folder / "journal.jsonl")[-SPIKE_WINDOW:]] if self.ranks.first else []
         self.spikes, self.reading, self.products = Spikes(losses), Slowness(0.01), Slowness()
         self.began, self.started, self.beat = time.perf_counter(), trainer.step, -math.inf
@@ -40,6 +42,12 @@ class Watch:
             self.note("damage", f"{text.partition('; delete')[0]}: went on from the one before, of step {trainer.step}")
         if "rollback" in (self.config.on_nan, self.config.on_spike) and trainer.step == 0:
             self.save()
+
+    def background(self) -> Saver | Writer | None:
+        """What writes checkpoints while training goes on. A CPU has nobody to write beside it."""
+        if self.ranks.several:
+            return Saver(self.folder, self.config.keep, self.ranks)
+        return Writer(self.folder / STATE) if accelerated(self.config.device) else None
 
     def after(self, at: Step) -> StepRecord | None:
         """What is logged of a step, if anything is."""
@@ -159,7 +167,7 @@ class Watch:
             self.save()
 
     def save(self) -> None:
-        """Begin a checkpoint (several ranks), or write one."""
+        """Begin a checkpoint (several ranks, or a GPU), or write one."""
         self.settle()
         try:
             if self.saver:

@@ -23,7 +23,16 @@ from redraft.errors import UserError, unknown
 from redraft.files import read_json
 from redraft.registry import FAMILIES
 from redraft.studies.serving import USEFUL, hardware
-from redraft.training.budget import Budget, cpu_rate, memory_plan, micro_batches, plan_run, rows_at_a_time, seconds
+from redraft.training.budget import (
+    Budget,
+    cpu_rate,
+    memory_plan,
+    micro_batches,
+    on_gpu,
+    plan_run,
+    rows_at_a_time,
+    seconds,
+)
 
 OVERRIDES = True
 
@@ -33,7 +42,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--rate", type=float, help="useful FLOP/s to expect of a rank; a guess if left out")
     parser.add_argument("--like", type=Path, help="a finished run: expect the FLOP/s that its record says it had")
     parser.add_argument(
-        "--gpus", type=int, default=1, help="ranks that share the run; --rate and --like are of one of them"
+        "--gpus", type=int, help="that share the run, a rank each; --rate and --like are of one of them; none: a CPU"
     )
     parser.add_argument("--gpus-per-node", type=int, default=8, help="of those on one machine")
     advice = parser.add_argument_group("recommendation (give --budget, --quality or both)")
@@ -55,6 +64,10 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
         return _recommend(options, overrides)
     table = recipe_table(options.recipe, {})
     rate, source = expected_rate(options)
+    if options.gpus is not None:
+        overrides = merge({"train": {"device": "cuda"}}, overrides)
+    ranks = options.gpus or 1
+    per_node = min(ranks, options.gpus_per_node)
     if "arm" in table:
         from redraft.studies.plan import plan_study, study_sentences
 
@@ -63,16 +76,14 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
         if options.json:
             return emit({**study.to_json(), "flops_per_second": rate, "rate_from": source})
         largest = max(study.runs, key=lambda run: sum(run.budget.parameters.values()))
-        ranks, per_node = options.gpus, min(options.gpus, options.gpus_per_node)
         shared = cluster_sentences(largest.config, largest.budget, ranks, per_node)
         sentences = [*study_sentences(study, rate), f"Its rate: {source}.", *shared]
         return print("\n".join(sentences))
     config = validated(RunConfig, merge(table, overrides))
     budget = plan_run(config, vocabulary(config.data.tokenizer))
-    ranks, per_node = options.gpus, min(options.gpus, options.gpus_per_node)
     if options.json:
         memory = memory_plan(config, budget.shape, passes_of(config), ranks, per_node)
-        told = {"memory": {**asdict(memory), "total": memory.total}, "gpus": options.gpus}
+        told = {"memory": {**asdict(memory), "total": memory.total}, "gpus": ranks}
         took = {"seconds": seconds([budget], rate), "flops_per_second": rate, "rate_from": source}
         return emit({**budget.to_json(), **told, **took})
     sentences = [*run_sentences(config, budget), time_sentence(seconds([budget], rate), rate, source)]
@@ -91,11 +102,12 @@ def _refuse_arms(overrides: dict[str, Any]) -> None:
 
 def expected_rate(options: Namespace) -> tuple[float, str]:
     """Useful FLOP/s of all ranks, and what says so: `--rate` or a finished run's times the ranks; else this CPU's, or of
-    several ranks a share of a data sheet. That ranks do so many times as much is what one hopes for; a record of as many says
+    GPUs a share of a data sheet. That ranks do so many times as much is what one hopes for; a record of as many says
     it."""
     hardware(options.hardware)  # known, or refused
-    if options.gpus < 1 or options.gpus_per_node < 1:
-        raise UserError(f"--gpus and --gpus-per-node are at least 1, got {options.gpus} and {options.gpus_per_node}")
+    gpus = 1 if options.gpus is None else options.gpus
+    if gpus < 1 or options.gpus_per_node < 1:
+        raise UserError(f"--gpus and --gpus-per-node are at least 1, got {gpus} and {options.gpus_per_node}")
     if options.like is not None:
         record = read_json(options.like / "record.json")
         if not (isinstance(record, dict) and {"timing", "tokens", "flops_by_convention"} <= record.keys()):
@@ -104,16 +116,16 @@ def expected_rate(options: Namespace) -> tuple[float, str]:
             raise UserError(f"{options.like} did not train a step when it last ran: name another run, or give --rate")
         per_token = record["flops_by_convention"]["full"] / record["tokens"]
         ranks = record.get("ranks", 1)
-        rate = record["timing"]["tokens_per_second"] * per_token * options.gpus / ranks
-        return rate, f"as {options.like} had on {ranks} x {options.gpus / ranks:g}"
-    if options.rate is None and options.gpus > 1:
-        sheet = f"{USEFUL:.0%} of the data sheet of {options.gpus} {options.hardware}, a guess: --like RUN measures"
-        return hardware(options.hardware).rate * options.gpus, sheet
+        rate = record["timing"]["tokens_per_second"] * per_token * gpus / ranks
+        return rate, f"as {options.like} had on {ranks} x {gpus / ranks:g}"
+    if options.rate is None and options.gpus is not None:
+        sheet = f"{USEFUL:.0%} of the data sheet of {gpus} {options.hardware}, a guess: --like RUN measures"
+        return hardware(options.hardware).rate * gpus, sheet
     if options.rate is None:
         return cpu_rate(), "measured on this CPU"
     if not 0 < options.rate < math.inf:
         raise UserError(f"--rate must be a positive number of FLOP/s, got {options.rate}")
-    return options.rate * options.gpus, "--rate"
+    return options.rate * gpus, "--rate"
 
 
 def passes_of(config: RunConfig) -> float:
@@ -122,8 +134,8 @@ def passes_of(config: RunConfig) -> float:
 
 
 def cluster_sentences(config: RunConfig, budget: Budget, ranks: int, per_node: int) -> list[str]:
-    """What one rank of several holds, `per_node` of them on a machine; nothing of a run on its own."""
-    if ranks == 1:
+    """What one rank of several holds, `per_node` of them on a machine, or a GPU of its own; nothing of a CPU."""
+    if ranks == 1 and not on_gpu(config):
         return []
     memory = memory_plan(config, budget.shape, passes_of(config), ranks, per_node)
     parts = ", ".join(f"{name} {quantity(size, 'B')}" for name, size in asdict(memory).items() if size)

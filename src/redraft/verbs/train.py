@@ -89,10 +89,10 @@ def submit(options: Namespace, overrides: dict[str, Any]) -> None:
 
     table = recipe_table(options.recipe, overrides)
     table = table if options.start is None else merge(start_table(Path(options.start)), table)
-    config = validated(RunConfig, table)
-    budget = plan_run(config, load_tokenizer(config.data.tokenizer).size)
     nodes, gpus = (1 if options.nodes is None else options.nodes), options.gpus_per_node
     slurm, gpus = options_of(options.slurm), 8 if gpus is None else gpus
+    config = validated(RunConfig, merge({"train": {"device": "cuda" if gpus else "cpu"}}, table))
+    budget = plan_run(config, load_tokenizer(config.data.tokenizer).size)
     words = words_of(options.recipe, options.into, options.start, options.track, overrides, options.timeout)
     each = gpus or int(slurm.get("tasks_per_node", 1))
     told = [*run_sentences(config, budget), *cluster_sentences(config, budget, max(1, nodes * each), max(1, each))]
