@@ -1,6 +1,6 @@
 """What each region that is compiled on a GPU saves, eager less compiled: a block, a noise field, a chunk of the head.
 
-Compiled at a size that this CPU manages; bytes are scaled to the size asked for, weights included, so they are not too low.
+Compiled at sizes that this CPU manages; the bytes of two numbers of tokens give those of the number asked for.
 """
 
 from __future__ import annotations
@@ -40,11 +40,12 @@ class Regions:
     def block(self, tokens: int, training: bool, clocked: bool) -> Count:
         """Forward and backward of a training step, or forward alone with modulations folded where there is no clock."""
         made, call = self._block(training or clocked)
-        real = compiled(made.forward, *call(TOKENS, "cpu", training), backward=training)
+        few, many = (compiled(made.forward, *call(n, "cpu", training), backward=training) for n in (TOKENS, 2 * TOKENS))
+        real = few + (many - few) * (tokens / TOKENS - 1)  # weights are there once
         away = made.to(META)
         arguments = call(tokens, META, training)
         eager = self.counted(lambda: self._run(away, arguments, training))
-        return eager - Count(real.operations, 0, real.bytes * tokens / TOKENS)
+        return eager - Count(few.operations, 0, real.bytes)
 
     def _run(self, block: Block, arguments: tuple[Any, ...], training: bool) -> None:
         with torch.set_grad_enabled(training):
