@@ -32,6 +32,7 @@ WORKSPACE = {4: 70e6, 2: 100e6}
 # Of a GPU: logits at once in head.py. Estimates, not measured: what CUDA and its libraries keep, and NCCL for several ranks.
 CHUNK_LOGITS_GPU = 1 << 27
 CUDA, NCCL = 1e9, 1e9
+GPU = "gpu"  # the device of a plan that is of one, whatever its name will be
 # Weights up to which every rank keeps all of them: with gradients, AdamW and a moving average 4 GB in float32.
 SMALL = 200_000_000
 

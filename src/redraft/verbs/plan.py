@@ -24,6 +24,7 @@ from redraft.files import read_json
 from redraft.registry import FAMILIES
 from redraft.studies.serving import USEFUL, hardware
 from redraft.training.budget import (
+    GPU,
     Budget,
     cpu_rate,
     memory_plan,
@@ -65,7 +66,7 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
     table = recipe_table(options.recipe, {})
     rate, source = expected_rate(options)
     if options.gpus is not None:
-        overrides = merge({"train": {"device": "cuda"}}, overrides)
+        overrides = merge({"train": {"device": GPU}}, overrides)
     ranks = options.gpus or 1
     per_node = min(ranks, options.gpus_per_node)
     if "arm" in table:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from redraft.config import RunConfig
 from redraft.display import Line, duration, emit, monte_carlo, quantity, tokenising
 from redraft.errors import UserError
-from redraft.training.budget import cpu_rate, plan_run, seconds
+from redraft.training.budget import GPU, cpu_rate, plan_run, seconds
 from redraft.verbs.plan import cluster_sentences, recipe_table, run_sentences, time_sentence
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def submit(options: Namespace, overrides: dict[str, Any]) -> None:
     table = table if options.start is None else merge(start_table(Path(options.start)), table)
     nodes, gpus = (1 if options.nodes is None else options.nodes), options.gpus_per_node
     slurm, gpus = options_of(options.slurm), 8 if gpus is None else gpus
-    config = validated(RunConfig, merge({"train": {"device": "cuda" if gpus else "cpu"}}, table))
+    config = validated(RunConfig, merge({"train": {"device": GPU if gpus else "cpu"}}, table))
     budget = plan_run(config, load_tokenizer(config.data.tokenizer).size)
     words = words_of(options.recipe, options.into, options.start, options.track, overrides, options.timeout)
     each = gpus or int(slurm.get("tasks_per_node", 1))
