@@ -20,6 +20,7 @@ from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 from torch import Tensor, distributed
 
+from redraft.accelerator import accelerator
 from redraft.errors import UserError
 from redraft.evaluation.answers import Answers, fingerprint
 from redraft.evaluation.decoding import Writing, greedy_way, is_greedy, write
@@ -38,7 +39,6 @@ from redraft.evaluation.requests import (
 from redraft.families.ar import AR
 from redraft.hub.model import Model
 from redraft.hub.model import load as load_model
-from redraft.accelerator import accelerator
 
 
 @register_model("redraft")
