@@ -50,7 +50,8 @@ def main(args: Namespace) -> int:
         report = Report(args.json or Path(folder) / "gpu.json", facts | {"wheels": unpacked, "quick": args.quick})
         report.path.parent.mkdir(parents=True, exist_ok=True)
         report.write()
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths)), "REDRAFT_CACHE": f"{folder}/cache"}
+        known = [*map(str, paths), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(known), "REDRAFT_CACHE": f"{folder}/cache"}
         for stage, end in ends(scale(args.quick), args.stages.split(",")).items():
             carry_out(stage, began + end * args.slower, args, report.path, environment, Path(folder) / "log")
         return told(report.path, time.time() - began)
@@ -61,6 +62,7 @@ def here(device: str) -> dict[str, str] | str:
     try:
         import torch
 
+        import redraft.config  # noqa: F401  (pydantic and tomli_w: what a machine lacks first)
         from redraft.errors import UserError
         from redraft.network.device import accelerator, device_name, pick_device
     except ImportError as error:

@@ -42,7 +42,7 @@ GPU = Scale(
 QUICK = Scale(
     ends={"0": 30, "1": 130, "2a": 160, "2b": 185, "3": 215, "4": 285}, square=512, copy=1 << 24, kernel=128,
     vocab=257, small="60k", small_rows=2, large="150k", large_rows=2, checkpointed_rows=4, length=64, sampled=32,
-    steps=(2, 8), batches=(1, 4), ar_batches=(1, 4), run=("25k", 8, 64, 60), least=0.1,
+    steps=(2, 8), batches=(1, 4), ar_batches=(1, 4), run=("25k", 8, 64, 40), least=0.1,
 )  # fmt: skip
 LEAST = 8.0  # seconds without which a stage is not begun: its process has to start
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from itertools import islice
 from typing import Any
 
@@ -12,7 +13,7 @@ from measure import clocked
 
 from gpu_stages.ceiling import BF16
 from gpu_stages.networks import random_network
-from gpu_stages.plan import Scale
+from gpu_stages.plan import FAMILIES, Scale
 from gpu_stages.record import Cases
 from gpu_stages.steps import compiles
 from gpu_stages.timing import forget, memory, profiled
@@ -31,10 +32,10 @@ torch._dynamo.config.recompile_limit = 64
 
 def run(cases: Cases, device: torch.device, size: Scale) -> None:
     network = random_network(from_size(size.small, "dit", size.vocab), device, BF16).requires_grad_(False).eval()
-    models = {family: model(family, network, size) for family in ("ar", "mdlm", "duo", "esolm")}
+    models = {family: model(family, network, size) for family in FAMILIES}
 
     def case(family: str, batch: int, steps: int, compiled: bool = False, needs: float = 4.0) -> None:
-        name = f"{family} x{batch}, {words(steps)}{', graphs' if compiled else ''}"
+        name = f"{family} x{batch}, {words(steps)}{' by graphs' if compiled else ''}"
         cases.run(name, sampled, models[family], batch, steps, size, compiled, needs=needs)
         forget(device)
 
@@ -57,8 +58,11 @@ def words(steps: int) -> str:
     return "a token a call" if steps == EVERY else f"{steps} steps"
 
 
-def model(family: str, network: Transformer, size: Scale) -> Model:
-    return Model(build(family, {}, size.vocab), network, Bytes(), size.sampled, {})
+def model(name: str, network: Transformer, size: Scale) -> Model:
+    """As it is loaded: the matrices in their format for a family whose network reads the time; others are folded first."""
+    family = build(name, {}, size.vocab)
+    network = deepcopy(network).narrow() if family.clocked else network
+    return Model(family, network, Bytes(), size.sampled, {})
 
 
 def sampled(of: Model, batch: int, steps: int, size: Scale, compiled: bool) -> dict[str, Any]:

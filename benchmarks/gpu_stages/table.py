@@ -93,8 +93,9 @@ def laws(stage: Stage) -> list[str]:
 
 
 def steps(stage: Stage) -> list[str]:
-    out = []
+    out = list[str]()
     for case, n in _passed(stage):
+        out = out or [f"a training step, {n['parameters'] / 1e6:,.3g} M parameters"]
         rate = f"{n['tokens_per_second']:,.0f} tokens/s, {n['flops_per_second'] / 1e12:.3g} TFLOP/s"
         shares = {"of the product": n["share"], "MFU": n["mfu"], "busy": n.get("busy")}
         said = [f"{share:.0%} {name}" for name, share in shares.items() if share is not None]

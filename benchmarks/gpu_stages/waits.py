@@ -25,7 +25,7 @@ def _warned(work: Callable[[], Any]) -> Counter[str]:
     found: Counter[str] = Counter()
 
     def showed(message: Warning | str, *others: Any, **further: Any) -> None:
-        if "synchroniz" in str(message):
+        if "called a synchronizing" in str(message):
             found[here()] += 1
 
     before = warnings.showwarning

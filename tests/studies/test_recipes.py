@@ -226,3 +226,19 @@ def test_more_ranks_hold_less_each() -> None:
     fewer = config.model_copy(update={"train": config.train.model_copy(update={"checkpointing": "blocks"})})
     less, more = (memory_plan(one, budget.shape, 1.0, 32, 8).activations for one in (fewer, config))
     assert less < more / 5
+
+
+def test_the_gpu_s_study_has_heads_of_64_and_reads_no_text_three_times(tmp_path: Path) -> None:
+    """Its sizes are spelled out, so each must be the size that it is called; the corpus has 29 M tokens."""
+    study = grid("books-gpu", words(tmp_path / "bpe.json", 4096))
+    called = {"0.6M": 0.59e6, "1M": 0.98e6, "2.2M": 2.21e6, "4M": 3.93e6, "8.6M": 8.6e6, "16M": 15.9e6}
+    for run in study.runs:
+        shape, name = run.budget.shape, run.name.removeprefix(f"{run.arm}-").partition("-")[0]
+        assert shape.width // shape.heads == 64 and shape.block_weights == pytest.approx(called[name], rel=0.01)
+        assert run.budget.tokens < 2 * 29e6 and run.budget.steps > 10, run.name
+    assert {run.config.budget.flops for run in study.runs} == {1e12, 5e12, 2e13, 1e14, 4e14, 1.6e15}
+    paired = {
+        arm: {run.config.seed for run in study.runs if run.arm == arm and "4M-4e14" in run.name}
+        for arm in ("mdlm", "mdlm-nelbo")
+    }
+    assert paired == {"mdlm": {0, 1, 2, 3}, "mdlm-nelbo": {0, 1, 2, 3}}

@@ -158,7 +158,16 @@ def _taken(study: Study, run: PlannedRun, folder: Path, leave: Callable[[], bool
             write_json(place / ERROR, {"kind": kind, "error": str(error)})
         (place / TRIES_FILE).unlink(missing_ok=True)
         fork(folder, run).unlink(missing_ok=True)
+        if run.config.train.compile:
+            _forget_programs()
     return True
+
+
+def _forget_programs() -> None:
+    """What was compiled is of that run's shapes, and after eight programs for one function torch compiles no more of them."""
+    import torch
+
+    torch.compiler.reset()
 
 
 def _steps(study: Study, run: PlannedRun, folder: Path) -> Iterator[Any]:
