@@ -44,6 +44,7 @@ class Parser(argparse.ArgumentParser):
     """argparse whose mistakes are `UserError`s: one line, exit status 2."""
 
     def error(self, message: str) -> NoReturn:
+        message = message.removeprefix("argument ").replace(": must be", " must be")
         raise UserError(f"{message} (see `{self.prog} --help`)")
 
 

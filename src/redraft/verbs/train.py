@@ -12,7 +12,6 @@ Any key of a run can be set by a dotted flag (redraft list keys). The same comma
 
 from __future__ import annotations
 
-import math
 import shutil
 import time
 from argparse import ArgumentParser, Namespace
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from redraft.config import RunConfig
 from redraft.display import Line, duration, emit, monte_carlo, quantity, tokenising
 from redraft.errors import UserError
+from redraft.numbers import WIDEST, real, whole
 from redraft.training.budget import cpu_rate, plan_run, seconds
 from redraft.verbs.plan import cluster_sentences, recipe_table, run_sentences, time_sentence
 
@@ -41,14 +41,17 @@ def arguments(parser: ArgumentParser) -> None:
         "--from", dest="start", help="a model folder: start from its weights, network, family and tokens"
     )
     parser.add_argument(
-        "--timeout", type=float, default=600, help="seconds after which a rank that does not answer counts as lost"
+        "--timeout",
+        type=real(0, 1e9, above=True),
+        default=600,
+        help="seconds after which a rank that does not answer counts as lost",
     )
     parser.add_argument(
         "--track", nargs="*", default=[], metavar="NAME", help="show curves in wandb, tensorboard, trackio"
     )
     parser.add_argument("--launcher", choices=("slurm",), help="submit the run as a job, requeued until it is done")
-    parser.add_argument("--nodes", type=int, help="of the job; 1 if left out")
-    parser.add_argument("--gpus-per-node", type=int, help="of the job, a rank each; 8 if left out")
+    parser.add_argument("--nodes", type=whole(1, WIDEST), help="of the job; 1 if left out")
+    parser.add_argument("--gpus-per-node", type=whole(0, WIDEST), help="of the job, a rank each; 8 if left out")
     parser.add_argument(
         "--slurm", nargs="*", default=[], metavar="NAME=VALUE", help="partition=gpu timeout_min=1440 ..."
     )
@@ -59,8 +62,6 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
     from redraft.training.trackers import check
 
     check(options.track)
-    if not 0 < options.timeout < math.inf:
-        raise UserError(f"--timeout must be a number of seconds, got {options.timeout}")
     if options.launcher:
         submit(options, overrides)
         return
