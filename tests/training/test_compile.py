@@ -99,6 +99,17 @@ def test_compile_is_the_default_where_there_is_an_accelerator_and_not_on_a_cpu(
         assert set_up(tiny(source, train={"compile": False})).config.train.compile is False
 
 
+@pytest.mark.parametrize("flag", ["--compile", "--no-compile"])
+def test_the_flag_is_the_setting(flag: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from redraft import cli
+    from redraft.verbs import train
+
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(train, "lead", lambda options, overrides, ranks: asked.append(overrides))
+    cli.main(["train", "--into", str(tmp_path / "run"), "--flops", "1e9", flag])
+    assert asked[0]["train"]["compile"] is (flag == "--compile")
+
+
 def test_graphs_of_a_network_in_parts_are_refused(source: Path) -> None:
     config = tiny(source, train={"compile": "graphs", "parallel": {"kind": "fsdp"}})
     setup = set_up(config)

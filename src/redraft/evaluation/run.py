@@ -104,7 +104,9 @@ def _stored(config: RunConfig, folder: Path) -> RunConfig | None:
             raise UserError(f"{folder} is not empty and holds no redraft run: give a new or empty folder")
         return None
     stored = validated(RunConfig, read_toml(folder / CONFIG))
-    chosen = {k: getattr(stored.train, k) for k in ("precision", "device") if getattr(config.train, k) == "auto"}
+    chosen = {
+        k: getattr(stored.train, k) for k in ("precision", "device", "compile") if getattr(config.train, k) == "auto"
+    }
     asked = config.model_copy(update={"train": config.train.model_copy(update=chosen)})
     if config.data.format == "auto":
         asked = asked.model_copy(update={"data": config.data.model_copy(update={"format": stored.data.format})})

@@ -74,12 +74,12 @@ def attend(
     """[B, h, Q, D] mixed values. Scale 1/sqrt(D). `pattern` as `prepared` made it."""
     q, k = rotate(q, turn), rotate(k, turn)
     if cache is not None:
-        k, v = (part.to(q.dtype) for part in cache.write(k, v))
+        seen = pattern.shape[-1] if isinstance(pattern, Tensor) else cache.run and cache.run.stop
+        k, v = (part[:, :, :seen].to(q.dtype) for part in cache.write(k, v))
     if isinstance(pattern, BlockMask):
         return _flex(q, k, v, pattern)
     if isinstance(pattern, Tensor):
-        keys = pattern.shape[-1]
-        return F.scaled_dot_product_attention(q, k[:, :, :keys], v[:, :, :keys], attn_mask=pattern[:, None])
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=pattern[:, None])
     return F.scaled_dot_product_attention(q, k, v, is_causal=pattern is Attention.CAUSAL)
 
 

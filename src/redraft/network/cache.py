@@ -26,10 +26,10 @@ class LayerCache:
     run: slice | None
 
     def write(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Put [B, h, Q, D] into their slots. Returns what may be looked at, [B, h, K, D]: up to the end of a run, or all."""
+        """Put [B, h, Q, D] into their slots. Returns all that is kept, [B, h, S, D]."""
         if self.run is not None:
             self.keys[:, :, self.run], self.values[:, :, self.run] = keys, values
-            return self.keys[:, :, : self.run.stop], self.values[:, :, : self.run.stop]
+            return self.keys, self.values
         self.keys[self.rows, :, self.slots] = keys.transpose(1, 2).to(self.keys.dtype)
         self.values[self.rows, :, self.slots] = values.transpose(1, 2).to(self.values.dtype)
         return self.keys, self.values
@@ -77,7 +77,7 @@ class KVCache:
         return LayerCache(self.keys[number], self.values[number], rows, self.slots, self.run)
 
     def pattern(self) -> Attention | Tensor:
-        """The causal pattern over what `write` returns; of a run, the last query sees it all."""
+        """The causal pattern over all slots, or up to the end of a run: then the last query sees them all."""
         if self.run is None:
             return self.causal()
         if self.run.stop - self.run.start == 1:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,11 +55,20 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--slurm", nargs="*", default=[], metavar="NAME=VALUE", help="partition=gpu timeout_min=1440 ..."
     )
+    parser.add_argument(
+        "--compile",
+        action=BooleanOptionalAction,
+        help="torch.compile each block (train.compile true or false); on a GPU if left out",
+    )
     parser.add_argument("--json", action="store_true", help="print the record as JSON")
 
 
 def run(options: Namespace, overrides: dict[str, Any]) -> None:
+    from redraft.config import merge
     from redraft.training.trackers import check
+
+    if options.compile is not None:
+        overrides = merge(overrides, {"train": {"compile": options.compile}})
 
     check(options.track)
     if options.launcher:
