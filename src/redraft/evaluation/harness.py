@@ -9,7 +9,6 @@ information) share their noise. Conventions are those of `conventions`, and are 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +38,8 @@ from redraft.families.ar import AR
 from redraft.hub.model import Model
 from redraft.hub.model import load as load_model
 from redraft.network.device import accelerator
+from redraft.training.environment import local_rank, told
+from redraft.training.ranks import meeting
 
 
 @register_model("redraft")
@@ -69,6 +70,7 @@ class RedraftLM(LM):
         **options: Any,
     ) -> None:
         super().__init__()
+        told()  # a world that cannot be meant is refused before a model is read
         loaded = model if isinstance(model, Model) else load_model(model, present(device), precision)
         chosen = build(estimator, options, loaded.family) if estimator else default_estimator(loaded.family)
         if options and not estimator:
@@ -278,13 +280,14 @@ def present(device: str | None) -> str:
     if there is None:
         return device if device is not None and device.startswith("cpu") else "cpu"
     kind = there.type if device in (None, "auto") else str(device)
-    return f"{kind}:{os.environ.get('LOCAL_RANK', '0')}" if kind == there.type else kind
+    return f"{kind}:{local_rank() or 0}" if kind == there.type else kind
 
 
 def join() -> tuple[int, int]:
     """This process's rank and the number of ranks, when torchrun started it; joins them on first use."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
-        distributed.init_process_group("gloo")
+    if not distributed.is_initialized() and (place := told()) is not None and place.size > 1:
+        with meeting(place):
+            distributed.init_process_group("gloo")
     return (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
 
 

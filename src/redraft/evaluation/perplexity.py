@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from redraft.errors import UserError, unknown
-from redraft.evaluation.likelihood import Bound
+from redraft.evaluation.likelihood import Bound, exponential
 from redraft.text.detokenize import detokenizer
 from redraft.text.examples import Examples, PromptCorpus
 from redraft.text.packing import Rows
@@ -77,12 +77,12 @@ class Scored:
     def per_text(self, result: Bound) -> dict[str, float | None]:
         """The same nats by byte and by word: these compare across tokenizers. An error that is not known is None."""
         bits = 1 / math.log(2) / self.bytes * self.tokens if self.bytes else None
-        error = result.sampling_error if math.isfinite(result.sampling_error) else None
+        error = result.sampling_error
         return {
             "ppl": result.perplexity,
             "bits_per_byte": None if bits is None else result.nats * bits,
             "bits_per_byte_se": None if bits is None or error is None else error * bits,
-            "word_perplexity": math.exp(result.nats * self.tokens / self.words) if self.words else None,
+            "word_perplexity": exponential(result.nats * self.tokens / self.words) if self.words else None,
         }
 
 

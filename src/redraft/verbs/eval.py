@@ -25,7 +25,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from redraft.display import Line, emit, monte_carlo, tokenising
+from redraft.display import Line, emit, monte_carlo, over_windows, perplexity, tokenising
 from redraft.errors import UserError
 from redraft.numbers import WIDEST, real, seed, whole
 from redraft.verbs import where
@@ -135,8 +135,8 @@ def _text(options: Namespace, given: dict[str, Any]) -> None:
     kind = "exact" if result.exact else f"a bound; {monte_carlo(result.monte_carlo_error)}"
     bits = "" if table["bits_per_byte"] is None else f"{table['bits_per_byte']:.4f} bits/byte, "
     print(
-        f"{result.nats:.4f} nats/token by {how} ({kind}; s.e. over windows {result.sampling_error:.4f}), "
-        f"{bits}perplexity {result.perplexity:.3f}, {result.windows} windows of at most {model.length} tokens"
+        f"{result.nats:.4f} nats/token by {how} ({kind}; {over_windows(result.sampling_error)}), "
+        f"{bits}perplexity {perplexity(result.perplexity)}, {result.windows} windows of at most {model.length} tokens"
     )
     print(
         "; ".join(f"{name} {value}" for name, value in scored.convention.items()) + f"; {scored.share:.1%} of the text"

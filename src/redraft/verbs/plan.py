@@ -24,6 +24,7 @@ from redraft.numbers import WIDEST, real, whole
 from redraft.registry import FAMILIES
 from redraft.studies.serving import USEFUL, hardware
 from redraft.training.budget import Budget, cpu_rate, memory_plan, micro_batches, plan_run, rows_at_a_time, seconds
+from redraft.training.schedule import idle
 
 OVERRIDES = True
 
@@ -191,6 +192,7 @@ def run_sentences(config: RunConfig, budget: Budget) -> list[str]:
         f"{quantity(budget.params)} parameters outside the embedding.",
         f"Compute: {flops}.",
         f"Memory: about {quantity(budget.memory_bytes, 'B')} above the idle process.",
+        *(f"Note: {told}" for told in idle(config.train, budget.steps)),
     ]
 
 

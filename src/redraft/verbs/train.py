@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from redraft.config import RunConfig
-from redraft.display import Line, duration, emit, monte_carlo, quantity, tokenising
+from redraft.display import Line, duration, emit, monte_carlo, perplexity, quantity, tokenising
 from redraft.errors import UserError
 from redraft.numbers import WIDEST, real, whole
 from redraft.training.budget import cpu_rate, plan_run, seconds
@@ -219,11 +219,13 @@ def start_table(folder: Path) -> dict[str, Any]:
 
 
 def data_sentences(setup: Setup) -> list[str]:
-    """What fine-tuning reads and leaves out; nothing of a run on text."""
+    """What fine-tuning reads and leaves out; of a run on text, a validation split that is too small to tell its error."""
     from redraft.text.examples import PromptCorpus
 
+    one = ["Validation: one row, so that the error of its choice will not be known; hold out more by data.validation."]
+    said = one if setup.validation_rows == 1 else []
     if not isinstance(setup.corpus, PromptCorpus):
-        return []
+        return said
     data, (train, held_out) = setup.config.data, (setup.corpus.split(name) for name in ("train", "validation"))
     epochs = setup.budget.steps * setup.config.train.batch / train.count
     left_out = f"{train.skipped} longer than {data.length} tokens skipped, {train.truncated} truncated"
@@ -231,7 +233,8 @@ def data_sentences(setup: Setup) -> list[str]:
     return [
         f"Examples: {train.count} to train on ({left_out}), {held_out.count} to validate on; {epochs:.3g} epochs. "
         f"Rows of {setup.budget.row:.4g} tokens in the mean, padding not counted, of which "
-        f"{train.paid.sum() / train.count:.4g} are completion and paid for{dropped}."
+        f"{train.paid.sum() / train.count:.4g} are completion and paid for{dropped}.",
+        *said,
     ]
 
 
@@ -247,4 +250,4 @@ def result_sentence(record: dict[str, Any]) -> str:
     """One line: the loss, what kind it is, and its error."""
     bits = f", {record['bits_per_byte']:.4f} bits/byte" if record["bits_per_byte"] else ""
     kind = "exact" if record["loss_kind"] == "exact" else f"a bound, {monte_carlo(record['loss_se'])}"
-    return f"{record['name']}: {record['loss']:.4f} nats/token ({kind}){bits}, perplexity {record['ppl']:.3f}"
+    return f"{record['name']}: {record['loss']:.4f} nats/token ({kind}){bits}, perplexity {perplexity(record['ppl'])}"
