@@ -173,8 +173,8 @@ def _record(name: str, table: Mapping[str, Any]) -> Result:
     }
     needs = ("text", "tokenizer", "tokens", "windows", "length")
     metrics = {"nats_per_token": _measured(table["loss"], error, kind, needs)}
-    if table.get("bits_per_byte"):
-        scale = table["bits_per_byte"] / table["loss"]
+    if table.get("bits_per_byte") is not None:
+        scale = table["bits_per_byte"] / table["loss"] if table["loss"] else 0.0
         terms["part"] = f"{table['windows']} windows of {table['length']} tokens by {terms['tokenizer']}"
         scaled = None if error is None else error * scale
         metrics["bits_per_byte"] = _measured(table["bits_per_byte"], scaled, kind, ("text", "part"))

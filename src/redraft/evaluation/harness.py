@@ -9,7 +9,9 @@ information) share their noise. Conventions are those of `conventions`, and are 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +148,7 @@ class RedraftLM(LM):
         return self._hooked("loglikelihood_rolling", requests, out)
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        jobs = [self._job(instance) for instance in requests]
+        jobs = self._numbered([self._job(instance) for instance in requests])
         keys = [
             "" if self.answers is None else self.answers.key("write", vars(job[0]), vars(job[1])) for job in jobs
         ]  # fmt: skip
@@ -214,6 +216,17 @@ class RedraftLM(LM):
             )
         cut = max(0, len(ids) - room)
         return self._counted(Request(tuple(ids[cut:]), (), question_of(instance, context), cut)), writing
+
+    def _numbered(self, jobs: Sequence[tuple[Request, Writing]]) -> list[tuple[Request, Writing]]:
+        """Requests that are equal (lm-eval's `repeats`) are several draws: each after the first has a question of its own, and
+        so noise and a kept answer of its own."""
+        seen, out = Counter[tuple[Request, Writing]](), list[tuple[Request, Writing]]()
+        for request, writing in jobs:
+            number = seen[request, writing]
+            seen[request, writing] += 1
+            asked = replace(request, question=f"{request.question} repeat {number}") if number else request
+            out.append((asked, writing))
+        return out
 
     def _counted(self, request: Request) -> Request:
         if request.cut:

@@ -248,6 +248,6 @@ def _time(setup: Setup) -> list[str]:
 
 def result_sentence(record: dict[str, Any]) -> str:
     """One line: the loss, what kind it is, and its error."""
-    bits = f", {record['bits_per_byte']:.4f} bits/byte" if record["bits_per_byte"] else ""
+    bits = f", {record['bits_per_byte']:.4f} bits/byte" if record["bits_per_byte"] is not None else ""
     kind = "exact" if record["loss_kind"] == "exact" else f"a bound, {monte_carlo(record['loss_se'])}"
     return f"{record['name']}: {record['loss']:.4f} nats/token ({kind}){bits}, perplexity {perplexity(record['ppl'])}"

@@ -99,7 +99,10 @@ def _heads(source: Source, facts: Facts, choices: Choices, width: int, keys: int
 
 
 def _gain(facts: Facts, notes: list[str]) -> float:
-    eps = facts.real("rms_norm_eps", "layer_norm_eps") or 1e-5
+    said = facts.real("rms_norm_eps", "layer_norm_eps")
+    eps = 1e-5 if said is None else said
+    if not eps > 0:
+        raise UserError(f"its configuration says that norms add {eps:g}: only a number above 0 can be followed")
     if (gain := residual_gain(eps)) != 1.0:
         notes.append(
             f"its norms add {eps:g}, ours 1e-05: what is written to the residual stream is scaled by {gain:.4g}"
