@@ -19,6 +19,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from redraft.errors import UserError, unknown
+from redraft.files import read_text
 from redraft.numbers import LONGEST, WIDEST, Amount, BelowOne, Count, Many, Positive, Seed, Share
 from redraft.registry import FAMILIES, checked_options
 
@@ -276,11 +277,11 @@ def _renames(old: Any, new: Any) -> bool:
 
 def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file as a table, or a `UserError` that names what is wrong with it."""
+    if not path.exists():
+        raise UserError(f"no such recipe: {path}")
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"no such recipe: {path}") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        return tomllib.loads(read_text(path))
+    except tomllib.TOMLDecodeError as error:
         raise UserError(f"cannot read {path} as TOML: {error}") from None
 
 

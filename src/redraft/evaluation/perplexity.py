@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from redraft.errors import UserError, unknown
 from redraft.evaluation.likelihood import Bound, exponential
+from redraft.files import clean
 from redraft.text.detokenize import detokenizer
 from redraft.text.examples import Examples, PromptCorpus
 from redraft.text.packing import Rows
@@ -91,7 +92,7 @@ def windows(texts: Iterable[str], tokenizer: Tokenizer, how: Convention, limit: 
     the tokens. `UserError` for texts that hold nothing."""
     written, documents, size, words = detokenizer(how.detokenize), list[Ids](), 0, 0
     digest = hashlib.sha256()
-    for text in texts:
+    for text in map(clean, texts):
         digest.update(len(text).to_bytes(8, "little") + text.encode())
         ids = tokenizer.encode(written(text))
         if len(ids):

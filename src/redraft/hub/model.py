@@ -15,6 +15,7 @@ from torch import Tensor
 from redraft.accelerator import accelerated
 from redraft.errors import UserError
 from redraft.families.base import Family, build
+from redraft.files import clean
 from redraft.hub.folder import load_model
 from redraft.hub.remote import fetch, is_hub_name
 from redraft.network.device import pick_device, pick_dtype
@@ -105,7 +106,7 @@ class Model:
             key = Key.of(seed).fold("score", number)
             total += self.family.nelbo(self.network, batch, key=key).nats.double().sum(1).cpu()
         error = 0.0 if self.family.exact else float(total.std() / math.sqrt(draws)) if draws > 1 else math.inf
-        return Score(float(total.mean()), error, len(ids), len(text.encode()), self.family.exact)
+        return Score(float(total.mean()), error, len(ids), len(clean(text).encode()), self.family.exact)
 
     def sample(
         self,

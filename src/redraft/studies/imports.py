@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from redraft.errors import UserError, unknown
-from redraft.files import make_folder, write_text
+from redraft.files import make_folder, read_text, write_text
 from redraft.studies.records import NUMBERS, REQUIRED, TEXTS, Row, as_point, table_rows
 
 FIELDS = (*TEXTS, *NUMBERS, "seed")
@@ -98,10 +98,8 @@ def read_columns(text: str) -> dict[str, Any]:
 
 def _mapping_file(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
         table = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
     except ValueError as error:
         raise UserError(f"{path} is not {path.suffix[1:].upper()}: {error}.") from error
     if not isinstance(table, dict):

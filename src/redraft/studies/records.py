@@ -9,6 +9,7 @@ tokenizers, trained on different data) are refused, never mixed.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from redraft.errors import UserError
+from redraft.files import lines, read_text
 
 REQUIRED = ("family", "params", "tokens", "flops", "loss")
 POSITIVE = ("params", "tokens", "flops", "loss", "budget", "unique_tokens", "loss_exact", "loss_tight")
@@ -150,10 +152,10 @@ def table_rows(path: Path) -> Iterator[Row]:
 
 
 def _separated(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        lines = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",", skipinitialspace=True)
+    with io.StringIO(read_text(path), newline="") as file:
+        table = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",", skipinitialspace=True)
         try:
-            for number, cells in enumerate(lines, 1):
+            for number, cells in enumerate(table, 1):
                 yield f"{path.name} row {number}", {k.strip(): v for k, v in cells.items() if k is not None}
         except csv.Error as error:
             raise UserError(f"{path} is not a table: {error}.") from error
@@ -161,7 +163,7 @@ def _separated(path: Path) -> Iterator[Row]:
 
 def _json(path: Path) -> Iterator[Row]:
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON: {str(error)[:100]}.") from error
     if not isinstance(rows, list):
@@ -172,7 +174,7 @@ def _json(path: Path) -> Iterator[Row]:
 
 def json_lines(path: Path) -> Iterator[Row]:
     """The objects of a JSONL file, each with where it stands; blank lines are skipped."""
-    for number, line in zip(count(1), path.read_text(encoding="utf-8").splitlines()):
+    for number, line in zip(count(1), lines(read_text(path))):
         where = f"{path.name} line {number}"
         if line.strip():
             try:
@@ -223,7 +225,7 @@ def read_records(study: str | Path) -> list[dict[str, Any]]:
     records = []
     for path in paths:
         try:
-            records.append(_mapping(str(path), json.loads(path.read_text(encoding="utf-8"))))
+            records.append(_mapping(str(path), json.loads(read_text(path))))
         except ValueError as error:
             raise UserError(f"{path} is not JSON: run that one again.") from error
     return records

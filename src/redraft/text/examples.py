@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from redraft.errors import UserError
-from redraft.files import make_folder, whole_file
+from redraft.files import make_folder, read_text, whole_file
 from redraft.text.chat import END, TEMPLATES
 from redraft.text.corpus import TRAIN, VALIDATION, Source, in_validation, open_source, refuse_shared
 from redraft.text.packing import Rows, permuted
@@ -253,7 +253,7 @@ def _identity(train: Source, validation: Source | None, tokenizer: Tokenizer, re
         "validation": None if validation is None else validation.identity(),
         "tokenizer": tokenizer.fingerprint,
         "recipe": [recipe.form, style, recipe.length, recipe.eos, recipe.overlong],
-        "template": TEMPLATES.get(style) or (written.read_text("utf-8") if written.is_file() else ""),
+        "template": TEMPLATES.get(style) or (read_text(written) if written.is_file() else ""),
     }
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, cast
 
 from redraft.errors import UserError
+from redraft.files import clean
 
 TEXT_FIELDS = ("text", "content")
 _KINDS = (".txt", ".jsonl", ".json", ".parquet")
@@ -166,11 +167,6 @@ def _parquet(path: Path, stream: BinaryIO, raw: BinaryIO) -> Any:
 
 
 _READERS: dict[str, Any] = {".txt": _read_txt, ".jsonl": _read_lines, ".json": _read_lines, ".parquet": _read_parquet}
-
-
-def clean(text: str) -> str:
-    """JSON can escape half of a surrogate pair, which no UTF-8 can hold: such a half becomes `?`."""
-    return text if text.isascii() else text.encode(errors="replace").decode()
 
 
 def _not_text(path: Path, error: UnicodeDecodeError | None = None) -> NoReturn:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 from abc import ABC, abstractmethod
+from codecs import BOM_UTF8
 from collections.abc import Iterable
 from functools import lru_cache
 from itertools import islice, pairwise
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from redraft.errors import UserError
-from redraft.files import make_folder, whole_file
+from redraft.files import clean, make_folder, read_text, whole_file
 
 Ids = NDArray[np.int64]
 
@@ -62,8 +63,10 @@ class Tokenizer(ABC):
     def encode(self, text: str) -> Ids:
         """The ids of a text, int64 [n], with nothing added before or after.
 
-        Long text is cut before words, where it is seen that this changes no token nearby (`_is_boundary`).
+        Half of a surrogate pair, which no UTF-8 holds, is read as `?`. Long text is cut before words, where it is seen that
+        this changes no token nearby (`_is_boundary`).
         """
+        text = clean(text)
         if not self.cuts_long_text or len(text) <= _PIECE:
             return self._ids(text)
         cuts = [*self._cuts(text), len(text)]
@@ -124,7 +127,7 @@ class Bytes(Tokenizer):
         _write(folder / _BYTES_FILE, b'{"tokenizer": "bytes"}\n')
 
     def _ids(self, text: str) -> Ids:
-        return np.frombuffer(text.encode(errors="replace"), np.uint8).astype(np.int64)
+        return np.frombuffer(text.encode(), np.uint8).astype(np.int64)
 
     def _text(self, ids: Ids) -> str:
         return ids.astype(np.uint8).tobytes().decode(errors="replace")
@@ -222,7 +225,7 @@ def _from_folder(folder: Path) -> Tokenizer:
     encoder, merges = folder / "encoder.json", folder / "vocab.bpe"
     if not (encoder.is_file() and merges.is_file()):
         raise UserError(f"the folder {folder} holds no tokenizer: a tokenizer is {_ACCEPTED}.")
-    return HuggingFace(_gpt2_definition(encoder.read_text("utf-8"), merges.read_text("utf-8")))
+    return HuggingFace(_gpt2_definition(read_text(encoder), read_text(merges)))
 
 
 def _from_file(path: Path) -> Tokenizer:
@@ -237,7 +240,8 @@ def _of_state(path: Path, size: int, changed: int) -> Tokenizer:
     if path.name == _BYTES_FILE:
         return Bytes()
     try:
-        return HuggingFace(data.decode()) if data.lstrip().startswith(b"{") else SentencePiece(data)
+        unmarked = data.removeprefix(BOM_UTF8)
+        return HuggingFace(unmarked.decode()) if unmarked.lstrip().startswith(b"{") else SentencePiece(data)
     except UserError:
         raise
     except Exception as error:  # the libraries raise bare `Exception` and `RuntimeError`

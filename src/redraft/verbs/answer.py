@@ -90,17 +90,13 @@ def _judge(options: Namespace, asked: list[dict[str, Any]], answers: list[dict[s
 
 def _each(path: Path, asked: list[dict[str, Any]], work: Any, quiet: bool, done_word: str) -> list[dict[str, Any]]:
     """The lines of `path`: those of an earlier, interrupted try are kept in `name.partial`, a line for each question."""
-    from redraft.files import disk, make_folder
+    from redraft.files import disk, lines, make_folder, read_text
 
     if path.exists():
         raise UserError(f"{path} is there already: remove it, or name another file with --into")
     make_folder(path.parent)
     partial, line = path.with_name(path.name + ".partial"), Line(quiet=quiet)
-    kept = (
-        [json.loads(text) for text in partial.read_text().splitlines() if text.endswith("}")]
-        if partial.exists()
-        else []
-    )
+    kept = [json.loads(text) for text in lines(read_text(partial)) if text.endswith("}")] if partial.exists() else []
     known, began = {entry["question_id"] for entry in kept}, _now()
     with disk(path.parent), partial.open("w") as file:
         file.writelines(json.dumps(entry) + "\n" for entry in kept)
