@@ -45,7 +45,7 @@ def tokenizer_json() -> str:
     return str(engine.to_str())
 
 
-ROW = {"family": "ar", "params": 1e6, "tokens": 1e8, "loss": 3.0}
+ROW = {"family": "ar", "params": 1e6, "tokens": 1e8, "loss": 3.0, "flops": 6e14}
 
 
 @given(st.lists(st.text(st.characters(exclude_characters="\r\n"))))
@@ -78,7 +78,7 @@ def losses(path: Path) -> list[tuple[str, float]]:
 ROOMS: dict[str, tuple[str, Any]] = {
     "table.json": (json.dumps([ROW]), losses),
     "runs.jsonl": (json.dumps(ROW), losses),
-    "runs.csv": ("family,params,tokens,loss\nar,1e6,1e8,3.0\n", losses),
+    "runs.csv": ("family,params,tokens,loss,flops\nar,1e6,1e8,3.0,6e14\n", losses),
     "q.jsonl": (json.dumps({"question_id": 1, "category": "x", "turns": ["a"]}), questions),
     "recipe.toml": ("seed = 3\n", read_toml),
     "record.json": ("{}", read_json),

@@ -12,8 +12,10 @@ import csv
 import io
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from redraft.files import lines, read_text
 
 REQUIRED = ("family", "params", "tokens", "flops", "loss")
 POSITIVE = ("params", "tokens", "flops", "loss", "budget", "unique_tokens", "loss_exact", "loss_tight")
+NOTHING = ("", "nan", "na", "n/a", "null", "none", "-")
 ERRORS = ("loss_se", "loss_exact_se", "loss_tight_se")
 NUMBERS = (*POSITIVE, *ERRORS, "bits_per_byte")
 TEXTS = ("family", "name", "convention", "loss_kind", "tokenizer", "data", "variant_of")
@@ -155,6 +158,7 @@ def _separated(path: Path) -> Iterator[Row]:
     with io.StringIO(read_text(path), newline="") as file:
         table = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",", skipinitialspace=True)
         try:
+            _once(path.name, [name.strip() for name in table.fieldnames or ()])
             for number, cells in enumerate(table, 1):
                 yield f"{path.name} row {number}", {k.strip(): v for k, v in cells.items() if k is not None}
         except csv.Error as error:
@@ -163,7 +167,7 @@ def _separated(path: Path) -> Iterator[Row]:
 
 def _json(path: Path) -> Iterator[Row]:
     try:
-        rows = json.loads(read_text(path))
+        rows = json.loads(read_text(path), object_pairs_hook=lambda pairs: _object(path.name, pairs))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON: {str(error)[:100]}.") from error
     if not isinstance(rows, list):
@@ -178,9 +182,27 @@ def json_lines(path: Path) -> Iterator[Row]:
         where = f"{path.name} line {number}"
         if line.strip():
             try:
-                yield where, _mapping(where, json.loads(line))
+                yield where, _mapping(where, json.loads(line, object_pairs_hook=partial(_object, where)))
             except (ValueError, RecursionError) as error:
                 raise UserError(f"{where} is not JSON: {str(error)[:100]}.") from error
+
+
+def _object(where: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    _once(where, [name for name, _ in pairs])
+    return dict(pairs)
+
+
+def _once(where: str, names: Sequence[str]) -> None:
+    """`UserError` where two columns have one name: which of them is meant nobody can say."""
+    if twice := [name for name, times in Counter(names).items() if name and times > 1]:
+        raise UserError(f"{where} has the column {twice[0]!r} more than once: rename all but the one that is meant.")
+
+
+def missing(value: Any) -> bool:
+    """Whether a cell holds nothing, in any of the spellings of tables: empty, null, NaN, N/A."""
+    if isinstance(value, float):
+        return math.isnan(value)
+    return value is None or (isinstance(value, str) and value.strip().lower() in NOTHING)
 
 
 def _parquet(path: Path) -> Iterator[Row]:
@@ -188,7 +210,9 @@ def _parquet(path: Path) -> Iterator[Row]:
     from pyarrow.parquet import read_table
 
     try:
-        rows = read_table(path).to_pylist()
+        table = read_table(path)
+        _once(path.name, table.column_names)
+        rows = table.to_pylist()
     except (ArrowException, OSError) as error:
         raise UserError(f"{path} is not a readable parquet file (truncated?): {str(error).splitlines()[0]}") from error
     yield from ((f"{path.name} row {number}", cells) for number, cells in enumerate(rows, 1))
@@ -239,9 +263,12 @@ def _mapping(where: str, value: Any) -> dict[str, Any]:
 
 def _require_columns(path: Path, rows: Sequence[Row]) -> None:
     found = {column for _, cells in rows for column in cells}
-    missing = [column for column in REQUIRED if column not in found]
-    if missing:
-        raise UserError(f"{path} lacks column {', '.join(missing)}; it has {', '.join(sorted(map(str, found)))}.")
+    absent = [column for column in REQUIRED if column not in found]
+    if absent:
+        raise UserError(
+            f"{path} lacks column {', '.join(absent)}; it has {', '.join(sorted(map(str, found)))}. `redraft study import "
+            f"{path} --into runs.csv --columns {absent[0]}=COLUMN` renames one, or sets a constant, as in family=ar."
+        )
 
 
 def as_point(where: str, cells: dict[str, Any]) -> Point:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from redraft.config import DataConfig, PhaseConfig, SourceConfig
 from redraft.errors import UserError
+from redraft.text.corpus import local_files, refuse_same_files
 from redraft.text.packing import Blocks, Rows, ordered_windows, paid_rows
 from redraft.text.prepare import Progress, prepare_cached
 from redraft.text.shards import SPLITS, Corpus
@@ -141,6 +142,7 @@ def prepare_text(
     """The corpus of a source, or of all the sources of a mixture: its splits are then theirs one after another, and `parts`
     are the corpora by their names in the order in which they first appear. Raises `UserError` as `prepare_cached` does."""
     named = _named(phases_of(data))
+    _refuse_shared(named.values())
     corpora = {
         key: prepare_cached(one.source, tokenizer, cache, validation=one.validation, progress=progress)
         for key, one in named.items()
@@ -150,7 +152,8 @@ def prepare_text(
     digest = hashlib.sha256("\n".join(corpus.sha256 for corpus in corpora.values()).encode()).hexdigest()
     splits = {split: joined([corpus.split(split) for corpus in corpora.values()]) for split in SPLITS}
     source = " + ".join(one.source for one in named.values())
-    return Corpus(splits, digest, tokenizer.fingerprint, tokenizer.size, source, tuple(corpora.values()))
+    shared = sum(corpus.shared for corpus in corpora.values())
+    return Corpus(splits, digest, tokenizer.fingerprint, tokenizer.size, source, shared, tuple(corpora.values()))
 
 
 def samples_of(corpus: Corpus, data: DataConfig, eos: int, seed: int, samples: int) -> Blocks | Mixed:
@@ -206,6 +209,13 @@ def _require_row(corpus: Corpus, length: int) -> None:
             f"the validation split of {corpus.source} holds {there} tokens, fewer than one row of {length}: give more text, "
             f"name a longer validation source (data.validation), or use shorter rows (--length)"
         )
+
+
+def _refuse_shared(sources: Iterable[SourceConfig]) -> None:
+    """`UserError` where one source is validated on a file that another is trained on."""
+    for one in sources:
+        for other in sources if one.validation is not None else ():
+            refuse_same_files(local_files(other.source), local_files(str(one.validation)))
 
 
 def _named(phases: Sequence[PhaseConfig]) -> dict[tuple[str, str | None], SourceConfig]:

@@ -25,7 +25,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from redraft.display import Line, emit, monte_carlo, over_windows, perplexity, tokenising
+from redraft.display import Line, emit, lost_sentence, monte_carlo, over_windows, perplexity, tokenising
 from redraft.errors import UserError
 from redraft.numbers import WIDEST, real, seed, whole
 from redraft.verbs import where
@@ -120,6 +120,7 @@ def _text(options: Namespace, given: dict[str, Any]) -> None:
         "data": source,
         "text_sha256": scored.sha256,
         "share": scored.share,
+        "lost": scored.lost,
         "tokens": scored.tokens,
         "tokenizer": model.tokenizer.fingerprint[:12],
         "convention": scored.convention,
@@ -139,7 +140,9 @@ def _text(options: Namespace, given: dict[str, Any]) -> None:
         f"{bits}perplexity {perplexity(result.perplexity)}, {result.windows} windows of at most {model.length} tokens"
     )
     print(
-        "; ".join(f"{name} {value}" for name, value in scored.convention.items()) + f"; {scored.share:.1%} of the text"
+        "; ".join(f"{name} {value}" for name, value in scored.convention.items())
+        + f"; {scored.share:.1%} of the text"
+        + (f"; {lost_sentence(scored.lost)}" if scored.lost else "")
     )
     return None
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from redraft.config import RunConfig
-from redraft.display import Line, duration, emit, monte_carlo, perplexity, quantity, tokenising
+from redraft.display import Line, duration, emit, lost_sentence, monte_carlo, perplexity, quantity, tokenising
 from redraft.errors import UserError
 from redraft.numbers import WIDEST, real, whole
 from redraft.training.budget import cpu_rate, plan_run, seconds
@@ -221,9 +221,14 @@ def start_table(folder: Path) -> dict[str, Any]:
 def data_sentences(setup: Setup) -> list[str]:
     """What fine-tuning reads and leaves out; of a run on text, a validation split that is too small to tell its error."""
     from redraft.text.examples import PromptCorpus
+    from redraft.text.shards import Corpus
 
     one = ["Validation: one row, so that the error of its choice will not be known; hold out more by data.validation."]
     said = one if setup.validation_rows == 1 else []
+    if lost := setup.corpus.split("validation").lost_share:
+        said = [*said, f"Validation: {lost_sentence(lost)}."]
+    if isinstance(setup.corpus, Corpus) and setup.corpus.shared:
+        said = [*said, f"Validation: {setup.corpus.shared} of its documents are in the training text too."]
     if not isinstance(setup.corpus, PromptCorpus):
         return said
     data, (train, held_out) = setup.config.data, (setup.corpus.split(name) for name in ("train", "validation"))
