@@ -9,13 +9,22 @@ NEWEST := .venv-newest
 TORCH := torch==2.13.0
 JOBS ?= 2
 
-.PHONY: demo test check format setup test-newest clean
+CASES ?= ../shared/cases
+
+.PHONY: demo test cases check format setup test-newest clean
 
 demo: setup
 	$(RUN) -m redraft demo --into demo
 
 test: setup
 	$(RUN) -m pytest -n $(JOBS)
+
+# Inputs from elsewhere that once failed, a script each: all must exit 0. Skipped where the folder is absent.
+cases: setup
+	@test -d $(CASES) || echo "no cases at $(CASES): skipped"; failed=0; \
+	for script in $(CASES)/*/run.sh; do \
+		test -e "$$script" || continue; echo "== $$script"; REDRAFT="$(abspath $(VENV))" "$$script" || failed=1; \
+	done; exit $$failed
 
 # What can be known without running the models: style, types, doors.
 check: setup

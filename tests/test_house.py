@@ -14,7 +14,9 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "redraft"
 # A room may import from itself and from rooms of a lower rank.
 RANK = {
-    **dict.fromkeys(("__init__", "types", "errors", "config", "registry", "files", "display", "accelerator"), 0),
+    **dict.fromkeys(
+        ("__init__", "types", "errors", "config", "registry", "files", "display", "numbers", "accelerator"), 0
+    ),
     **dict.fromkeys(("noise", "text", "network"), 1),
     "families": 2,
     "sampling": 3,

@@ -6,7 +6,7 @@ import argparse
 import importlib
 import sys
 import tomllib
-from collections.abc import Container, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import redraft
@@ -44,6 +44,7 @@ class Parser(argparse.ArgumentParser):
     """argparse whose mistakes are `UserError`s: one line, exit status 2."""
 
     def error(self, message: str) -> NoReturn:
+        message = message.removeprefix("argument ").replace(": must be", " must be")
         raise UserError(f"{message} (see `{self.prog} --help`)")
 
 
@@ -104,20 +105,28 @@ def usage() -> str:
     )
 
 
-def split_flags(arguments: list[str], known: Container[str]) -> tuple[list[str], list[str]]:
+def split_flags(arguments: list[str], known: Mapping[str, argparse.Action]) -> tuple[list[str], list[str]]:
     """The verb's own arguments, and the flags (with their values) that set keys of a run."""
     own, others, pending = list[str](), list[str](), list(arguments)
     while pending:
         word = pending.pop(0)
         if not word.startswith("--") or word == "--" or word.partition("=")[0] in known:
             own.append(word)
-            if word in known and pending and not pending[0].startswith("--"):
-                own.append(pending.pop(0))
+            if word in known and pending and _is_value(known[word], pending[0], known):
+                own[-1] = f"{word}={pending.pop(0)}" if word.startswith("--") else word
             continue
         others.append(word)
         if "=" not in word and pending and not pending[0].startswith("--"):
             others.append(pending.pop(0))
     return own, others
+
+
+def _is_value(action: argparse.Action, word: str, known: Mapping[str, argparse.Action]) -> bool:
+    """Whether a word is the one value of the flag before it, dashes or none: of `--prompt --what?`, but not where the word is
+    a flag of the verb or names a key of a run."""
+    flag = word.partition("=")[0]
+    key = flag.startswith("--") and (flag[2:].split(".")[0] in (*SHORT, *PARTS, "sampler"))
+    return action.nargs is None and flag not in known and not key
 
 
 def overrides(arguments: list[str]) -> dict[str, Any]:

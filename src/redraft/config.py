@@ -19,6 +19,8 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from redraft.errors import UserError, unknown
+from redraft.files import read_text
+from redraft.numbers import LONGEST, WIDEST, Amount, BelowOne, Count, Many, Positive, Seed, Share
 from redraft.registry import FAMILIES, checked_options
 
 T = TypeVar("T", bound=BaseModel)
@@ -51,12 +53,12 @@ class NetworkConfig(Part):
 
     block: Literal["dit", "llama"] = "dit"
     size: str | None = None
-    depth: int | None = Field(None, gt=0)
-    heads: int | None = Field(None, gt=0)
-    width: int | None = Field(None, gt=0)
-    hidden: int | None = Field(None, gt=0, description="inner width of the MLP; 4 x width if left out")
-    cond: int = Field(128, ge=0, description="width of the time conditioning of dit; 0 leaves adaLN out")
-    theta: float = Field(10000.0, gt=0, description="base of the rotary angles")
+    depth: Count | None = None
+    heads: Count | None = None
+    width: Count | None = None
+    hidden: Count | None = Field(None, description="inner width of the MLP; 4 x width if left out")
+    cond: int = Field(128, ge=0, le=WIDEST, description="width of the time conditioning of dit; 0 leaves adaLN out")
+    theta: Amount = Field(10000.0, description="base of the rotary angles")
     clock: float | None = Field(
         None,
         ge=0,
@@ -69,7 +71,7 @@ class SourceConfig(Part):
     """One source of a mixture. Without `validation`, a share of its documents is held out."""
 
     source: str
-    weight: float = Field(1.0, gt=0, description="its share of the samples is weight / the sum of the weights")
+    weight: Positive = Field(1.0, description="its share of the samples is weight / the sum of the weights")
     validation: str | None = None
 
 
@@ -91,7 +93,7 @@ class DataConfig(Part):
     )
     validation: str | None = Field(None, description="a source of its own; else a share of the documents is held out")
     tokenizer: str = Field("bytes", description="bytes, or a path to tokenizer.json or a sentencepiece .model")
-    length: int = Field(256, gt=1, description="tokens in a row; of prompt formats, the most")
+    length: int = Field(256, gt=1, le=WIDEST, description="tokens in a row; of prompt formats, the most")
     format: Literal["auto", "text", "prompts", "chat", "traces"] = Field(
         "auto", description="text, or what to fine-tune on; auto reads it off the fields of .jsonl and .parquet"
     )
@@ -141,12 +143,12 @@ class DataConfig(Part):
 class BudgetConfig(Part):
     """How much training: one of FLOPs (under `convention`, or by `forward`), tokens or steps."""
 
-    flops: float | None = Field(None, gt=0)
-    tokens: float | None = Field(None, gt=0)
-    steps: int | None = Field(None, gt=0)
+    flops: Amount | None = None
+    tokens: Amount | None = None
+    steps: Many | None = None
     convention: Convention = "blocks+head"
-    forward: float | None = Field(
-        None, gt=0, description="FLOPs of the forward pass of a row, where steps follow another's count and not ours"
+    forward: Amount | None = Field(
+        None, description="FLOPs of the forward pass of a row, where steps follow another's count and not ours"
     )
 
     @model_validator(mode="after")
@@ -162,15 +164,15 @@ class BudgetConfig(Part):
 class TransferConfig(Part):
     """The network on which lr, eps and weight_decay were chosen; CompleteP carries them to this one."""
 
-    width: int = Field(gt=0)
-    depth: int = Field(gt=0)
+    width: Count
+    depth: Count
 
 
 class LoraConfig(Part):
     """Adapters of low rank that are trained in the place of the weights (Hu et al. 2021, arXiv:2106.09685)."""
 
-    rank: int = Field(8, gt=0)
-    alpha: float = Field(16.0, gt=0, description="the adapters' output is multiplied by alpha / rank")
+    rank: Count = 8
+    alpha: Positive = Field(16.0, description="the adapters' output is multiplied by alpha / rank")
     targets: list[Literal["qkv", "out", "up", "down", "gate"]] = Field(["qkv", "out"], min_length=1)
 
 
@@ -180,28 +182,26 @@ class ParallelConfig(Part):
     kind: Literal["auto", "ddp", "fsdp", "hsdp"] = Field(
         "auto", description="ddp: whole on each; fsdp: in shards; hsdp: shards in groups that are copies; auto: by size"
     )
-    shards: int | None = Field(
-        None, gt=0, description="ranks that hold one copy, of hsdp; those of a machine if left out"
-    )
+    shards: Count | None = Field(None, description="ranks that hold one copy, of hsdp; those of a machine if left out")
     reshard: bool = Field(True, description="free a block's weights after its forward pass: less memory, more traffic")
 
 
 class TrainConfig(Part):
     """How to descend."""
 
-    batch: int = Field(16, gt=0, description="rows a step, over all micro-batches")
-    accumulate: int = Field(1, gt=0, description="micro-batches a step")
-    lr: float = Field(1e-3, gt=0, description="peak learning rate")
-    min_lr: float = Field(0.1, ge=0, le=1, description="final learning rate, as a share of the peak")
+    batch: Count = Field(16, description="rows a step, over all micro-batches")
+    accumulate: Count = Field(1, description="micro-batches a step")
+    lr: Positive = Field(1e-3, description="peak learning rate")
+    min_lr: Share = Field(0.1, description="final learning rate, as a share of the peak")
     schedule: Literal["cosine", "wsd"] = "cosine"
     decay: float = Field(0.2, gt=0, le=1, description="share of the steps that wsd decays over")
-    warmup: float = Field(0.01, ge=0, description="share of the steps if below 1, else steps")
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.95, ge=0, lt=1)
-    eps: float = Field(1e-8, gt=0)
-    weight_decay: float = Field(0.1, ge=0)
+    warmup: float = Field(0.01, ge=0, le=LONGEST, description="share of the steps if below 1, else steps")
+    beta1: BelowOne = 0.9
+    beta2: BelowOne = 0.95
+    eps: Positive = 1e-8
+    weight_decay: float = Field(0.1, ge=0, le=1e6)
     clip: float = Field(1.0, gt=0, allow_inf_nan=True, description="global gradient norm; inf leaves it as it is")
-    ema: float = Field(0.0, ge=0, lt=1, description="decay of the weights' moving average; 0 is off")
+    ema: BelowOne = Field(0.0, description="decay of the weights' moving average; 0 is off")
     precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
     compile: bool | Literal["auto", "graphs"] = Field(
         "auto",
@@ -210,12 +210,12 @@ class TrainConfig(Part):
     )
     deterministic: bool = Field(False, description="the same bits at every run on a GPU; slower")
     device: str = "auto"
-    threads: int = Field(0, ge=0, description="CPU threads; 0 leaves it to torch")
+    threads: int = Field(0, ge=0, le=4096, description="CPU threads; 0 leaves it to torch")
     transfer: TransferConfig | None = Field(None, description="the small network whose settings these are (CompleteP)")
     start: str | None = Field(None, description="model folder whose weights training starts from; fresh if left out")
     lora: LoraConfig | None = Field(None, description="train adapters of low rank, merged into the weights at the end")
-    save_every: int = Field(200, gt=0, description="steps between checkpoints")
-    keep: int = Field(2, gt=0, description="checkpoints of several ranks that are kept, the newest")
+    save_every: Many = Field(200, description="steps between checkpoints")
+    keep: Count = Field(2, description="checkpoints of several ranks that are kept, the newest")
     parallel: ParallelConfig = ParallelConfig()
     checkpointing: Literal["none", "blocks"] = Field(
         "none", description="blocks: activations are computed again in the backward pass, for memory"
@@ -229,15 +229,15 @@ class TrainConfig(Part):
 class EvaluateConfig(Part):
     """How the final bound is measured, on validation windows spread evenly over the split."""
 
-    rows: int = Field(256, gt=0, description="validation windows")
-    draws: int = Field(4, gt=0, description="noise draws a window, for the families that need them")
-    batch: int = Field(32, gt=0)
+    rows: Count = Field(256, description="validation windows")
+    draws: Count = Field(4, description="noise draws a window, for the families that need them")
+    batch: Count = 32
 
 
 class RunConfig(Part):
     """One training run and its measurement."""
 
-    seed: int = 0
+    seed: Seed = 0
     family: FamilyConfig = FamilyConfig(name="mdlm", options={})
     network: NetworkConfig = NetworkConfig()
     data: DataConfig = DataConfig()
@@ -278,11 +278,11 @@ def _renames(old: Any, new: Any) -> bool:
 
 def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file as a table, or a `UserError` that names what is wrong with it."""
+    if not path.exists():
+        raise UserError(f"no such recipe: {path}")
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"no such recipe: {path}") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        return tomllib.loads(read_text(path))
+    except tomllib.TOMLDecodeError as error:
         raise UserError(f"cannot read {path} as TOML: {error}") from None
 
 

@@ -29,6 +29,20 @@ def monte_carlo(error: float | None) -> str:
     return "Monte Carlo s.e. unknown, of one draw" if error is None else f"Monte Carlo s.e. {error:.4f}"
 
 
+def over_windows(error: float | None) -> str:
+    """The standard error of the choice of windows, or that one window does not tell."""
+    return "s.e. over windows unknown, of one window" if error is None else f"s.e. over windows {error:.4f}"
+
+
+def lost_sentence(share: float) -> str:
+    """What a tokenizer does not give back of a text, and what becomes of bits/byte (`text.tokenizer.MOST_LOST`)."""
+    return f"{share:.2%} of its bytes are unknown to the tokenizer or lost by it (beyond 1 % bits/byte are withheld)"
+
+
+def perplexity(value: float | None) -> str:
+    return "beyond all numbers" if value is None else f"{value:.3f}"
+
+
 class Line:
     """One line that is rewritten in place on a terminal, and printed now and then elsewhere."""
 

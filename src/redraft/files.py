@@ -98,13 +98,43 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file without its byte order mark, or a `UserError` that names the file."""
+    try:
+        return decoded(path.read_bytes(), path)
+    except FileNotFoundError:
+        raise UserError(f"no such file: {path}") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+
+
+def decoded(data: bytes, where: object) -> str:
+    """UTF-8 bytes as text without a byte order mark; `UserError` names the line of a byte that is none."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        why = f"byte {data[error.start]:#04x} at {error.start}, in line {line}"
+        raise UserError(f"{where} is not UTF-8 text ({why}): convert it, or leave it out.") from None
+
+
+def lines(text: str) -> list[str]:
+    """The lines of a text, which "\\n" or "\\r\\n" ends: U+2028, U+0085 and the like, at which `str.splitlines` would cut, may
+    stand within a line of JSON or of a question."""
+    found = [line.removesuffix("\r") for line in text.split("\n")]
+    return found if found[-1] else found[:-1]
+
+
+def clean(text: str) -> str:
+    """JSON, and a command line that is no UTF-8, can hold half of a surrogate pair, which no text can: it becomes `?`."""
+    return text if text.isascii() else text.encode(errors="replace").decode()
+
+
 def read_json(path: Path) -> Any:
     """The value of a JSON file, or a `UserError` that names it."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"no such file: {path}") from None
-    except (OSError, ValueError) as error:
+        return json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
         raise UserError(f"cannot read {path} as JSON: {error}") from None
 
 

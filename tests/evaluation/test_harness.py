@@ -191,6 +191,60 @@ def test_text_stops_before_the_first_stop_string() -> None:
 # What cannot be done
 
 
+SETTINGS: list[tuple[dict[str, Any], Writing]] = [
+    ({}, Writing(9)),
+    ({"do_sample": False, "temperature": 1.0, "top_p": 0.5}, Writing(9)),
+    ({"temperature": 0.7}, Writing(9, (), 0.7)),
+    ({"do_sample": True}, Writing(9, (), 1.0)),
+    ({"do_sample": True, "temperature": 0}, Writing(9)),
+    ({"do_sample": True, "temperature": 0.0, "top_p": 0.0}, Writing(9)),
+    ({"max_gen_toks": 0}, Writing(0)),
+    ({"max_new_tokens": 3}, Writing(3)),
+    ({"temperature": None, "until": None, "max_gen_toks": None}, Writing(9)),
+]
+
+
+@pytest.mark.parametrize(("settings", "read"), SETTINGS, ids=[str(settings) for settings, _ in SETTINGS])
+def test_settings_are_read_as_the_harness_reads_them(settings: dict[str, Any], read: Writing) -> None:
+    """Zero and false are values, and null is none."""
+    assert Writing.of(settings, 9) == read
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"max_gen_toks": -1},
+        {"do_sample": True, "top_p": 0},
+        {"temperature": -1, "do_sample": True},
+        {"do_sample": "no"},
+        {"temperature": "warm"},
+        {"do_sample": True, "temperature": math.nan},
+        {"steps": -1},
+    ],
+)
+def test_a_setting_out_of_its_range_is_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(UserError):
+        Writing.of(settings, 9)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_repeats_are_independent_draws_and_the_same_ones_again(name: str, tmp_path: Path) -> None:
+    """Eight repeats of a question are eight texts; asked again, or from a file of answers, they are the same eight."""
+    kwargs = {"until": [], "max_gen_toks": 12, "do_sample": True, "temperature": 1.0}
+    once = [Instance("generate_until", doc, (doc["q"], kwargs), 0, ("t", n, 8)) for n, doc in enumerate(DOCS[:2])]
+    requests = [one for one in once for _ in range(8)]
+    lm = RedraftLM(model(name, length=32), cache=tmp_path / "answers")
+    texts = lm.generate_until(requests)
+    assert len(set(texts[:8])) == len(set(texts[8:])) == 8
+    assert lm.generate_until(requests) == texts == RedraftLM(model(name, length=32)).generate_until(requests)
+    assert RedraftLM(model(name, length=32)).generate_until(once) == [texts[0], texts[8]]
+
+
+def test_a_text_of_no_tokens_is_empty() -> None:
+    asked = Instance("generate_until", DOCS[0], ("a", {"until": [], "max_gen_toks": 0}), 0, ("t", 0, 1))
+    assert RedraftLM(model("ar")).generate_until([asked]) == [""]
+
+
 def test_a_request_that_does_not_fit_is_an_error_and_never_a_score() -> None:
     lm, long = RedraftLM(model("mdlm")), "x" * 70
     with pytest.raises(UserError, match=r"document 0 of task task has 70 tokens of context .* --truncate"):

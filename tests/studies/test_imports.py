@@ -93,7 +93,7 @@ def test_lines_of_a_history_give_one_run(tmp_path: Path) -> None:
         (COLUMNS.replace("loss=val_loss", "loss=model"), "column 'loss' is 'big', not a number"),
         (COLUMNS + ",run=(", "is not a regular expression"),
         (COLUMNS + ",run=(?P<size>x)", "does not match"),
-        ("none.toml", "none.toml cannot be read"),
+        ("none.toml", "no such file: none.toml"),
     ],
 )
 def test_a_mistake_is_one_clear_line(mapping: str, said: str, tmp_path: Path) -> None:

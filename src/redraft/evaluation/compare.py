@@ -172,11 +172,12 @@ def _record(name: str, table: Mapping[str, Any]) -> Result:
         "length": table["length"],
     }
     needs = ("text", "tokenizer", "tokens", "windows", "length")
-    metrics = {"nats_per_token": Metric(table["loss"], error, kind, "lower", needs)}
-    if table.get("bits_per_byte"):
-        scale = table["bits_per_byte"] / table["loss"]
+    metrics = {"nats_per_token": _measured(table["loss"], error, kind, needs)}
+    if table.get("bits_per_byte") is not None:
+        scale = table["bits_per_byte"] / table["loss"] if table["loss"] else 0.0
         terms["part"] = f"{table['windows']} windows of {table['length']} tokens by {terms['tokenizer']}"
-        metrics["bits_per_byte"] = Metric(table["bits_per_byte"], error * scale, kind, "lower", ("text", "part"))
+        scaled = None if error is None else error * scale
+        metrics["bits_per_byte"] = _measured(table["bits_per_byte"], scaled, kind, ("text", "part"))
     return Result(name, metrics, terms, table["family"], table["flops"], table["convention"])
 
 

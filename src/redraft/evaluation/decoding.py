@@ -13,6 +13,7 @@ question. So no text depends on what was asked beside it.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +37,8 @@ from redraft.types import Canvas, last
 
 CHECK_EVERY = 8  # frames between looks for a stop string
 _DRAWS_NOTHING = ("left_to_right", "confident", "entropy_bounded")  # at temperature 0
-_KNOWN = ("until", "max_gen_toks", "do_sample", "temperature", "top_p", "sampler", "steps")
+_LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # all names of one setting
+_KNOWN = ("until", *_LENGTHS, "do_sample", "temperature", "top_p", "sampler", "steps")
 
 
 @dataclass(frozen=True)
@@ -53,19 +55,42 @@ class Writing:
 
     @staticmethod
     def of(settings: Mapping[str, Any], tokens: int) -> Writing:
-        """From a task's `generation_kwargs`; `tokens` where it does not say. Raises `UserError` for one not known."""
-        if stray := [name for name in settings if name not in _KNOWN]:
+        """From a task's `generation_kwargs`, as lm-evaluation-harness reads them: without `do_sample`, or where it is false,
+        greedy; other names of `max_gen_toks` are names of it. `tokens` where nothing says. What is null is not given; zero
+        and false are. Raises `UserError` for a setting that is not known, or is none of its values."""
+        from lm_eval.models.utils import normalize_gen_kwargs
+
+        given = {name: value for name, value in settings.items() if value is not None}
+        if stray := [name for name in given if name not in _KNOWN]:
             raise unknown("generation setting", stray[0], _KNOWN)
-        until = settings.get("until") or ()
-        warm = bool(settings.get("do_sample")) or float(settings.get("temperature") or 0) > 0
-        return Writing(
-            tokens=int(settings.get("max_gen_toks") or tokens),
-            until=(until,) if isinstance(until, str) else tuple(until),
-            temperature=float(settings.get("temperature") or 1.0) if warm else 0.0,
-            top_p=float(settings.get("top_p") or 1.0) if warm else 1.0,
-            sampler=str(settings.get("sampler") or ""),
-            steps=int(settings.get("steps") or 0),
-        )
+        if not isinstance(given.get("do_sample", False), bool):
+            raise UserError(f"generation setting do_sample is true or false, got {given['do_sample']!r}")
+        try:
+            read: Mapping[str, Any] = normalize_gen_kwargs(given, tokens)
+            warmth = float(read.get("temperature", 1.0)) if read["do_sample"] else 0.0
+            writing = Writing(
+                tokens=int(read["max_gen_toks"]),
+                until=tuple(str(stop) for stop in read["until"]),
+                temperature=warmth,
+                top_p=float(read.get("top_p", 1.0)) if warmth else 1.0,
+                sampler=str(read.get("sampler", "")),
+                steps=int(read.get("steps", 0)),
+            )
+        except (TypeError, ValueError, OverflowError) as error:
+            raise UserError(f"generation settings {given} cannot be read: {error}") from None
+        return writing.checked()
+
+    def checked(self) -> Writing:
+        """Itself; `UserError` for a number out of its range."""
+        ranges = {
+            "max_gen_toks at least 0": self.tokens >= 0,
+            "temperature a number at least 0": 0 <= self.temperature < math.inf,
+            "top_p above 0 and at most 1": 0 < self.top_p <= 1,
+            "steps at least 0": self.steps >= 0,
+        }
+        if bad := [said for said, holds in ranges.items() if not holds]:
+            raise UserError(f"a task asks for {self}: {bad[0]} is what works")
+        return self
 
 
 def greedy_way(family: Family) -> str:
@@ -78,8 +103,10 @@ def greedy_way(family: Family) -> str:
 def write(scorer: Scorer, jobs: Sequence[tuple[Request, Writing]], progress: Progress | None = None) -> list[str]:
     """The continuation of each request's context, in the order of `jobs`. What a request was to be continued with is not
     looked at."""
-    texts: dict[int, str] = {}
-    for numbers in _together(scorer, jobs):
+    texts: dict[int, str] = {n: "" for n, (_, writing) in enumerate(jobs) if writing.tokens == 0}
+    asked = [n for n in range(len(jobs)) if n not in texts]
+    for places in _together(scorer, [jobs[n] for n in asked]):
+        numbers = [asked[place] for place in places]
         rows = finished(scorer, [jobs[n][0] for n in numbers], jobs[numbers[0]][1])
         texts |= zip(numbers, rows, strict=True)
         if progress is not None:

@@ -9,8 +9,9 @@ information) share their noise. Conventions are those of `conventions`, and are 
 from __future__ import annotations
 
 import json
-import os
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ from redraft.evaluation.requests import (
 from redraft.families.ar import AR
 from redraft.hub.model import Model
 from redraft.hub.model import load as load_model
+from redraft.training.environment import local_rank, told
+from redraft.training.ranks import meeting
 
 
 @register_model("redraft")
@@ -69,6 +72,7 @@ class RedraftLM(LM):
         **options: Any,
     ) -> None:
         super().__init__()
+        told()  # a world that cannot be meant is refused before a model is read
         loaded = model if isinstance(model, Model) else load_model(model, present(device), precision)
         chosen = build(estimator, options, loaded.family) if estimator else default_estimator(loaded.family)
         if options and not estimator:
@@ -144,7 +148,7 @@ class RedraftLM(LM):
         return self._hooked("loglikelihood_rolling", requests, out)
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        jobs = [self._job(instance) for instance in requests]
+        jobs = self._numbered([self._job(instance) for instance in requests])
         keys = [
             "" if self.answers is None else self.answers.key("write", vars(job[0]), vars(job[1])) for job in jobs
         ]  # fmt: skip
@@ -213,6 +217,17 @@ class RedraftLM(LM):
         cut = max(0, len(ids) - room)
         return self._counted(Request(tuple(ids[cut:]), (), question_of(instance, context), cut)), writing
 
+    def _numbered(self, jobs: Sequence[tuple[Request, Writing]]) -> list[tuple[Request, Writing]]:
+        """Requests that are equal (lm-eval's `repeats`) are several draws: each after the first has a question of its own, and
+        so noise and a kept answer of its own."""
+        seen, out = Counter[tuple[Request, Writing]](), list[tuple[Request, Writing]]()
+        for request, writing in jobs:
+            number = seen[request, writing]
+            seen[request, writing] += 1
+            asked = replace(request, question=f"{request.question} repeat {number}") if number else request
+            out.append((asked, writing))
+        return out
+
     def _counted(self, request: Request) -> Request:
         if request.cut:
             self.cuts[request] = request.cut
@@ -278,13 +293,14 @@ def present(device: str | None) -> str:
     if there is None:
         return device if device is not None and device.startswith("cpu") else "cpu"
     kind = there.type if device in (None, "auto") else str(device)
-    return f"{kind}:{os.environ.get('LOCAL_RANK', '0')}" if kind == there.type else kind
+    return f"{kind}:{local_rank() or 0}" if kind == there.type else kind
 
 
 def join() -> tuple[int, int]:
     """This process's rank and the number of ranks, when torchrun started it; joins them on first use."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
-        distributed.init_process_group("gloo")
+    if not distributed.is_initialized() and (place := told()) is not None and place.size > 1:
+        with meeting(place):
+            distributed.init_process_group("gloo")
     return (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
 
 

@@ -29,11 +29,11 @@ class Bound:
     """`nats` per token. `monte_carlo_error`: one standard error of the noise draws (0 where the likelihood is exact; None
     where a window had one draw, which cannot tell; an upper estimate, as draws spread evenly in time vary less than
     independent ones). `sampling_error`: one standard error of the choice of windows and the draws together, windows taken as
-    independent."""
+    independent; None where there is one window, which cannot tell."""
 
     nats: float
     monte_carlo_error: float | None
-    sampling_error: float
+    sampling_error: float | None
     exact: bool
     windows: int
     draws: int
@@ -42,8 +42,15 @@ class Bound:
         return self.nats / math.log(2) / bytes_per_token
 
     @property
-    def perplexity(self) -> float:
-        return math.exp(self.nats)
+    def perplexity(self) -> float | None:
+        """None where it is beyond all floats."""
+        return exponential(self.nats)
+
+
+def exponential(nats: float) -> float | None:
+    """exp(nats); None where a float does not hold it, or nats is no finite number."""
+    value = math.exp(nats) if nats < 709 else math.inf
+    return value if math.isfinite(value) else None
 
 
 def bound(
@@ -77,7 +84,7 @@ def estimate(
     return Bound(
         nats=nats,
         monte_carlo_error=_noise_error(per_token) if estimator.random(family) else 0.0,
-        sampling_error=float(beyond.std() / math.sqrt(n)) if n > 1 else math.inf,
+        sampling_error=float(beyond.std() / math.sqrt(n)) if n > 1 else None,
         exact=not estimator.random(family),
         windows=n,
         draws=per_token.shape[1],

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from redraft.errors import UserError
+from redraft.files import lines, read_text
 from redraft.hub.model import Model
 from redraft.text.chat import END, template
 
@@ -45,11 +46,8 @@ class How:
 
 def questions(path: Path) -> list[dict[str, Any]]:
     """The questions of a FastChat file. `UserError` names the line that is none."""
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the questions {path}: {error}") from None
-    found = [_question(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+    asked = enumerate(lines(read_text(path)), 1)
+    found = [_question(line, f"{path}, line {number}") for number, line in asked if line.strip()]
     if not found:
         raise UserError(f"{path} holds no question")
     return found

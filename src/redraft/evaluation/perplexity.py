@@ -25,11 +25,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from redraft.errors import UserError, unknown
-from redraft.evaluation.likelihood import Bound
+from redraft.evaluation.likelihood import Bound, exponential
+from redraft.files import clean
 from redraft.text.detokenize import detokenizer
 from redraft.text.examples import Examples, PromptCorpus
 from redraft.text.packing import Rows
-from redraft.text.tokenizer import Tokenizer
+from redraft.text.tokenizer import MOST_LOST, Tokenizer
 from redraft.text.tokens import Tokens
 
 Ids = NDArray[np.int64]
@@ -73,16 +74,19 @@ class Scored:
     share: float
     sha256: str
     convention: Mapping[str, Any]
+    lost: float = 0.0  # share of the bytes that do not come back from the tokens
 
     def per_text(self, result: Bound) -> dict[str, float | None]:
-        """The same nats by byte and by word: these compare across tokenizers. An error that is not known is None."""
-        bits = 1 / math.log(2) / self.bytes * self.tokens if self.bytes else None
-        error = result.sampling_error if math.isfinite(result.sampling_error) else None
+        """The same nats by byte and by word: these compare across tokenizers, and are withheld (None) where more than
+        `MOST_LOST` of the text is lost to this one. An error that is not known is None."""
+        size, words = (self.bytes, self.words) if self.lost <= MOST_LOST else (None, None)
+        bits = 1 / math.log(2) / size * self.tokens if size else None
+        error = result.sampling_error
         return {
             "ppl": result.perplexity,
             "bits_per_byte": None if bits is None else result.nats * bits,
             "bits_per_byte_se": None if bits is None or error is None else error * bits,
-            "word_perplexity": math.exp(result.nats * self.tokens / self.words) if self.words else None,
+            "word_perplexity": exponential(result.nats * self.tokens / words) if words else None,
         }
 
 
@@ -90,13 +94,13 @@ def windows(texts: Iterable[str], tokenizer: Tokenizer, how: Convention, limit: 
     """Cut texts into windows. `limit`: at most so many, spread evenly; bytes and words are then counted by their share of
     the tokens. `UserError` for texts that hold nothing."""
     written, documents, size, words = detokenizer(how.detokenize), list[Ids](), 0, 0
-    digest = hashlib.sha256()
-    for text in texts:
+    digest, lost = hashlib.sha256(), 0
+    for text in map(clean, texts):
         digest.update(len(text).to_bytes(8, "little") + text.encode())
-        ids = tokenizer.encode(written(text))
+        ids = tokenizer.encode(plain := written(text))
+        lost, size, words = lost + tokenizer.lost(plain, ids), size + len(text.encode()), words + len(text.split())
         if len(ids):
             documents.append(np.append(ids, tokenizer.eos) if how.wrap == "stream" else ids)
-            size, words = size + len(text.encode()), words + len(text.split())
     if not documents:
         raise UserError("there is no text to score: the source is empty")
     pieces = [np.concatenate(documents)] if how.wrap == "stream" else documents
@@ -106,7 +110,7 @@ def windows(texts: Iterable[str], tokenizer: Tokenizer, how: Convention, limit: 
         cut = [cut[i * len(cut) // limit] for i in range(limit)]
     kept = sum(len(ids) - seen for ids, seen in cut)
     share = kept / total
-    return Scored(_rows(cut), kept, size * share, words * share, share, digest.hexdigest(), how.named)
+    return Scored(_rows(cut), kept, size * share, words * share, share, digest.hexdigest(), how.named, lost / size)
 
 
 def of_split(split: Tokens | Examples, rows: Rows, source: Sequence[str | None], length: int, form: str) -> Scored:
@@ -116,7 +120,9 @@ def of_split(split: Tokens | Examples, rows: Rows, source: Sequence[str | None],
     per_token, name = split.bytes_per_token, json.dumps(["validation", *source])
     convention = {"length": length, "wrap": "stream" if form == "text" else form, "stride": length, "validation": True}
     sha = hashlib.sha256(name.encode()).hexdigest()
-    return Scored(rows, paid, paid * per_token if per_token else None, None, paid / whole, sha, convention)
+    return Scored(
+        rows, paid, paid * per_token if per_token else None, None, paid / whole, sha, convention, split.lost_share
+    )
 
 
 def of_examples(corpus: PromptCorpus, length: int, form: str, limit: int | None) -> Scored:
@@ -127,8 +133,18 @@ def of_examples(corpus: PromptCorpus, length: int, form: str, limit: int | None)
     paid = [int(rows.scored.sum()) for rows in kept]
     size = sum(n * part.bytes_per_token for n, part in zip(paid, parts, strict=True))
     whole = sum(int(part.paid.sum()) for part in parts)
+    lost = sum(part.lost for part in parts) / sum(part.bytes for part in parts)
     convention = {"length": length, "wrap": form, "stride": length, "framed": False, "detokenize": "none"}
-    return Scored(_joined(kept), sum(paid), size, None, sum(paid) / whole, corpus.sha256, convention)
+    return Scored(
+        _joined(kept),
+        sum(paid),
+        size,
+        None,
+        sum(paid) / whole,
+        corpus.sha256,
+        convention,
+        lost,
+    )
 
 
 def _joined(kept: Sequence[Rows]) -> Rows:

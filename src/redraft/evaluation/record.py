@@ -19,6 +19,7 @@ from redraft.hub.shards import weight_files
 from redraft.network.device import device_name
 from redraft.text.examples import PromptCorpus
 from redraft.text.shards import Corpus
+from redraft.text.tokenizer import MOST_LOST
 from redraft.training.setup import Setup
 
 RECORD = "record.json"
@@ -38,7 +39,8 @@ def run_record(
     """What `record.json` holds. `device`, `device_name`, `machine`, `timing`, `versions` and `git` tell of this execution, the
     rest of the run."""
     config, budget = setup.config, setup.budget
-    bytes_per_token = setup.corpus.split("validation").bytes_per_token
+    split = setup.corpus.split("validation")
+    bytes_per_token = split.bytes_per_token if split.lost_share <= MOST_LOST else None
     return {
         "name": name,
         "arm": arm,
@@ -88,6 +90,7 @@ def data_summary(setup: Setup) -> dict[str, Any]:
         "sha256": setup.corpus.sha256,
         "tokenizer": setup.tokenizer.name,
         "tokenizer_fingerprint": setup.tokenizer.fingerprint,
+        "validation_lost": setup.corpus.split("validation").lost_share,
     }
     if isinstance(setup.corpus, PromptCorpus):
         return summary | _examples(setup, setup.corpus)
@@ -96,6 +99,7 @@ def data_summary(setup: Setup) -> dict[str, Any]:
         "tokens": train.count,
         "epochs": setup.budget.tokens / train.count,
         "validation_tokens": setup.corpus.split("validation").count,
+        "validation_shared": setup.corpus.shared,
     }
 
 

@@ -11,6 +11,8 @@ record.json          the result; a folder that has one is done
 
 from __future__ import annotations
 
+import math
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,7 +23,8 @@ import torch
 from torch import Tensor
 
 from redraft.config import RunConfig, dump_toml, read_toml, validated
-from redraft.errors import UserError
+from redraft.display import quantity
+from redraft.errors import Diverged, UserError
 from redraft.evaluation.likelihood import bound
 from redraft.evaluation.record import RECORD, Timing, run_record, start_summary
 from redraft.files import make_folder, read_json, write_json, write_text
@@ -43,6 +46,7 @@ def open_run(config: RunConfig, folder: Path, progress: Progress | None = None) 
     setup = set_up(stored or config, progress)
     if stored is None:
         _check_start(setup)
+        _check_space(setup, folder)
         make_folder(folder)
         if setup.config.train.start is not None:
             write_json(folder / START, start_summary(setup.config.train.start))
@@ -104,6 +108,8 @@ def carry_out(
     network = trainer.final_weights().eval()
     windows = held_out(setup.corpus, config.data, setup.tokenizer.eos, config.evaluate.rows)
     result = bound(network, setup.family, windows, config.evaluate.draws, config.evaluate.batch)
+    if not math.isfinite(result.nats):
+        raise Diverged(f"the trained network gives the validation rows {result.nats} nats per token: lower train.lr")
     start = read_json(folder / START) if config.train.start is not None else None
     record = run_record(name or folder.name, arm or config.family.name, setup, result, timing, start)
     record["branch"] = {"trunk": branch.trunk, "at": branch.at} if branch else None
@@ -161,6 +167,20 @@ def _check_start(setup: Setup) -> None:
         theirs, ours = getattr(start.shape, key), getattr(setup.budget.shape, key)
         raise UserError(f"{setup.config.train.start} is another network: its {key} is {theirs}, this run's {ours}")
     _given(setup)
+
+
+def _check_space(setup: Setup, folder: Path) -> None:
+    """`UserError` where the disk has no room for the weights and for two states (the old one goes when the new one is whole):
+    of float32 weights, AdamW's two moments, and the moving average and the teacher where there are."""
+    kept = 3 + bool(setup.config.train.ema) + bool(setup.teachers)
+    needed = 4 * sum(setup.budget.parameters.values()) * (1 + 2 * kept)
+    there = next(above for above in (folder, *folder.absolute().parents) if above.exists())
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        raise UserError(
+            f"the run needs about {quantity(needed, 'B')} in {folder} for its weights and states, and "
+            f"{quantity(free, 'B')} are free: free some, or choose another folder"
+        )
 
 
 def _given(setup: Setup) -> dict[str, Tensor] | None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from redraft.errors import UserError
+from redraft.files import decoded, lines
 from redraft.text.formats import read_records
 
 Docs = list[dict[str, Any]]
@@ -196,7 +197,7 @@ def _json_lines(text: str, where: str) -> Iterator[Row]:
 
 
 def _lines(path: Path) -> list[str]:
-    return _opened(path).splitlines()
+    return lines(_opened(path))
 
 
 def _opened(path: Path) -> str:
@@ -206,7 +207,7 @@ def _opened(path: Path) -> str:
         data = (
             lzma.decompress(data) if path.suffix == ".xz" else bz2.decompress(data) if path.suffix == ".bz2" else data
         )
-        return data.decode()
+        return decoded(data, path)
     except (lzma.LZMAError, OSError, EOFError, ValueError, zlib.error) as error:
         raise UserError(f"{path} cannot be read: it is damaged or no text ({error})") from None
 

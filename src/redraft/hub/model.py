@@ -15,6 +15,7 @@ from torch import Tensor
 from redraft.accelerator import accelerated
 from redraft.errors import UserError
 from redraft.families.base import Family, build
+from redraft.files import clean
 from redraft.hub.folder import load_model
 from redraft.hub.remote import fetch, is_hub_name
 from redraft.network.device import pick_device, pick_dtype
@@ -25,7 +26,7 @@ from redraft.noise.draws import Key
 from redraft.registry import SAMPLERS, find
 from redraft.sampling.base import Denoiser
 from redraft.sampling.base import build as build_sampler
-from redraft.text.tokenizer import Tokenizer
+from redraft.text.tokenizer import MOST_LOST, Tokenizer
 from redraft.types import Batch, Canvas, last
 
 
@@ -38,10 +39,12 @@ class Score:
     tokens: int
     bytes: int
     exact: bool
+    lost: int = 0  # of the bytes, those that do not come back from the tokens
 
     @property
-    def bits_per_byte(self) -> float:
-        return self.nats / (math.log(2) * self.bytes)
+    def bits_per_byte(self) -> float | None:
+        """None where more than `MOST_LOST` of the bytes are lost, which cost nothing."""
+        return self.nats / (math.log(2) * self.bytes) if self.lost <= MOST_LOST * self.bytes else None
 
 
 @dataclass(frozen=True)
@@ -94,10 +97,11 @@ class Model:
 
     @torch.no_grad()
     def _score(self, text: str, draws: int, seed: int) -> Score:
+        text = clean(text)
         ids = torch.as_tensor(self.tokenizer.encode(text), dtype=torch.int64, device=self.device)
         if not len(ids):
             raise UserError("cannot score an empty text")
-        draws = 1 if self.family.exact else draws
+        draws, lost = 1 if self.family.exact else draws, self.tokenizer.lost(text, ids.cpu().numpy())
         total = torch.zeros(draws, dtype=torch.float64)
         for number, window in enumerate(ids.split(self.length)):
             rows = window.expand(draws, -1)
@@ -105,7 +109,7 @@ class Model:
             key = Key.of(seed).fold("score", number)
             total += self.family.nelbo(self.network, batch, key=key).nats.double().sum(1).cpu()
         error = 0.0 if self.family.exact else float(total.std() / math.sqrt(draws)) if draws > 1 else math.inf
-        return Score(float(total.mean()), error, len(ids), len(text.encode()), self.family.exact)
+        return Score(float(total.mean()), error, len(ids), len(text.encode()), self.family.exact, lost)
 
     def sample(
         self,

@@ -61,6 +61,12 @@ def open_source(path: Path) -> Source:
 
 
 def _folder(path: Path) -> Source:
+    if (path / ".metadata").is_file() or any(path.glob("*.distcp")):
+        raise UserError(
+            f"{path} is a distributed checkpoint (DCP), in shards: make one file of it by "
+            f"`python -m torch.distributed.checkpoint.format_utils dcp_to_torch {path} {path.name}.pt` (it runs the pickle in "
+            f".metadata, so only for files that you trust), and convert that"
+        )
     config = _config(path / "config.json") if (path / "config.json").is_file() else {}
     if config.get("model_type") == "redraft":
         raise UserError(f"{path} is a redraft model already")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from redraft.errors import UserError
-from redraft.files import write_text
+from redraft.files import read_json, write_text
 from redraft.hub.formats.vocabulary import Speaker
 from redraft.text.tokenizer import END_OF_DOCUMENT, Bytes, Tokenizer, load_tokenizer
 
@@ -55,7 +55,7 @@ def speaker_of(tokenizer: Tokenizer, folder: Path) -> Speaker:
 def _mask(folder: Path) -> int | None:
     if not (folder / "tokenizer.json").is_file():
         return None
-    definition = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    definition = read_json(folder / "tokenizer.json")
     added = {token["content"]: token["id"] for token in definition.get("added_tokens", [])}
     return next((added[name] for name in MASK_TOKENS if name in added), None)
 
@@ -68,7 +68,7 @@ def fill_up(tokenizer: Tokenizer, folder: Path, size: int) -> Tokenizer:
         (folder / "bytes.json").unlink()
         write_text(folder / "tokenizer.json", json.dumps(_bytes_definition(size)))
     elif (folder / "tokenizer.json").is_file():
-        definition = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+        definition = read_json(folder / "tokenizer.json")
         write_text(folder / "tokenizer.json", json.dumps(_more_tokens(definition, tokenizer, size), ensure_ascii=False))
     else:
         model = folder / "tokenizer.model"

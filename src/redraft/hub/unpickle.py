@@ -17,6 +17,13 @@ import torch
 from redraft.hub.globals import MAKERS, REBUILD, STANDARD, Ref, Refused, Stub, check, short
 from redraft.hub.stored import Stored, span
 
+# What torch can rebuild and we do not: how to save it so that it is plain tensors.
+WAYS_OUT = {
+    "_rebuild_wrapper_subclass": "its tensors are sharded (DTensor, of FSDP2): where it was trained save "
+    "{name: t.full_tensor() if hasattr(t, 'full_tensor') else t for name, t in model.state_dict().items()}",
+    "_rebuild_tensor_v3": "its tensors are of a type such as float8: save t.to(torch.bfloat16), with their scales applied",
+    "ShardedTensor": "its tensors are sharded (FSDP): save the full state dict (FullStateDictConfig) where it was trained",
+}
 NUMBER_BYTES = 1 << 10  # of one integer; longer ones only cost time
 DTYPES = {
     "Float": torch.float32, "Half": torch.float16, "BFloat16": torch.bfloat16, "Double": torch.float64,
@@ -257,7 +264,7 @@ def construct(ref: Ref, args: tuple[Any, ...]) -> Any:
         return construct(args[0], ())
     if ref.module in STANDARD or name in MAKERS or ref.name.lstrip("_")[:1].isupper():
         return Stub(ref, args)
-    raise Refused(f"it calls {short(name)!r}, a function that no weights need")
+    raise Refused(f"it calls {short(name)!r}, a function that no weights need{_way_out(name)}")
 
 
 def _rebuilt(name: str, args: tuple[Any, ...]) -> Stored:
@@ -265,7 +272,7 @@ def _rebuilt(name: str, args: tuple[Any, ...]) -> Stored:
     if name == "_rebuild_from_type_v2":
         inner, _, given = args[:3]
         if not isinstance(inner, Ref) or str(inner) not in REBUILD or not isinstance(given, tuple):
-            raise Refused(f"it rebuilds a tensor by {_kind(inner)}")
+            raise Refused(f"it rebuilds a tensor by {_kind(inner)}{_way_out(str(inner))}")
         return _rebuilt(inner.name, given)
     if name.startswith("_rebuild_parameter"):
         if not isinstance(args[0], Stored):
@@ -315,3 +322,7 @@ def _keys(values: list[Any]) -> list[Any]:
 
 def _kind(value: Any) -> str:
     return short(str(value)) if isinstance(value, Ref) else f"a {type(value).__name__}"
+
+
+def _way_out(name: str) -> str:
+    return next((f"; {way}" for key, way in WAYS_OUT.items() if key in name), "")

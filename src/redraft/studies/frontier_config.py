@@ -15,10 +15,10 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from redraft.config import Part
+from redraft.numbers import WIDEST, Amount, Count
 
 Share = Annotated[float, Field(gt=0, le=1)]
-Temperature = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(gt=0)]
+Temperature = Annotated[float, Field(ge=0, le=1e6)]
 
 
 class FrontierConfig(Part):
@@ -30,14 +30,12 @@ class FrontierConfig(Part):
     source: str | None = Field(None, description="the model that the training text was drawn from: a second judge")
     download: bool = Field(False, description="a judge given by its hub name may be fetched")
     runs: list[str] = Field(default_factory=list, description="names of runs; each family's best if left out")
-    samples: int = Field(32, gt=1, description="rows that are scored")
-    length: int = Field(128, gt=3, description="tokens of a row")
+    samples: int = Field(32, gt=1, le=WIDEST, description="rows that are scored")
+    length: int = Field(128, gt=3, le=WIDEST, description="tokens of a row")
     steps: list[Count] = Field([4, 16, 64], min_length=1)
     temperatures: list[Temperature] = Field([1.0], min_length=1)
     top_p: list[Share] = Field([1.0], min_length=1)
     batches: list[Count] = Field(default_factory=list, description="rows at a time; all samples at once if left out")
-    repeats: int = Field(1, gt=0, description="timed batches, at least; p50 and p95 of latency need twenty or so")
-    entropy: float | None = Field(
-        None, gt=0, description="nats at which families are compared; held-out text's if left out"
-    )
-    keep: int = Field(4, gt=0, description="texts kept of every setting")
+    repeats: Count = Field(1, description="timed batches, at least; p50 and p95 of latency need twenty or so")
+    entropy: Amount | None = Field(None, description="nats at which families are compared; held-out text's if left out")
+    keep: Count = Field(4, description="texts kept of every setting")

@@ -15,13 +15,14 @@ from pydantic import Field, model_validator
 from redraft.config import Part
 from redraft.errors import UserError
 from redraft.network.sizes import LADDER
+from redraft.numbers import Amount
 
 
 class CentreConfig(Part):
     """The law of the best size that is expected: N* = params (C / flops)^exponent."""
 
-    flops: float = Field(gt=0)
-    params: float = Field(gt=0, description="without the input embedding")
+    flops: Amount
+    params: Amount = Field(description="without the input embedding")
     exponent: float = Field(0.5, gt=0, lt=1)
 
     def at(self, flops: float) -> float:
@@ -48,10 +49,10 @@ class GridConfig(Part):
     """`sizes` neighbours of a ladder at each budget. The ladder: names, or all of the papers' between two sizes, or solved
     ones between two sizes, each `ratio` times the last."""
 
-    sizes: int = Field(5, gt=2, description="sizes a budget; three are the fewest that show a minimum")
+    sizes: int = Field(5, gt=2, le=1000, description="sizes a budget; three are the fewest that show a minimum")
     ladder: list[str] = Field(default_factory=list)
     between: tuple[str, str] | None = None
-    ratio: float = Field(0.0, ge=0, description="0: the papers' sizes")
+    ratio: float = Field(0.0, ge=0, le=1e6, description="0: the papers' sizes")
     centre: CentreConfig | None = None
 
     @model_validator(mode="after")

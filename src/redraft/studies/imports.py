@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from redraft.errors import UserError, unknown
-from redraft.files import make_folder, write_text
-from redraft.studies.records import NUMBERS, REQUIRED, TEXTS, Row, as_point, table_rows
+from redraft.files import make_folder, read_text, write_text
+from redraft.studies.records import NUMBERS, REQUIRED, TEXTS, Row, as_point, missing, table_rows
 
 FIELDS = (*TEXTS, *NUMBERS, "seed")
 FROM_NAME = "run"  # the key of a mapping that holds a regular expression over names of runs
@@ -98,10 +98,8 @@ def read_columns(text: str) -> dict[str, Any]:
 
 def _mapping_file(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
         table = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
     except ValueError as error:
         raise UserError(f"{path} is not {path.suffix[1:].upper()}: {error}.") from error
     if not isinstance(table, dict):
@@ -153,19 +151,22 @@ def _is_number(value: Any) -> bool:
 
 def _filled(where: str, cells: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """The row with the one missing count of params, tokens and flops; and a sentence about it."""
-    missing = [name for name in ("params", "tokens", "flops") if cells.get(name) in (None, "")]
-    if len(missing) != 1:
-        absent = [name for name in REQUIRED if cells.get(name) in (None, "")]
+    unknown_ones = [name for name in ("params", "tokens", "flops") if missing(cells.get(name))]
+    if len(unknown_ones) != 1:
+        absent = [name for name in REQUIRED if missing(cells.get(name))]
         if absent:
-            raise UserError(f"{where} has no {', '.join(absent)}: say which column it is, as in {absent[0]}=COLUMN.")
+            raise UserError(
+                f"{where} has no {', '.join(absent)}: say which column it is, as in {absent[0]}=COLUMN, or a constant, as in "
+                f"family=ar (--columns)."
+            )
         return cells, ""
     try:
-        known = {name: float(cells[name]) for name in ("params", "tokens", "flops") if name not in missing}
+        known = {name: float(cells[name]) for name in ("params", "tokens", "flops") if name not in unknown_ones}
     except (TypeError, ValueError):
         return cells, ""  # the point will say which cell is no number
     if not all(value > 0 for value in known.values()):
         return cells, ""
-    name = missing[0]
+    name = unknown_ones[0]
     derived = 6 * known["params"] * known["tokens"] if name == "flops" else known["flops"] / 6
     if name != "flops":
         derived /= known["tokens" if name == "params" else "params"]
@@ -212,10 +213,14 @@ def _long_history(path: Path, rows: Sequence[Row], mapping: Mapping[str, Any], t
 
 def _taken(values: Iterable[Any], take: str) -> Any:
     """The last, or the least, of the values that are there."""
-    there = [value for value in values if value not in (None, "")]
+    there = [value for value in values if not missing(value)]
     if not there:
         return None
-    return min(there, key=float) if take == "min" else there[-1]
+    if take == "last":
+        return there[-1]
+    if odd := next((value for value in there if not _is_number(value)), None):
+        raise UserError(f"a history's loss holds {odd!r}, which is no number: the least of it is not known.")
+    return min(there, key=float)
 
 
 def _events(folder: Path, mapping: Mapping[str, Any], take: str) -> Iterator[Row]:

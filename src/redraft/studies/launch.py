@@ -12,6 +12,7 @@ from typing import Any
 from redraft.errors import UserError
 from redraft.files import make_folder, read_json, write_json
 from redraft.studies.execute import work
+from redraft.training.environment import local_rank
 
 RESTARTS = 3  # times that a worker which died is started again, for each worker there is
 LOG, JOBS = "workers.log", "jobs.json"
@@ -61,8 +62,8 @@ class Processes(Workers):
 
 def take_gpu() -> None:
     """Under torchrun, see the GPU of one's own rank alone: ranks are then workers that share a machine."""
-    rank = int(os.environ.get("LOCAL_RANK", "-1"))
-    if rank >= 0:
+    rank = local_rank()
+    if rank is not None:
         seen = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
         os.environ["CUDA_VISIBLE_DEVICES"] = seen[rank % len(seen)] if seen else str(rank)
 

@@ -24,6 +24,7 @@ from pydantic import Field
 from redraft.config import FamilyConfig, Part, RunConfig, merge, validated
 from redraft.display import duration, quantity
 from redraft.errors import UserError
+from redraft.numbers import WIDEST, Amount, Count, Seed
 from redraft.registry import FAMILIES
 from redraft.studies.frontier_config import FrontierConfig
 from redraft.studies.grid import GridConfig, published_centre, windows
@@ -40,8 +41,8 @@ class ArmConfig(Part):
     families: list[FamilyConfig]
     sizes: list[str] = Field(default_factory=list)
     grid: GridConfig | None = Field(None, description="sizes that move with the budget, instead of `sizes`")
-    flops: list[float]
-    seeds: list[int] = Field([0])
+    flops: list[Amount]
+    seeds: list[Seed] = Field([0])
     name: str = ""
     set: dict[str, Any] = Field(default_factory=dict)
     by_size: dict[str, dict[str, Any]] = Field(default_factory=dict, description="settings of one size")
@@ -54,8 +55,8 @@ class StudyConfig(Part):
     base: dict[str, Any] = Field(default_factory=dict)
     arm: list[ArmConfig]
     frontier: FrontierConfig | None = None
-    workers: int = Field(1, gt=0, description="runs at a time")
-    gpus: int = Field(0, ge=0, description="GPUs that local workers share out; 0 leaves it to them")
+    workers: Count = Field(1, description="runs at a time")
+    gpus: int = Field(0, ge=0, le=WIDEST, description="GPUs that local workers share out; 0 leaves it to them")
     slurm: dict[str, Any] = Field(default_factory=dict, description="what submitit hands to Slurm")
 
 

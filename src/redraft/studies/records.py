@@ -9,10 +9,13 @@ tokenizers, trained on different data) are refused, never mixed.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -20,9 +23,11 @@ from typing import Any
 import numpy as np
 
 from redraft.errors import UserError
+from redraft.files import lines, read_text
 
 REQUIRED = ("family", "params", "tokens", "flops", "loss")
 POSITIVE = ("params", "tokens", "flops", "loss", "budget", "unique_tokens", "loss_exact", "loss_tight")
+NOTHING = ("", "nan", "na", "n/a", "null", "none", "-")
 ERRORS = ("loss_se", "loss_exact_se", "loss_tight_se")
 NUMBERS = (*POSITIVE, *ERRORS, "bits_per_byte")
 TEXTS = ("family", "name", "convention", "loss_kind", "tokenizer", "data", "variant_of")
@@ -150,10 +155,11 @@ def table_rows(path: Path) -> Iterator[Row]:
 
 
 def _separated(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        lines = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",", skipinitialspace=True)
+    with io.StringIO(read_text(path), newline="") as file:
+        table = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",", skipinitialspace=True)
         try:
-            for number, cells in enumerate(lines, 1):
+            _once(path.name, [name.strip() for name in table.fieldnames or ()])
+            for number, cells in enumerate(table, 1):
                 yield f"{path.name} row {number}", {k.strip(): v for k, v in cells.items() if k is not None}
         except csv.Error as error:
             raise UserError(f"{path} is not a table: {error}.") from error
@@ -161,7 +167,7 @@ def _separated(path: Path) -> Iterator[Row]:
 
 def _json(path: Path) -> Iterator[Row]:
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = json.loads(read_text(path), object_pairs_hook=lambda pairs: _object(path.name, pairs))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON: {str(error)[:100]}.") from error
     if not isinstance(rows, list):
@@ -172,13 +178,31 @@ def _json(path: Path) -> Iterator[Row]:
 
 def json_lines(path: Path) -> Iterator[Row]:
     """The objects of a JSONL file, each with where it stands; blank lines are skipped."""
-    for number, line in zip(count(1), path.read_text(encoding="utf-8").splitlines()):
+    for number, line in zip(count(1), lines(read_text(path))):
         where = f"{path.name} line {number}"
         if line.strip():
             try:
-                yield where, _mapping(where, json.loads(line))
+                yield where, _mapping(where, json.loads(line, object_pairs_hook=partial(_object, where)))
             except (ValueError, RecursionError) as error:
                 raise UserError(f"{where} is not JSON: {str(error)[:100]}.") from error
+
+
+def _object(where: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    _once(where, [name for name, _ in pairs])
+    return dict(pairs)
+
+
+def _once(where: str, names: Sequence[str]) -> None:
+    """`UserError` where two columns have one name: which of them is meant nobody can say."""
+    if twice := [name for name, times in Counter(names).items() if name and times > 1]:
+        raise UserError(f"{where} has the column {twice[0]!r} more than once: rename all but the one that is meant.")
+
+
+def missing(value: Any) -> bool:
+    """Whether a cell holds nothing, in any of the spellings of tables: empty, null, NaN, N/A."""
+    if isinstance(value, float):
+        return math.isnan(value)
+    return value is None or (isinstance(value, str) and value.strip().lower() in NOTHING)
 
 
 def _parquet(path: Path) -> Iterator[Row]:
@@ -186,7 +210,9 @@ def _parquet(path: Path) -> Iterator[Row]:
     from pyarrow.parquet import read_table
 
     try:
-        rows = read_table(path).to_pylist()
+        table = read_table(path)
+        _once(path.name, table.column_names)
+        rows = table.to_pylist()
     except (ArrowException, OSError) as error:
         raise UserError(f"{path} is not a readable parquet file (truncated?): {str(error).splitlines()[0]}") from error
     yield from ((f"{path.name} row {number}", cells) for number, cells in enumerate(rows, 1))
@@ -223,7 +249,7 @@ def read_records(study: str | Path) -> list[dict[str, Any]]:
     records = []
     for path in paths:
         try:
-            records.append(_mapping(str(path), json.loads(path.read_text(encoding="utf-8"))))
+            records.append(_mapping(str(path), json.loads(read_text(path))))
         except ValueError as error:
             raise UserError(f"{path} is not JSON: run that one again.") from error
     return records
@@ -237,9 +263,12 @@ def _mapping(where: str, value: Any) -> dict[str, Any]:
 
 def _require_columns(path: Path, rows: Sequence[Row]) -> None:
     found = {column for _, cells in rows for column in cells}
-    missing = [column for column in REQUIRED if column not in found]
-    if missing:
-        raise UserError(f"{path} lacks column {', '.join(missing)}; it has {', '.join(sorted(map(str, found)))}.")
+    absent = [column for column in REQUIRED if column not in found]
+    if absent:
+        raise UserError(
+            f"{path} lacks column {', '.join(absent)}; it has {', '.join(sorted(map(str, found)))}. `redraft study import "
+            f"{path} --into runs.csv --columns {absent[0]}=COLUMN` renames one, or sets a constant, as in family=ar."
+        )
 
 
 def as_point(where: str, cells: dict[str, Any]) -> Point:

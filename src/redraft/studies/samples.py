@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from redraft.errors import UserError
-from redraft.files import disk
+from redraft.files import disk, lines, read_text
 from redraft.registry import SAMPLERS
 from redraft.studies.execute import RUNS
 from redraft.studies.frontier import FRONTIER, SAMPLES, TEXT
@@ -307,9 +307,9 @@ def _read(path: Path) -> list[dict[str, Any]]:
     """Whole lines; a torn last one, left by a kill, is cut off."""
     if not path.exists():
         return []
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-    path.write_text("".join(lines), encoding="utf-8")
-    return [json.loads(line) for line in lines]
+    whole = read_text(path).rpartition("\n")[0]
+    path.write_text(f"{whole}\n" if whole else "", encoding="utf-8")
+    return [json.loads(line) for line in lines(whole)]
 
 
 def _key(row: dict[str, Any]) -> tuple[Any, ...]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from redraft.errors import UserError, unknown
+from redraft.files import read_text
 
 END = "\ue000end of text\ue000"  # what `eos_token` is in rendered text, until it becomes the tokenizer's own id
 ROLES = ("system", "user", "assistant")
@@ -94,8 +95,8 @@ def _compiled(name: str, built_in: bool) -> Any:
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
     environment.globals["raise_exception"] = _refuse
     try:
-        return environment.from_string(TEMPLATES[name] if built_in else Path(name).read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, jinja2.TemplateError) as error:
+        return environment.from_string(TEMPLATES[name] if built_in else read_text(Path(name)))
+    except jinja2.TemplateError as error:
         raise UserError(f"data.template {name} is no Jinja template that can be read: {error}") from None
 
 

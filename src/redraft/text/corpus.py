@@ -15,10 +15,12 @@ import re
 import sysconfig
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
 from redraft.errors import UserError
+from redraft.files import clean
 from redraft.text.formats import ACCEPTED, is_usable, read_documents, text_field
 
 TRAIN, VALIDATION = "train", "validation"
@@ -128,7 +130,11 @@ class HubDataset(Source):
         read, field = 0, ""
         for number, row in enumerate(self.rows()):
             field = field or text_field(list(row), f"hf:{self.spec}")
-            text = row[field]
+            text = row.get(field)
+            if text is not None and not isinstance(text, str):
+                where = f"row {number + 1} of hf:{self.spec}"
+                raise UserError(f"{where} holds a {type(text).__name__} in its field {field!r}: it must hold text.")
+            text = clean(text) if text else text
             if text and not text.isspace():
                 read += len(text.encode())
                 yield Document(text, str(number), read)
@@ -165,31 +171,78 @@ def find_files(spec: str, wanted: Callable[[Path], bool], accepted: str) -> list
     entries = [spec] if os.path.exists(spec) else [entry.strip() for entry in spec.split(",") if entry.strip()]
     if not entries:
         raise UserError("the source of the text is empty: name 'stdlib', files, a folder or hf:NAME.")
-    return [path for entry in entries for path in _entry(Path(entry).expanduser(), wanted, accepted)]
+    return once(path for entry in entries for path in _entry(Path(entry).expanduser(), wanted, accepted))
 
 
-def assigned(source: Source, validation: Source | None, fraction: float) -> Iterator[Assigned]:
+def once(paths: Iterable[Path]) -> list[Path]:
+    """Each file under the first of its names: links, and folders that links lead to again, name no other file."""
+    return list({inode(path): path for path in reversed(list(paths))}.values())[::-1]
+
+
+def inode(path: Path) -> tuple[int, int]:
+    """What a file is, however it is spelled."""
+    stat = path.stat()
+    return stat.st_dev, stat.st_ino
+
+
+def refuse_same_files(ours: Iterable[Path], theirs: Iterable[Path]) -> None:
+    """`UserError` where a file is in both, under whatever names."""
+    ours_by = {inode(path): path for path in ours}
+    for path in theirs:
+        if (other := ours_by.get(inode(path))) is not None:
+            names = str(path) if path == other else f"{other} is {path}, which"
+            raise UserError(f"{names} is in both the source and the validation source: name it in one of them.")
+
+
+@dataclass
+class Shared:
+    """How many documents of a validation source there are, and how many of them the training source holds too."""
+
+    documents: int = 0
+    common: int = 0
+
+    def refuse(self, validation: str = "the validation source") -> None:
+        """`UserError` where most are: it is then the same text under another name."""
+        if 2 * self.common > self.documents:
+            raise UserError(
+                f"{self.common} of the {self.documents} documents of {validation} are in the training source too: what is "
+                f"validated on must not be trained on, so name another source"
+            )
+
+
+def assigned(
+    source: Source, validation: Source | None, fraction: float, shared: Shared | None = None
+) -> Iterator[Assigned]:
     """Every document with its split, in a fixed order.
 
     Without a source for validation, a document goes there when the hash of its key is below `fraction`; the first
     never does and the second always, so that both splits get one. A single document is cut at a line end instead.
+    `shared` counts what documents of validation are in the source, by content; most of them is a `UserError`.
     """
     if validation is None:
         yield from _divided(source.documents(), fraction)
         return
     refuse_shared(source, validation)
-    yield from (Assigned(TRAIN, document.text, document.read) for document in source.documents())
+    shared = Shared() if shared is None else shared
+    held_out = {content(document.text) for document in validation.documents()}
+    shared.documents = len(held_out)
+    for document in source.documents():
+        held_out.discard(content(document.text))
+        yield Assigned(TRAIN, document.text, document.read)
+    shared.common = shared.documents - len(held_out)
+    shared.refuse()
     before = source.total or 0
     yield from (Assigned(VALIDATION, document.text, before + document.read) for document in validation.documents())
 
 
 def refuse_shared(source: Source, validation: Source | None) -> None:
     """`UserError` where a file is in both."""
-    ours, theirs = ({str(path.absolute()) for path in _paths(one)} for one in (source, validation))
-    if ours & theirs:
-        raise UserError(
-            f"{min(ours & theirs)} is in both the source and the validation source: name it in one of them."
-        )
+    refuse_same_files(files_of(source), files_of(validation))
+
+
+def content(text: str) -> bytes:
+    """What a document is, wherever it lies: a digest of its text, white space at its ends aside."""
+    return hashlib.blake2b(text.strip().encode(), digest_size=16).digest()
 
 
 def in_validation(number: int, key: str, fraction: float) -> bool:
@@ -227,12 +280,34 @@ def _unit(key: str) -> float:
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
 
 
-def _paths(source: Source | None) -> list[Path]:
+def local_files(spec: str) -> list[Path]:
+    """The files of text that a string names; none where it names no such files."""
+    try:
+        return files_of(open_source(spec))
+    except UserError:
+        return []
+
+
+def files_of(source: Source | None) -> list[Path]:
+    """The local files of a source; none of the standard library and of the hub."""
     return source.paths if isinstance(source, Files) else []
 
 
 def _is_library(path: Path) -> bool:
     return not _LEFT_OUT.intersection(path.parts) and not any(_BUILT.match(part) for part in path.parts)
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """All files below a folder, through links, each folder once: one that leads above is no second one."""
+    seen = set[tuple[int, int]]()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        here = inode(Path(place))
+        if here in seen:
+            folders.clear()
+            continue
+        seen.add(here)
+        folders.sort()
+        yield from (Path(place, name) for name in names)
 
 
 def _entry(path: Path, wanted: Callable[[Path], bool], accepted: str) -> list[Path]:
@@ -242,7 +317,7 @@ def _entry(path: Path, wanted: Callable[[Path], bool], accepted: str) -> list[Pa
             raise UserError(f"cannot read {path}: its name must end in one of {accepted}.")
         return [path]
     if path.is_dir():
-        found, kind = path.rglob("*"), "folder"
+        found, kind = _below(path), "folder"
     elif glob.has_magic(str(path)):
         found, kind = map(Path, glob.iglob(str(path), recursive=True)), "glob"
     else:

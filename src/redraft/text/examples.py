@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from redraft.errors import UserError
-from redraft.files import make_folder, whole_file
+from redraft.files import make_folder, read_text, whole_file
 from redraft.text.chat import END, TEMPLATES
 from redraft.text.corpus import TRAIN, VALIDATION, Source, in_validation, open_source, refuse_shared
 from redraft.text.packing import Rows, permuted
@@ -58,6 +58,12 @@ class Examples:
     bytes: int
     truncated: int
     skipped: int
+    lost: int = 0
+
+    @property
+    def lost_share(self) -> float:
+        """Of the bytes of completions, those that do not come back from their tokens."""
+        return self.lost / self.bytes if self.bytes else 0.0
 
     @property
     def count(self) -> int:
@@ -156,7 +162,7 @@ class _Filling:
     def __init__(self) -> None:
         self.tokens: list[NDArray[np.int32]] = []
         self.paid: list[NDArray[np.bool_]] = []
-        self.bytes = self.truncated = self.skipped = 0
+        self.bytes = self.truncated = self.skipped = self.lost = 0
 
     def add(self, parts: tuple[Part, ...], ids: Encoded, tokenizer: Tokenizer, recipe: Recipe) -> None:
         tokens, paid = ids
@@ -170,13 +176,15 @@ class _Filling:
         self.paid.append(paid[:keep])
         self.truncated += over
         said = tokens[:keep][paid[:keep]]
-        self.bytes += len(tokenizer.decode(said).encode()) if over else _bytes(tuple(p for p in parts if p.paid))
+        text = tokenizer.decode(said) if over else "".join(p.text for p in parts if p.paid).replace(END, "")
+        self.bytes += len(text.encode())
+        self.lost += tokenizer.lost(text, said)
 
     def done(self) -> Examples:
         starts = np.cumsum([0, *map(len, self.tokens)], dtype=np.int64)
         tokens = np.concatenate([np.zeros(0, np.int32), *self.tokens])
         paid = np.concatenate([np.zeros(0, np.bool_), *self.paid])
-        return Examples(tokens, paid, starts, self.bytes, self.truncated, self.skipped)
+        return Examples(tokens, paid, starts, self.bytes, self.truncated, self.skipped, self.lost)
 
 
 def encoded(parts: tuple[Part, ...], tokenizer: Tokenizer, eos: Eos, length: int) -> Encoded:
@@ -253,7 +261,7 @@ def _identity(train: Source, validation: Source | None, tokenizer: Tokenizer, re
         "validation": None if validation is None else validation.identity(),
         "tokenizer": tokenizer.fingerprint,
         "recipe": [recipe.form, style, recipe.length, recipe.eos, recipe.overlong],
-        "template": TEMPLATES.get(style) or (written.read_text("utf-8") if written.is_file() else ""),
+        "template": TEMPLATES.get(style) or (read_text(written) if written.is_file() else ""),
     }
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
 
@@ -262,7 +270,7 @@ def _store(path: Path, splits: dict[str, Examples]) -> None:
     make_folder(path.parent)
     arrays: dict[str, NDArray[Any]] = {}
     for name, e in splits.items():
-        counts = np.array([e.bytes, e.truncated, e.skipped])
+        counts = np.array([e.bytes, e.truncated, e.skipped, e.lost])
         arrays |= {
             f"{name}.tokens": e.tokens,
             f"{name}.paid": e.paid,

@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, cast
 
 from redraft.errors import UserError
+from redraft.files import clean
 
 TEXT_FIELDS = ("text", "content")
+RECORD_FIELDS = (*TEXT_FIELDS, "prompt", "completion", "messages")  # of a table, no other column is looked at
 _KINDS = (".txt", ".jsonl", ".json", ".parquet")
+_ARROWS_WINDOW = 1 << 27  # the most that its reader of zstd looks back
 _COMPRESSIONS = (".gz", ".xz", ".zst")
 ACCEPTED = (
     f"{', '.join(_KINDS)}, each also as {', '.join(_COMPRESSIONS)}; or .bin for packed tokens, which begin with LITPKDS"
@@ -48,7 +51,9 @@ def read_records(path: Path) -> Iterator[tuple[int, str | Mapping[str, Any]]]:
     with _opened(path) as (stream, raw):
         if _kind(path) == ".parquet":
             file = _parquet(path, stream, raw)
-            rows = (row for batch in file.iter_batches(batch_size=1024) for row in batch.to_pylist())
+            names = file.schema_arrow.names
+            known = [name for name in names if name in RECORD_FIELDS]
+            rows = (row for _, batch in _batches(path, file, known or names) for row in batch)
             yield from enumerate(rows, start=1)
             return
         for number, line in enumerate(stream, start=1):
@@ -65,7 +70,7 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
                 raise UserError(f"{path} is empty: remove it, or leave it out.")
             raw.seek(0)
             yield stream, raw
-    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+    except (OSError, EOFError, lzma.LZMAError, zlib.error, RecursionError) as error:
         raise UserError(f"{path} cannot be read: it is damaged, cut short or not permitted ({error}).") from error
 
 
@@ -90,9 +95,54 @@ def _decompressed(path: Path, raw: BinaryIO) -> BinaryIO:
     if path.suffix == ".zst":
         import pyarrow
 
+        window = _zstd_window(raw)
+        if window > _ARROWS_WINDOW:
+            return io.BufferedReader(_LongZstd(path, raw, window))
         # python-zstandard's reader ends quietly where a file was cut short; arrow's says so
         return io.BufferedReader(pyarrow.CompressedInputStream(raw, "zstd"))
     return raw
+
+
+def _zstd_window(raw: BinaryIO) -> int:
+    """Bytes that the first frame of a zstd file looks back (RFC 8878, 3.1.1.1.2); 0 where there is no such frame."""
+    head = raw.read(6)
+    raw.seek(0)
+    if len(head) < 6 or head[:4] != b"\x28\xb5\x2f\xfd" or head[4] & 0x20:
+        return 0
+    exponent, mantissa = head[5] >> 3, head[5] & 7
+    return (1 << (10 + exponent)) // 8 * (8 + mantissa)
+
+
+class _LongZstd(io.RawIOBase):
+    """What `zstd --long` compressed with a window that arrow refuses, by the zstandard library, to the end of every frame."""
+
+    def __init__(self, path: Path, raw: BinaryIO, window: int) -> None:
+        try:
+            import zstandard
+        except ImportError:
+            raise UserError(
+                f"{path} looks back a window of {window >> 20} MiB (zstd --long), which needs the package zstandard: "
+                f"pip install zstandard, or compress it again without --long"
+            ) from None
+        self.new = lambda: zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj()
+        self.raw, self.frame, self.ready, self.error = raw, self.new(), b"", zstandard.ZstdError
+        self.begun = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            while not self.ready and (data := self.frame.unused_data or self.raw.read(1 << 16)):
+                self.frame = self.new() if self.frame.eof else self.frame
+                self.ready, self.begun = self.frame.decompress(data), True
+        except self.error as error:
+            raise OSError(str(error)) from None
+        if not self.ready and self.begun and not self.frame.eof:
+            raise EOFError("the last frame has no end")
+        size = min(len(buffer), len(self.ready))
+        buffer[:size], self.ready = self.ready[:size], self.ready[size:]
+        return size
 
 
 def _read_txt(path: Path, stream: BinaryIO, raw: BinaryIO) -> Read:
@@ -124,7 +174,7 @@ def _object(path: Path, number: int, line: bytes) -> Mapping[str, Any]:
         row = json.loads(line)
     except UnicodeDecodeError as error:
         _not_text(path, error)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is not JSON ({error}): write one object on each line.") from error
     if not isinstance(row, Mapping):
         raise UserError(f"{where} is a JSON {type(row).__name__}: write one object with its fields on each line.")
@@ -140,19 +190,46 @@ def _value(path: Path, number: int, line: bytes) -> str:
 
 
 def _read_parquet(path: Path, stream: BinaryIO, raw: BinaryIO) -> Read:
-    import pyarrow
-
     length = raw.seek(0, io.SEEK_END)
     raw.seek(0)
     file = _parquet(path, stream, raw)
     field = text_field(file.schema_arrow.names, str(path))
-    if file.schema_arrow.field(field).type not in (pyarrow.string(), pyarrow.large_string()):
+    if not _is_text(file.schema_arrow.field(field).type):
         raise UserError(f"the column {field!r} of {path} holds {file.schema_arrow.field(field).type}, not text.")
-    rows, total = 0, file.metadata.num_rows
-    for batch in file.iter_batches(batch_size=1024, columns=[field]):
-        rows += batch.num_rows
-        for text in batch.column(0).drop_null().to_pylist():
-            yield text, length * rows // total
+    total = max(1, file.metadata.num_rows)
+    for rows, batch in _batches(path, file, [field]):
+        for row in batch:
+            if row[field] is not None:
+                yield row[field], length * rows // total
+
+
+def _batches(path: Path, file: Any, columns: list[str]) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    """The rows of some columns, and how many there have been: all of the file, or a `UserError` where one is damaged."""
+    import pyarrow
+
+    rows = 0
+    try:
+        for batch in file.iter_batches(batch_size=1024, columns=columns):
+            found, rows = batch.to_pylist(), rows + batch.num_rows
+            yield rows, found
+    except UnicodeDecodeError as error:
+        why = f"byte {error.object[error.start]:#04x} of a text"
+        raise UserError(f"{path} is not UTF-8 text ({why}, in rows {rows + 1} to {rows + 1024}): convert it.") from None
+    except (pyarrow.ArrowException, OSError, ValueError, TypeError, OverflowError, MemoryError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise _damaged(path, error, f" after row {rows}") from None
+    if rows != file.metadata.num_rows:
+        raise _damaged(path, ValueError(f"it has {rows} of {file.metadata.num_rows} rows"))
+
+
+def _is_text(kind: Any) -> bool:
+    """Whether an Arrow type holds text: strings, long ones, views, and dictionaries of these."""
+    from pyarrow import types
+
+    views = getattr(types, "is_string_view", lambda kind: False)
+    kind = kind.value_type if types.is_dictionary(kind) else kind
+    return bool(types.is_string(kind) or types.is_large_string(kind) or views(kind))
 
 
 def _parquet(path: Path, stream: BinaryIO, raw: BinaryIO) -> Any:
@@ -161,16 +238,18 @@ def _parquet(path: Path, stream: BinaryIO, raw: BinaryIO) -> Any:
 
     try:
         return pyarrow.parquet.ParquetFile(stream if stream is raw else io.BytesIO(stream.read()))
-    except pyarrow.ArrowInvalid as error:
-        raise UserError(f"{path} is not a parquet file ({error}).") from error
+    except (pyarrow.ArrowException, OSError, ValueError, TypeError, OverflowError, MemoryError) as error:
+        if isinstance(error, EOFError | lzma.LZMAError):
+            raise
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: BaseException, where: str = "") -> UserError:
+    why = " ".join(str(error).split())[:200] or type(error).__name__
+    return UserError(f"{path} is not a parquet file that can be read{where} ({why}): it is damaged, or cut short.")
 
 
 _READERS: dict[str, Any] = {".txt": _read_txt, ".jsonl": _read_lines, ".json": _read_lines, ".parquet": _read_parquet}
-
-
-def clean(text: str) -> str:
-    """JSON can escape half of a surrogate pair, which no UTF-8 can hold: such a half becomes `?`."""
-    return text if text.isascii() else text.encode(errors="replace").decode()
 
 
 def _not_text(path: Path, error: UnicodeDecodeError | None = None) -> NoReturn:

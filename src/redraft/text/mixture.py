@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 
 from redraft.config import DataConfig, PhaseConfig, SourceConfig
 from redraft.errors import UserError
+from redraft.text.corpus import local_files, refuse_same_files
 from redraft.text.packing import Blocks, Rows, ordered_windows, paid_rows
 from redraft.text.prepare import Progress, prepare_cached
 from redraft.text.shards import SPLITS, Corpus
 from redraft.text.tokenizer import Tokenizer
-from redraft.text.tokens import joined
+from redraft.text.tokens import Tokens, joined
 
 Index = NDArray[np.int64]
 _FINEST = 1 << 24  # weights are whole numbers up to here; with sample numbers below 2 ** 38 no product leaves 64 bits
@@ -141,6 +142,7 @@ def prepare_text(
     """The corpus of a source, or of all the sources of a mixture: its splits are then theirs one after another, and `parts`
     are the corpora by their names in the order in which they first appear. Raises `UserError` as `prepare_cached` does."""
     named = _named(phases_of(data))
+    _refuse_shared(named.values())
     corpora = {
         key: prepare_cached(one.source, tokenizer, cache, validation=one.validation, progress=progress)
         for key, one in named.items()
@@ -150,7 +152,8 @@ def prepare_text(
     digest = hashlib.sha256("\n".join(corpus.sha256 for corpus in corpora.values()).encode()).hexdigest()
     splits = {split: joined([corpus.split(split) for corpus in corpora.values()]) for split in SPLITS}
     source = " + ".join(one.source for one in named.values())
-    return Corpus(splits, digest, tokenizer.fingerprint, tokenizer.size, source, tuple(corpora.values()))
+    shared = sum(corpus.shared for corpus in corpora.values())
+    return Corpus(splits, digest, tokenizer.fingerprint, tokenizer.size, source, shared, tuple(corpora.values()))
 
 
 def samples_of(corpus: Corpus, data: DataConfig, eos: int, seed: int, samples: int) -> Blocks | Mixed:
@@ -177,21 +180,42 @@ def held_out_rows(corpus: Corpus, data: DataConfig, eos: int, limit: int | None)
     The same whatever the number of ranks. At most `limit`; of a mixture without one, as many as its sources allow by weight.
     """
     boundary = eos if data.documents == "within" else None
-    if not corpus.parts:
-        windows = ordered_windows(corpus.split("validation"), data.length, limit)
-        return paid_rows(windows, np.arange(len(windows)), boundary)
-    splits, weights = [part.split("validation") for part in corpus.parts], _weights(phases_of(data))[-1]
-    there = [split.count // data.length for split in splits]
-    total = min(int(n * sum(weights) / w) for n, w in zip(there, weights, strict=True) if w)
-    own = np.flatnonzero(weights)
-    counts = Shares.of([w for w in weights if w]).counts(total if limit is None else min(limit, total))
-    found = [ordered_windows(splits[s], data.length, n) for s, n in zip(own.tolist(), counts, strict=True) if n]
-    if not found:
-        raise UserError(
-            f"a source of the mixture holds out too little text for one row of {data.length}: use shorter ones"
-        )
+    found = [ordered_windows(split, data.length, n) for split, n in held_out_counts(corpus, data, limit) if n]
     windows = np.concatenate(found)
     return paid_rows(windows, np.arange(len(windows)), boundary)
+
+
+def held_out_counts(corpus: Corpus, data: DataConfig, limit: int | None) -> list[tuple[Tokens, int]]:
+    """The validation splits of the sources of the last phase, and how many windows of each are scored: known without reading
+    a token. `UserError` names a source whose split has not one whole row."""
+    if not corpus.parts:
+        _require_row(corpus, data.length)
+        whole = corpus.split("validation").count // data.length
+        return [(corpus.split("validation"), whole if limit is None else min(limit, whole))]
+    splits, weights = [part.split("validation") for part in corpus.parts], _weights(phases_of(data))[-1]
+    own = np.flatnonzero(weights)
+    for source in own.tolist():
+        _require_row(corpus.parts[source], data.length)
+    there = [split.count // data.length for split in splits]
+    total = min(int(n * sum(weights) / w) for n, w in zip(there, weights, strict=True) if w)
+    counts = Shares.of([w for w in weights if w]).counts(total if limit is None else min(limit, total))
+    return [(splits[source], count) for source, count in zip(own.tolist(), counts, strict=True)]
+
+
+def _require_row(corpus: Corpus, length: int) -> None:
+    there = corpus.split("validation").count
+    if there < length:
+        raise UserError(
+            f"the validation split of {corpus.source} holds {there} tokens, fewer than one row of {length}: give more text, "
+            f"name a longer validation source (data.validation), or use shorter rows (--length)"
+        )
+
+
+def _refuse_shared(sources: Iterable[SourceConfig]) -> None:
+    """`UserError` where one source is validated on a file that another is trained on."""
+    for one in sources:
+        for other in sources if one.validation is not None else ():
+            refuse_same_files(local_files(other.source), local_files(str(one.validation)))
 
 
 def _named(phases: Sequence[PhaseConfig]) -> dict[tuple[str, str | None], SourceConfig]:

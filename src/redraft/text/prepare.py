@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from redraft.errors import UserError
 from redraft.files import alone, make_folder, write_text
-from redraft.text.corpus import TRAIN, VALIDATION, Assigned, Source, assigned, open_source
+from redraft.text.corpus import TRAIN, VALIDATION, Assigned, Shared, Source, assigned, open_source
 from redraft.text.encoders import OURS, Encoders
 from redraft.text.shards import (
     MANIFEST,
@@ -175,16 +175,18 @@ def cores() -> int:
 
 def _fill(plan: _Plan, into: Path, workers: int, progress: Progress | None) -> None:
     writers = {split: ShardWriter(into, split, plan.dtype, plan.shard_tokens, plan.identity) for split in SPLITS}
-    documents = assigned(plan.source, plan.validation, plan.fraction)
+    shared = Shared()
+    documents = assigned(plan.source, plan.validation, plan.fraction, shared)
     left = _without(documents, {split: writer.documents for split, writer in writers.items()})
     with _encoder(plan, workers) as encode:
         for document, ids, text_bytes in _encoded(left, encode, workers):
-            writers[document.split].add(ids, plan.tokenizer.eos, text_bytes)
+            lost = plan.tokenizer.lost(document.text, ids) if document.split == VALIDATION else 0
+            writers[document.split].add(ids, plan.tokenizer.eos, text_bytes, lost)
             if progress is not None:
                 progress(document.read, plan.total)
     for writer in writers.values():
         writer.close()
-    _write_manifest(plan, into, writers)
+    _write_manifest(plan, into, writers, shared.common)
 
 
 def _without(documents: Iterator[Assigned], done: dict[str, int]) -> Iterator[Assigned]:
@@ -234,7 +236,7 @@ def _batches(documents: Iterator[Assigned]) -> Iterator[list[Assigned]]:
         yield batch
 
 
-def _write_manifest(plan: _Plan, into: Path, writers: dict[str, ShardWriter]) -> None:
+def _write_manifest(plan: _Plan, into: Path, writers: dict[str, ShardWriter], shared: int) -> None:
     splits = {split: writer.records for split, writer in writers.items()}
     if not splits[TRAIN]:
         raise UserError(f"{plan.name} holds no text: name a source that does.")
@@ -247,6 +249,7 @@ def _write_manifest(plan: _Plan, into: Path, writers: dict[str, ShardWriter]) ->
         "source": plan.name,
         "tokenizer": tokenizer,
         "dtype": plan.dtype,
+        "shared": shared,
         "splits": {split: [asdict(record) for record in records] for split, records in splits.items()},
         "sha256": data_sha256(splits),
     }

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from redraft.errors import UserError, unknown
+from redraft.files import clean
 from redraft.text.chat import END, template, turns
 from redraft.text.corpus import Files, HubDataset, open_source
-from redraft.text.formats import clean, read_records
+from redraft.text.formats import read_records
 from redraft.text.tokenizer import END_OF_DOCUMENT
 
 FORMATS = ("prompts", "chat", "traces")

@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 
 from redraft.errors import UserError
 from redraft.files import whole_file, write_text
-from redraft.text.corpus import TRAIN, VALIDATION, find_files
+from redraft.text.corpus import TRAIN, VALIDATION, find_files, refuse_same_files
 from redraft.text.packed import MAGIC, packed_tokens
 from redraft.text.tokenizer import Tokenizer
 from redraft.text.tokens import Shard, Tokens
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "manifest.json"
 SPLITS = (TRAIN, VALIDATION)
 _PACKED = ".bin (packed tokens, which begin with LITPKDS)"
@@ -33,7 +33,8 @@ _PACKED = ".bin (packed tokens, which begin with LITPKDS)"
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """One shard: `bytes` are UTF-8 bytes of its text, `corpus` is the identity of the corpus that it is part of."""
+    """One shard: `bytes` are UTF-8 bytes of its text, of which `lost` do not come back from its ids (counted for validation
+    alone); `corpus` is the identity of the corpus that it is part of."""
 
     file: str
     tokens: int
@@ -41,12 +42,14 @@ class ShardRecord:
     bytes: int
     sha256: str
     corpus: str
+    lost: int = 0
 
 
 @dataclass(frozen=True)
 class Corpus:
     """Two splits of tokens. `sha256` is of the data; `vocab` is the size of the tokenizer that made it.
 
+    `shared`: documents of the validation source that are in the training source too.
     `parts`: the corpora of a mixture's sources, of which these splits are one after another.
     """
 
@@ -55,6 +58,7 @@ class Corpus:
     tokenizer_fingerprint: str
     vocab: int
     source: str
+    shared: int = 0
     parts: tuple[Corpus, ...] = ()
 
     def split(self, name: str) -> Tokens:
@@ -73,6 +77,7 @@ class Corpus:
             tokenizer_fingerprint=manifest["tokenizer"]["fingerprint"],
             vocab=manifest["tokenizer"]["size"],
             source=manifest["source"],
+            shared=manifest.get("shared", 0),
         )
 
     @classmethod
@@ -81,6 +86,7 @@ class Corpus:
 
         Raises `UserError` where a file is damaged, or the first tokens are not ids of this tokenizer.
         """
+        refuse_same_files(train, validation)
         splits = {TRAIN: packed_tokens(train), VALIDATION: packed_tokens(validation)}
         for tokens in splits.values():
             top = int(tokens.read(0, min(tokens.count, 1 << 20)).max(initial=0))
@@ -134,12 +140,13 @@ class ShardWriter:
         self.documents = sum(record.documents for record in self.records)
         self._start()
 
-    def add(self, ids: NDArray[np.int64], eos: int, text_bytes: int) -> None:
-        """One document, without its end; `text_bytes` are UTF-8 bytes of its text."""
+    def add(self, ids: NDArray[np.int64], eos: int, text_bytes: int, lost: int = 0) -> None:
+        """One document, without its end; `text_bytes` are UTF-8 bytes of its text, of which `lost` do not come back."""
         self._starts.append(self._tokens)
         self._parts.append(np.append(ids, eos).astype(self._dtype))
         self._tokens += len(ids) + 1
         self._bytes += text_bytes
+        self._lost += lost
         if self._tokens >= self._shard_tokens:
             self.close()
 
@@ -155,7 +162,7 @@ class ShardWriter:
         with whole_file(self._folder / f"{name}.idx.npy") as file:
             np.save(file, np.array(self._starts, np.uint64))
         counts = (self._tokens, len(self._starts), self._bytes)
-        record = ShardRecord(f"{name}.bin", *counts, digest.hexdigest(), self._corpus)
+        record = ShardRecord(f"{name}.bin", *counts, digest.hexdigest(), self._corpus, self._lost)
         write_text(self._folder / f"{name}.json", json.dumps(asdict(record)) + "\n")
         self.records.append(record)
         self._start()
@@ -163,7 +170,7 @@ class ShardWriter:
     def _start(self) -> None:
         self._parts: list[NDArray[Any]] = []
         self._starts: list[int] = []
-        self._tokens = self._bytes = 0
+        self._tokens = self._bytes = self._lost = 0
 
     def _whole(self) -> Iterator[ShardRecord]:
         number = 0
@@ -246,7 +253,7 @@ def _opened(folder: Path, dtype: str, records: list[dict[str, Any]]) -> Tokens:
         if not path.is_file() or path.stat().st_size != length:
             raise UserError(f"{path} is missing or not {length} bytes long: remove {folder} and prepare it again.")
         shards.append(Shard(path, record["tokens"], dtype))
-    totals = {key: sum(record[key] for record in records) for key in ("documents", "bytes")}
+    totals = {key: sum(record.get(key, 0) for record in records) for key in ("documents", "bytes", "lost")}
     return Tokens(shards, **totals)
 
 

@@ -53,12 +53,14 @@ class _File:
 
 
 class Tokens:
-    """Shards one after another. `bytes` (UTF-8, of the text) and `documents` are None where they are not known."""
+    """Shards one after another. `bytes` (UTF-8, of the text) and `documents` are None where they are not known.
 
-    def __init__(self, shards: Sequence[Shard], *, documents: int | None, bytes: int | None) -> None:
+    `lost`: of the bytes, those that do not come back from the tokens."""
+
+    def __init__(self, shards: Sequence[Shard], *, documents: int | None, bytes: int | None, lost: int = 0) -> None:
         self.shards = tuple(shards)
         self.documents = documents
-        self.bytes = bytes
+        self.bytes, self.lost = bytes, lost
         self._ends = np.cumsum([shard.count for shard in self.shards], dtype=np.int64)
         self._begins = self._ends - np.array([shard.count for shard in self.shards], np.int64)
         self._dtypes = sorted({shard.dtype for shard in self.shards})
@@ -66,7 +68,7 @@ class Tokens:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # the copy opens the files again
-        return _tokens, (self.shards, self.documents, self.bytes)
+        return _tokens, (self.shards, self.documents, self.bytes, self.lost)
 
     @property
     def count(self) -> int:
@@ -77,6 +79,11 @@ class Tokens:
     def bytes_per_token(self) -> float | None:
         """UTF-8 bytes of text per token (ends of documents count as tokens, not as text)."""
         return None if self.bytes is None else self.bytes / self.count
+
+    @property
+    def lost_share(self) -> float:
+        """Of the bytes of text, those that do not come back from its tokens."""
+        return self.lost / self.bytes if self.bytes else 0.0
 
     def read(self, start: int, n: int) -> NDArray[np.int64]:
         """Tokens start .. start + n, int64 [n], across shards. Raises `ValueError` outside of the stream, and `LostShard`
@@ -142,8 +149,9 @@ def joined(parts: Sequence[Tokens]) -> Tokens:
     """Streams one after another."""
     documents, size = ([getattr(part, name) for part in parts] for name in ("documents", "bytes"))
     total = lambda counts: None if None in counts else sum(counts)
-    return Tokens([shard for part in parts for shard in part.shards], documents=total(documents), bytes=total(size))
+    shards, lost = [shard for part in parts for shard in part.shards], sum(part.lost for part in parts)
+    return Tokens(shards, documents=total(documents), bytes=total(size), lost=lost)
 
 
-def _tokens(shards: tuple[Shard, ...], documents: int | None, bytes: int | None) -> Tokens:
-    return Tokens(shards, documents=documents, bytes=bytes)
+def _tokens(shards: tuple[Shard, ...], documents: int | None, bytes: int | None, lost: int) -> Tokens:
+    return Tokens(shards, documents=documents, bytes=bytes, lost=lost)

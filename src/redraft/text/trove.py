@@ -23,9 +23,8 @@ from pathlib import Path
 from typing import Any, final
 
 from redraft.errors import UserError
-from redraft.files import alone, make_folder, read_json, write_json, write_text
+from redraft.files import alone, clean, make_folder, read_json, write_json, write_text
 from redraft.text.corpus import TRAIN, VALIDATION, in_validation
-from redraft.text.formats import clean
 from redraft.text.shards import MANIFEST, SCHEMA, SPLITS, Corpus, ShardRecord, ShardWriter, data_sha256, token_dtype
 from redraft.text.tokenizer import Tokenizer, load_tokenizer
 

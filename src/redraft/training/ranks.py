@@ -1,6 +1,6 @@
 """The processes that share one run, and what they tell each other. A process on its own is a run of one rank.
 
-torchrun starts them and says in the environment who is who (RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR).
+torchrun starts them and says in the environment who is who (environment.py).
 Weights and gradients travel over the device's own backend. Numbers and decisions travel over gloo, from CPU to CPU, so
 that no accelerator waits for them; the thread that writes checkpoints has a group to itself.
 """
@@ -25,7 +25,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from redraft.errors import ASKED, LOST_RANK, MISTAKE, UserError
+from redraft.training.environment import Told, mend, told
 
+SILENT = 10.0  # seconds that ranks may look for each other without a word
 LAST_WORD = 1.0  # seconds that the first rank has to say why
 DEFAULT = (signal.SIG_DFL, signal.default_int_handler)
 LOST = ("gloo", "Connection", "Timed out", "Broken pipe")  # what the message of a broken collective says
@@ -183,13 +185,13 @@ def joined(timeout: float = 600.0) -> Iterator[Ranks]:
     that died is noticed at once). SIGTERM does not end a rank: it asks all of them to save and leave after their step.
     `UserError` where the ranks do not find each other. After an error nothing is taken down: that waits for the others.
     """
-    if "RANK" not in os.environ or "MASTER_ADDR" not in os.environ:
+    place = told()
+    if place is None:
         yield here()
         return
-    local = int(os.environ.get("LOCAL_RANK", "0"))
     if torch.accelerator.is_available():
-        torch.accelerator.set_device_index(local % torch.accelerator.device_count())
-    ranks = _joined(timeout)
+        torch.accelerator.set_device_index(place.local % torch.accelerator.device_count())
+    ranks = _joined(place, timeout)
     _HERE.append(ranks)
     before = signal.signal(signal.SIGTERM, ranks.ask)
     try:
@@ -200,16 +202,35 @@ def joined(timeout: float = 600.0) -> Iterator[Ranks]:
         _HERE.pop()
 
 
-def _joined(timeout: float) -> Ranks:
+def _joined(place: Told, timeout: float) -> Ranks:
     waits = timeout, 10 * timeout, timeout + 7 * 86400  # for an answer, a checkpoint, a corpus
-    try:
+    with meeting(place):
         dist.init_process_group(timeout=timedelta(seconds=timeout))
         groups = [dist.new_group(backend="gloo", timeout=timedelta(seconds=seconds)) for seconds in waits]
-    except RuntimeError as error:
+    return Ranks(place.rank, place.size, place.per_node, *groups)
+
+
+@contextmanager
+def meeting(place: Told) -> Iterator[None]:
+    """While ranks look for each other: the first says whom it waits for when that takes long, and what a socket refuses is a
+    `UserError` with what would help."""
+    text = f"waiting for the other ranks, {place.size} in all, at {place.address}; if there are none, {mend()}"
+    waiting = threading.Timer(SILENT, lambda: print(f"redraft: {text}", file=sys.stderr, flush=True))
+    waiting.daemon = True
+    if place.rank == 0:
+        waiting.start()
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
         why = str(error).strip().splitlines()[0]
+        if "EADDRINUSE" in str(error) or "address already in use" in str(error):
+            raise UserError(
+                f"{place.address} is in use, by another run or by what is left of one: choose another port "
+                f"(torchrun --master-port), or {mend()}"
+            ) from None
         raise UserError(
-            f"the ranks did not find each other ({why}): where machines have several networks, name the one that joins them "
-            f"by GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME"
+            f"the ranks did not find each other at {place.address} ({why}): {mend()}; where machines have several networks, "
+            f"name the one that joins them by GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME"
         ) from None
-    per_node = int(os.environ.get("LOCAL_WORLD_SIZE", str(dist.get_world_size())))
-    return Ranks(dist.get_rank(), dist.get_world_size(), per_node, *groups)
+    finally:
+        waiting.cancel()

@@ -25,6 +25,27 @@ def warmup_steps(config: TrainConfig, steps: int) -> int:
     return round(config.warmup * steps) if config.warmup < 1 else round(config.warmup)
 
 
+def idle(config: TrainConfig, steps: int) -> list[str]:
+    """What the settings say and a run of so many steps does not do, a sentence each."""
+    warmup, out = warmup_steps(config, steps), list[str]()
+    decay = math.ceil(config.decay * steps) - 1  # steps whose rate is below the flat one
+    if warmup >= steps:
+        out.append(
+            f"train.warmup takes {warmup} steps and the run has {steps}: the peak rate train.lr is never reached."
+        )
+    if config.schedule == "wsd" and decay < 1:
+        out.append(f"train.decay is {config.decay:g} of {steps} steps, less than two: the rate never falls.")
+    elif config.schedule == "wsd" and warmup < steps < warmup + decay:
+        out.append(
+            f"train.decay begins at step {steps - decay}, within the warm-up of {warmup}: the rate leaps down there."
+        )
+    if config.ema and 1 / (1 - config.ema) > steps:
+        out.append(f"train.ema averages over {1 / (1 - config.ema):.4g} steps, more than the {steps} of the run.")
+    if config.save_every > max(steps, TrainConfig.model_fields["save_every"].default):
+        out.append(f"train.save_every is {config.save_every}, beyond the {steps} steps: no state is saved on the way.")
+    return out
+
+
 def shared_steps(config: TrainConfig, steps: int, longer: int) -> int:
     """How many first steps a wsd run of `steps` has in common with one of `longer`: all before its decay.
 

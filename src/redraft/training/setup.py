@@ -13,7 +13,7 @@ from redraft.families.base import Family, build
 from redraft.network.device import pick_device
 from redraft.registry import FAMILIES
 from redraft.text.examples import PromptCorpus, Recipe, Shuffled, prepare_prompts
-from redraft.text.mixture import Mixed, held_out_rows, prepare_text, samples_of
+from redraft.text.mixture import Mixed, held_out_counts, held_out_rows, prepare_text, samples_of
 from redraft.text.packing import Blocks, Rows
 from redraft.text.prepare import Progress
 from redraft.text.prompts import detected
@@ -28,7 +28,8 @@ from redraft.training.ranks import here
 
 @dataclass(frozen=True)
 class Setup:
-    """A run ready to go, no weights yet. `config` is resolved: its device and precision are named."""
+    """A run ready to go, no weights yet. `config` is resolved: its device and precision are named. `validation_rows`: how many
+    will be scored when training ends."""
 
     config: RunConfig
     tokenizer: Tokenizer
@@ -36,6 +37,7 @@ class Setup:
     family: Family
     budget: Budget
     reader: Reader
+    validation_rows: int
 
     @property
     def teachers(self) -> int:
@@ -67,7 +69,14 @@ def set_up(config: RunConfig, progress: Progress | None = None, corpus: Corpus |
         budget = plan_run(config, tokenizer.size)
         samples = samples_of(there, data, tokenizer.eos, config.seed, budget.steps * config.train.batch)
     reader = Reader(samples, data, train.batch, config.seed, tokenizer.size)
-    return Setup(config, tokenizer, there, family, budget, reader)
+    return Setup(config, tokenizer, there, family, budget, reader, _validation_rows(there, config))
+
+
+def _validation_rows(corpus: Corpus | PromptCorpus, config: RunConfig) -> int:
+    """`UserError` where there is not one: what the end of a run needs is asked for at its beginning."""
+    if isinstance(corpus, PromptCorpus):
+        return min(config.evaluate.rows, corpus.split("validation").count)
+    return sum(count for _, count in held_out_counts(corpus, config.data, config.evaluate.rows))
 
 
 def _check_memory(budget: Budget, config: RunConfig, device: str) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 from redraft.display import Line, duration, emit
 from redraft.errors import UserError
+from redraft.numbers import WIDEST, real, seed, whole
 from redraft.verbs import where
 
 
@@ -26,14 +27,14 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--into", type=Path, required=True, help="the answer file")
     parser.add_argument("--name", help="model_id of the answers; the folder's name if left out")
     parser.add_argument("--template", default="vicuna", help="vicuna, chatml, plain or a Jinja file")
-    parser.add_argument("--length", type=int, default=1024, help="tokens of the canvas, prompt and answer")
-    parser.add_argument("--steps", type=int, default=128)
-    parser.add_argument("--temperature", type=float, default=1.0)
-    parser.add_argument("--top-p", type=float, default=1.0)
+    parser.add_argument("--length", type=whole(1, WIDEST), default=1024, help="tokens of the canvas, prompt and answer")
+    parser.add_argument("--steps", type=whole(1, WIDEST), default=128)
+    parser.add_argument("--temperature", type=real(0, 1e6), default=1.0)
+    parser.add_argument("--top-p", type=real(0, 1, above=True), default=1.0)
     parser.add_argument("--sampler", default="")
-    parser.add_argument("--turns", type=int, default=2, help="1: as SMDM's tables")
-    parser.add_argument("--limit", type=int, help="only the first questions")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--turns", type=whole(1, WIDEST), default=2, help="1: as SMDM's tables")
+    parser.add_argument("--limit", type=whole(), help="only the first questions")
+    parser.add_argument("--seed", type=seed, default=0)
     where.arguments(parser)
     parser.add_argument("--judge", help="URL of an OpenAI-style endpoint, up to /v1")
     parser.add_argument("--judge-model", help="the judge's name there")
@@ -43,8 +44,6 @@ def arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace, overrides: dict[str, Any]) -> None:
     if bool(options.judge) != bool(options.judge_model):
         raise UserError("--judge and --judge-model go together: the URL, and the name of the model there")
-    if options.turns < 1 or (options.limit is not None and options.limit < 1):
-        raise UserError("--turns and --limit must be at least 1")
     from redraft.evaluation.mt_bench import How, questions
 
     asked = questions(options.questions)[: options.limit]
@@ -91,17 +90,13 @@ def _judge(options: Namespace, asked: list[dict[str, Any]], answers: list[dict[s
 
 def _each(path: Path, asked: list[dict[str, Any]], work: Any, quiet: bool, done_word: str) -> list[dict[str, Any]]:
     """The lines of `path`: those of an earlier, interrupted try are kept in `name.partial`, a line for each question."""
-    from redraft.files import disk, make_folder
+    from redraft.files import disk, lines, make_folder, read_text
 
     if path.exists():
         raise UserError(f"{path} is there already: remove it, or name another file with --into")
     make_folder(path.parent)
     partial, line = path.with_name(path.name + ".partial"), Line(quiet=quiet)
-    kept = (
-        [json.loads(text) for text in partial.read_text().splitlines() if text.endswith("}")]
-        if partial.exists()
-        else []
-    )
+    kept = [json.loads(text) for text in lines(read_text(partial)) if text.endswith("}")] if partial.exists() else []
     known, began = {entry["question_id"] for entry in kept}, _now()
     with disk(path.parent), partial.open("w") as file:
         file.writelines(json.dumps(entry) + "\n" for entry in kept)

@@ -17,6 +17,7 @@ from typing import Any
 
 from redraft.display import emit, quantity
 from redraft.errors import UserError, unknown
+from redraft.numbers import WIDEST, real, whole
 
 OVERRIDES = True
 FORMATS = ("auto", "dit-lightning", "dit-hf", "smdm", "gidd", "llada")
@@ -29,12 +30,12 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--tokenizer", help="a path, bytes, or a name on the hub; beside the weights if left out")
     parser.add_argument("--download", action="store_true", help="fetch a tokenizer that is named and not here")
     parser.add_argument("--verify", type=Path, metavar="FILE", help="logits of the original; a mismatch writes nothing")
-    parser.add_argument("--tolerance", type=float, help="of --verify, of the largest logit (1e-4)")
+    parser.add_argument("--tolerance", type=real(), help="of --verify, of the largest logit (1e-4)")
     parser.add_argument("--raw", action="store_true", help="the weights themselves where there is a moving average")
-    parser.add_argument("--heads", type=int, help="attention heads, where nothing tells")
+    parser.add_argument("--heads", type=whole(1, WIDEST), help="attention heads, where nothing tells")
     parser.add_argument("--mask", help="id of [MASK], or none")
-    parser.add_argument("--bos", type=int, help="ar: the id that begins a text")
-    parser.add_argument("--length", type=int, help="tokens in a row when it was trained")
+    parser.add_argument("--bos", type=whole(0), help="ar: the id that begins a text")
+    parser.add_argument("--length", type=whole(1, WIDEST), help="tokens in a row when it was trained")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -50,10 +51,10 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
     table = family if isinstance(family, dict) else {"name": family}
     choices = Choices(
         family=table.get("name"),
-        heads=_positive("heads", options.heads),
+        heads=options.heads,
         mask=_mask(options.mask),
         bos=options.bos,
-        length=_positive("length", options.length),
+        length=options.length,
         raw=options.raw,
         options={key: value for key, value in table.items() if key != "name"},
     )
@@ -88,12 +89,6 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
         f"{options.into}: {quantity(done.bytes, 'B')}; {checked}"
     )
     return None
-
-
-def _positive(name: str, value: int | None) -> int | None:
-    if value is not None and value < 1:
-        raise UserError(f"--{name} must be at least 1, got {value}")
-    return value
 
 
 def _mask(text: str | None) -> int | None:

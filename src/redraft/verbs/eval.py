@@ -25,8 +25,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from redraft.display import Line, emit, monte_carlo, tokenising
+from redraft.display import Line, emit, lost_sentence, monte_carlo, over_windows, perplexity, tokenising
 from redraft.errors import UserError
+from redraft.numbers import WIDEST, real, seed, whole
 from redraft.verbs import where
 
 if TYPE_CHECKING:
@@ -41,22 +42,26 @@ TASKS_ONLY = ("data_dir", "text", "limit", "guidance", "guidance_kind", "truncat
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("model", type=Path, help="a run folder or an exported model folder")
     parser.add_argument("--data", help="a source to score; the validation split it was trained with if left out")
-    parser.add_argument("--rows", type=int, default=512, help="windows or examples at most, spread evenly")
+    parser.add_argument("--rows", type=whole(1, WIDEST), default=512, help="windows or examples at most, spread evenly")
     parser.add_argument("--wrap", default="stream", help="stream, or documents: each with windows of its own")
-    parser.add_argument("--stride", type=int, help="new tokens a window of --data; no overlap if left out")
+    parser.add_argument("--stride", type=whole(1, WIDEST), help="new tokens a window of --data; no overlap if left out")
     parser.add_argument("--framed", action="store_true", help="windows begin and end with the end-of-document id")
     parser.add_argument("--detokenize", default="none", help="none, wikitext, ptb, lm1b or lambada")
     parser.add_argument("--data-format", help="text, prompts, chat or traces; read off the file if left out")
     parser.add_argument("--template", help="of chat or traces")
-    parser.add_argument("--draws", type=int, help="noise draws a window (4) or a request of a task (32), where needed")
+    parser.add_argument(
+        "--draws", type=whole(1, WIDEST), help="noise draws a window (4) or a request of a task (32), where needed"
+    )
     parser.add_argument("--estimator", help="how -log p is estimated (see above)")
     parser.add_argument(
-        "--k", type=int, help="orders or paths averaged in a draw of importance_weighted, path_weighted"
+        "--k", type=whole(1, WIDEST), help="orders or paths averaged in a draw of importance_weighted, path_weighted"
     )
     parser.add_argument("--order", help="of chain_rule")
-    parser.add_argument("--steps", type=int, help="of the chain of path_weighted")
-    parser.add_argument("--batch", type=int, help="rows a pass: 32, and of tasks, whose rows are short, 256")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=whole(1, WIDEST), help="of the chain of path_weighted")
+    parser.add_argument(
+        "--batch", type=whole(1, WIDEST), help="rows a pass: 32, and of tasks, whose rows are short, 256"
+    )
+    parser.add_argument("--seed", type=seed, default=0)
     where.arguments(parser)
     parser.add_argument("--out", type=Path, help="write the whole result here, as JSON")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -64,8 +69,8 @@ def arguments(parser: ArgumentParser) -> None:
     tasks.add_argument("--tasks", help="names and task files, parted by commas (see above)")
     tasks.add_argument("--data-dir", help="the folder of the public sets; REDRAFT_DATA if left out")
     tasks.add_argument("--text", help="the source that continuation_choice is made from")
-    tasks.add_argument("--limit", type=int, help="the first so many documents of each task")
-    tasks.add_argument("--guidance", type=float, help="weight of classifier-free guidance; 0 is none")
+    tasks.add_argument("--limit", type=whole(), help="the first so many documents of each task")
+    tasks.add_argument("--guidance", type=real(-1e6, 1e6), help="weight of classifier-free guidance; 0 is none")
     tasks.add_argument("--guidance-kind", help="unsupervised, or standard: for a model trained with data.drop")
     tasks.add_argument("--truncate", action="store_true", help="cut contexts on the left where they do not fit")
     tasks.add_argument("--cache", type=Path, help="a file that keeps answers: a killed evaluation goes on from it")
@@ -73,9 +78,6 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace, overrides: dict[str, Any]) -> None:
-    for name in ("rows", "draws", "batch", "limit", "stride"):
-        if getattr(options, name) is not None and getattr(options, name) < 1:
-            raise UserError(f"--{name} must be at least 1, got {getattr(options, name)}")
     if options.out is not None and (options.out.is_dir() or not _folder_above(options.out).is_dir()):
         raise UserError(f"--out {options.out} cannot be a file: it is a folder, or lies below a file")
     if options.out is not None and not os.access(_folder_above(options.out), os.W_OK):
@@ -118,6 +120,7 @@ def _text(options: Namespace, given: dict[str, Any]) -> None:
         "data": source,
         "text_sha256": scored.sha256,
         "share": scored.share,
+        "lost": scored.lost,
         "tokens": scored.tokens,
         "tokenizer": model.tokenizer.fingerprint[:12],
         "convention": scored.convention,
@@ -133,11 +136,13 @@ def _text(options: Namespace, given: dict[str, Any]) -> None:
     kind = "exact" if result.exact else f"a bound; {monte_carlo(result.monte_carlo_error)}"
     bits = "" if table["bits_per_byte"] is None else f"{table['bits_per_byte']:.4f} bits/byte, "
     print(
-        f"{result.nats:.4f} nats/token by {how} ({kind}; s.e. over windows {result.sampling_error:.4f}), "
-        f"{bits}perplexity {result.perplexity:.3f}, {result.windows} windows of at most {model.length} tokens"
+        f"{result.nats:.4f} nats/token by {how} ({kind}; {over_windows(result.sampling_error)}), "
+        f"{bits}perplexity {perplexity(result.perplexity)}, {result.windows} windows of at most {model.length} tokens"
     )
     print(
-        "; ".join(f"{name} {value}" for name, value in scored.convention.items()) + f"; {scored.share:.1%} of the text"
+        "; ".join(f"{name} {value}" for name, value in scored.convention.items())
+        + f"; {scored.share:.1%} of the text"
+        + (f"; {lost_sentence(scored.lost)}" if scored.lost else "")
     )
     return None
 

@@ -9,7 +9,6 @@ redraft plan --quality 2.4 --study studies/first             the cheapest model 
 
 from __future__ import annotations
 
-import math
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -21,6 +20,7 @@ from redraft.config import DataConfig, RunConfig, SourceConfig, merge, read_toml
 from redraft.display import duration, emit, quantity
 from redraft.errors import UserError, unknown
 from redraft.files import read_json
+from redraft.numbers import WIDEST, real, whole
 from redraft.registry import FAMILIES
 from redraft.studies.serving import USEFUL, hardware
 from redraft.training.budget import (
@@ -34,24 +34,27 @@ from redraft.training.budget import (
     rows_at_a_time,
     seconds,
 )
+from redraft.training.schedule import idle
 
 OVERRIDES = True
 
 
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("recipe", nargs="?", help="a TOML file or the name of a shipped recipe, of a run or a study")
-    parser.add_argument("--rate", type=float, help="useful FLOP/s to expect of a rank; a guess if left out")
+    parser.add_argument("--rate", type=real(above=True), help="useful FLOP/s to expect of a rank; a guess if left out")
     parser.add_argument("--like", type=Path, help="a finished run: expect the FLOP/s that its record says it had")
     parser.add_argument(
-        "--gpus", type=int, help="that share the run, a rank each; --rate and --like are of one of them; none: a CPU"
+        "--gpus",
+        type=whole(1, WIDEST),
+        help="that share the run, a rank each; --rate and --like are of one of them; none: a CPU",
     )
-    parser.add_argument("--gpus-per-node", type=int, default=8, help="of those on one machine")
+    parser.add_argument("--gpus-per-node", type=whole(1, WIDEST), default=8, help="of those on one machine")
     advice = parser.add_argument_group("recommendation (give --budget, --quality or both)")
-    advice.add_argument("--budget", type=float, help="FLOPs to spend on training and on generating")
-    advice.add_argument("--quality", type=float, help="nats per token to reach")
-    advice.add_argument("--latency", type=float, help="seconds a text may take, alone on one device")
-    advice.add_argument("--generate", type=float, default=0.0, help="tokens that the model will write in its life")
-    advice.add_argument("--text", type=int, default=1024, help="tokens of a text")
+    advice.add_argument("--budget", type=real(above=True), help="FLOPs to spend on training and on generating")
+    advice.add_argument("--quality", type=real(above=True), help="nats per token to reach")
+    advice.add_argument("--latency", type=real(above=True), help="seconds a text may take, alone on one device")
+    advice.add_argument("--generate", type=real(), default=0.0, help="tokens that the model will write in its life")
+    advice.add_argument("--text", type=whole(1, WIDEST), default=1024, help="tokens of a text")
     advice.add_argument("--sampling-steps", help="steps to choose from, where a family has a choice: 16,64,256,1024")
     advice.add_argument("--study", default="published:scaling-beyond", help="study, table or published:NAME to go by")
     advice.add_argument("--hardware", default="h100", help="device that generates, or trains: a100, h100 or h200")
@@ -107,8 +110,6 @@ def expected_rate(options: Namespace) -> tuple[float, str]:
     it."""
     hardware(options.hardware)  # known, or refused
     gpus = 1 if options.gpus is None else options.gpus
-    if gpus < 1 or options.gpus_per_node < 1:
-        raise UserError(f"--gpus and --gpus-per-node are at least 1, got {gpus} and {options.gpus_per_node}")
     if options.like is not None:
         record = read_json(options.like / "record.json")
         if not (isinstance(record, dict) and {"timing", "tokens", "flops_by_convention"} <= record.keys()):
@@ -124,8 +125,6 @@ def expected_rate(options: Namespace) -> tuple[float, str]:
         return hardware(options.hardware).rate * gpus, sheet
     if options.rate is None:
         return cpu_rate(), "measured on this CPU"
-    if not 0 < options.rate < math.inf:
-        raise UserError(f"--rate must be a positive number of FLOP/s, got {options.rate}")
     return options.rate * gpus, "--rate"
 
 
@@ -205,6 +204,7 @@ def run_sentences(config: RunConfig, budget: Budget) -> list[str]:
         f"{quantity(budget.params)} parameters outside the embedding.",
         f"Compute: {flops}.",
         f"Memory: about {quantity(budget.memory_bytes, 'B')} above the idle process.",
+        *(f"Note: {told}" for told in idle(config.train, budget.steps)),
     ]
 
 

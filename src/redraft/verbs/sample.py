@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from redraft.display import emit
 from redraft.errors import unknown
+from redraft.numbers import WIDEST, real, seed, whole
 from redraft.verbs import where
 
 if TYPE_CHECKING:
@@ -29,13 +30,13 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("model", type=Path, help="a run folder or an exported model folder")
     parser.add_argument("--prompt", default="")
     parser.add_argument("--suffix", default="", help="text at the end of the canvas, to fill in before")
-    parser.add_argument("-n", type=int, default=1, help="how many texts")
-    parser.add_argument("--length", type=int, default=None, help="tokens of the canvas, prompt included")
-    parser.add_argument("--steps", type=int, default=64)
-    parser.add_argument("--temperature", type=float, default=1.0)
-    parser.add_argument("--top-p", type=float, default=1.0)
+    parser.add_argument("-n", type=whole(1, WIDEST), default=1, help="how many texts")
+    parser.add_argument("--length", type=whole(1, WIDEST), default=None, help="tokens of the canvas, prompt included")
+    parser.add_argument("--steps", type=whole(1, WIDEST), default=64)
+    parser.add_argument("--temperature", type=real(0, 1e6), default=1.0)
+    parser.add_argument("--top-p", type=real(0, 1, above=True), default=1.0)
     parser.add_argument("--sampler", default="", help="by name (redraft list samplers); the family's own if left out")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=seed, default=0)
     where.arguments(parser, samples=True)
     parser.add_argument("--json", action="store_true", help="print JSON")
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from redraft.errors import UserError, unknown
+from redraft.numbers import WIDEST, whole
 from redraft.verbs import study_queue, study_results, where
 
 OVERRIDES = True
@@ -34,7 +35,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--into", type=Path, help="folder of the study (run, tune), table to write (import), page (report of several)"
     )
-    parser.add_argument("--workers", type=int, help="runs at a time (run)")
+    parser.add_argument("--workers", type=whole(1, WIDEST), help="runs at a time (run)")
     parser.add_argument("--factors", help="learning rates to try, as multiples of the recipe's: 0.25,0.5,1,2,4 (tune)")
     where.arguments(parser, train=True, samples=True)
     parser.add_argument("--launcher", choices=("local", "slurm"), default="local", help="who works (run)")
@@ -45,8 +46,8 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--columns", help="field=column or field=constant, ..., or a .toml or .json file (import)")
     parser.add_argument("--take", default="last", help="the loss of a history: its last or its min (import)")
     parser.add_argument("--reference", default="ar", help="family that compute multipliers compare with (fit)")
-    parser.add_argument("--resamples", type=int, default=400, help="bootstrap resamples (fit)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (fit)")
+    parser.add_argument("--resamples", type=whole(), default=400, help="bootstrap resamples (fit)")
+    parser.add_argument("--seed", type=whole(0, 2**64 - 1), default=0, help="seed of the bootstrap (fit)")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from redraft.display import Line, duration, emit, quantity
 from redraft.errors import UserError, unknown
+from redraft.numbers import WIDEST, real, seed, whole
 from redraft.verbs import where
 
 OVERRIDES = True
@@ -31,45 +32,50 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("task", help=", ".join(TASKS))
     parser.add_argument("--into", required=True, type=Path, help="folder of the task: data, runs and the record")
     parser.add_argument("--families", default="ar,mdlm,duo,esolm", help="which, parted by commas")
-    parser.add_argument("--seeds", type=int, help="how many (reversal 3, shift 2, arithmetic 1)")
+    parser.add_argument("--seeds", type=whole(1, WIDEST), help="how many (reversal 3, shift 2, arithmetic 1)")
     parser.add_argument(
-        "--first-seed", type=int, default=1, help="the first of them (reversal was tuned on 0, 1000 and 1001)"
+        "--first-seed", type=seed, default=1, help="the first of them (reversal was tuned on 0, 1000 and 1001)"
     )
     parser.add_argument("--steps", help="of training: one number, or several parted by commas (reversal, shift)")
-    parser.add_argument("--workers", type=int, help="runs at a time, a thread each; as many as cores if left out")
+    parser.add_argument(
+        "--workers", type=whole(1, WIDEST), help="runs at a time, a thread each; as many as cores if left out"
+    )
     where.arguments(parser, train=True)
     parser.add_argument("--figures", type=Path, metavar="FOLDER", help="save a figure here as SVG (reversal, speed)")
     parser.add_argument("--json", action="store_true", help="print the record as JSON")
-    parser.add_argument("--people", type=int, default=20, help="reversal: of each of the three groups")
+    parser.add_argument("--people", type=whole(1, WIDEST), default=20, help="reversal: of each of the three groups")
     parser.add_argument("--original", type=Path, help="reversal: folder of the original files")
     parser.add_argument(
         "--from", dest="starts", nargs="+", type=Path, default=[], help="gsm8k: trained models to fine-tune"
     )
     parser.add_argument("--train", type=Path, help="gsm8k: traces, or GSM8K's own .jsonl")
     parser.add_argument("--test", type=Path, help="gsm8k: the same, to answer")
-    parser.add_argument("--limit", type=int, default=200, help="gsm8k: questions to answer, evenly spread")
+    parser.add_argument("--limit", type=whole(), default=200, help="gsm8k: questions to answer, evenly spread")
     parser.add_argument(
-        "--longest", type=int, default=0, help="gsm8k: tokens of question and trace; as trained if left out"
+        "--longest",
+        type=whole(0, WIDEST),
+        default=0,
+        help="gsm8k: tokens of question and trace; as trained if left out",
     )
-    parser.add_argument("--temperature", type=float, default=0.0, help="gsm8k: of sampling; 0 is greedy")
+    parser.add_argument("--temperature", type=real(0, 1e6), default=0.0, help="gsm8k: of sampling; 0 is greedy")
     parser.add_argument("--sampling-steps", help="gsm8k: 64; speed: 4,8,16,32,64")
     parser.add_argument("--data", help="shift: documents with a year, or the older corpus")
     parser.add_argument("--newer", help="shift: the newer corpus")
-    parser.add_argument("--before", type=int, help="shift: older documents are from before this year")
-    parser.add_argument("--after", type=int, help="shift: newer documents are from this year or later")
-    parser.add_argument("--digits", type=int, default=4, help="arithmetic: of the longest numbers")
+    parser.add_argument("--before", type=whole(-9999, 9999), help="shift: older documents are from before this year")
+    parser.add_argument("--after", type=whole(-9999, 9999), help="shift: newer documents are from this year or later")
+    parser.add_argument("--digits", type=whole(1, 100), default=4, help="arithmetic: of the longest numbers")
     parser.add_argument("--operation", default="+", help="arithmetic: + or *")
     parser.add_argument("--order", default="highest_first", help="arithmetic: of digits, highest_first or lowest_first")
     parser.add_argument("--source", type=Path, help="speed: folder of stories260K.bin")
-    parser.add_argument("--rounds", type=int, default=8, help="speed: how often each setting is timed, taking turns")
+    parser.add_argument(
+        "--rounds", type=whole(1, WIDEST), default=8, help="speed: how often each setting is timed, taking turns"
+    )
 
 
 def run(options: Namespace, overrides: dict[str, Any]) -> None:
     tasks = {"reversal": reversal, "gsm8k": gsm8k, "shift": shift, "arithmetic": arithmetic, "speed": speed}
     if options.task not in tasks:
         raise unknown("task", options.task, TASKS)
-    if options.seeds is not None and options.seeds < 1:
-        raise UserError(f"--seeds must be at least 1, got {options.seeds}")
     from redraft.config import merge
 
     options.compute = where.compute(options)

@@ -12,7 +12,6 @@ Any key of a run can be set by a dotted flag (redraft list keys). The same comma
 
 from __future__ import annotations
 
-import math
 import shutil
 import time
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace
@@ -21,8 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from redraft.config import RunConfig
-from redraft.display import Line, duration, emit, monte_carlo, quantity, tokenising
+from redraft.display import Line, duration, emit, lost_sentence, monte_carlo, perplexity, quantity, tokenising
 from redraft.errors import UserError
+from redraft.numbers import WIDEST, real, whole
 from redraft.training.budget import GPU, cpu_rate, plan_run, seconds
 from redraft.verbs.plan import cluster_sentences, recipe_table, run_sentences, time_sentence
 
@@ -41,14 +41,17 @@ def arguments(parser: ArgumentParser) -> None:
         "--from", dest="start", help="a model folder: start from its weights, network, family and tokens"
     )
     parser.add_argument(
-        "--timeout", type=float, default=600, help="seconds after which a rank that does not answer counts as lost"
+        "--timeout",
+        type=real(0, 1e9, above=True),
+        default=600,
+        help="seconds after which a rank that does not answer counts as lost",
     )
     parser.add_argument(
         "--track", nargs="*", default=[], metavar="NAME", help="show curves in wandb, tensorboard, trackio"
     )
     parser.add_argument("--launcher", choices=("slurm",), help="submit the run as a job, requeued until it is done")
-    parser.add_argument("--nodes", type=int, help="of the job; 1 if left out")
-    parser.add_argument("--gpus-per-node", type=int, help="of the job, a rank each; 8 if left out")
+    parser.add_argument("--nodes", type=whole(1, WIDEST), help="of the job; 1 if left out")
+    parser.add_argument("--gpus-per-node", type=whole(0, WIDEST), help="of the job, a rank each; 8 if left out")
     parser.add_argument(
         "--slurm", nargs="*", default=[], metavar="NAME=VALUE", help="partition=gpu timeout_min=1440 ..."
     )
@@ -68,8 +71,6 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
         overrides = merge(overrides, {"train": {"compile": options.compile}})
 
     check(options.track)
-    if not 0 < options.timeout < math.inf:
-        raise UserError(f"--timeout must be a number of seconds, got {options.timeout}")
     if options.launcher:
         submit(options, overrides)
         return
@@ -218,11 +219,18 @@ def start_table(folder: Path) -> dict[str, Any]:
 
 
 def data_sentences(setup: Setup) -> list[str]:
-    """What fine-tuning reads and leaves out; nothing of a run on text."""
+    """What fine-tuning reads and leaves out; of a run on text, a validation split that is too small to tell its error."""
     from redraft.text.examples import PromptCorpus
+    from redraft.text.shards import Corpus
 
+    one = ["Validation: one row, so that the error of its choice will not be known; hold out more by data.validation."]
+    said = one if setup.validation_rows == 1 else []
+    if lost := setup.corpus.split("validation").lost_share:
+        said = [*said, f"Validation: {lost_sentence(lost)}."]
+    if isinstance(setup.corpus, Corpus) and setup.corpus.shared:
+        said = [*said, f"Validation: {setup.corpus.shared} of its documents are in the training text too."]
     if not isinstance(setup.corpus, PromptCorpus):
-        return []
+        return said
     data, (train, held_out) = setup.config.data, (setup.corpus.split(name) for name in ("train", "validation"))
     epochs = setup.budget.steps * setup.config.train.batch / train.count
     left_out = f"{train.skipped} longer than {data.length} tokens skipped, {train.truncated} truncated"
@@ -230,7 +238,8 @@ def data_sentences(setup: Setup) -> list[str]:
     return [
         f"Examples: {train.count} to train on ({left_out}), {held_out.count} to validate on; {epochs:.3g} epochs. "
         f"Rows of {setup.budget.row:.4g} tokens in the mean, padding not counted, of which "
-        f"{train.paid.sum() / train.count:.4g} are completion and paid for{dropped}."
+        f"{train.paid.sum() / train.count:.4g} are completion and paid for{dropped}.",
+        *said,
     ]
 
 
@@ -244,6 +253,6 @@ def _time(setup: Setup) -> list[str]:
 
 def result_sentence(record: dict[str, Any]) -> str:
     """One line: the loss, what kind it is, and its error."""
-    bits = f", {record['bits_per_byte']:.4f} bits/byte" if record["bits_per_byte"] else ""
+    bits = f", {record['bits_per_byte']:.4f} bits/byte" if record["bits_per_byte"] is not None else ""
     kind = "exact" if record["loss_kind"] == "exact" else f"a bound, {monte_carlo(record['loss_se'])}"
-    return f"{record['name']}: {record['loss']:.4f} nats/token ({kind}){bits}, perplexity {record['ppl']:.3f}"
+    return f"{record['name']}: {record['loss']:.4f} nats/token ({kind}){bits}, perplexity {perplexity(record['ppl'])}"

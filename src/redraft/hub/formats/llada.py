@@ -48,11 +48,16 @@ def plan(source: Source, have: dict[str, Stored], depth: int, facts: Facts, choi
     rows, width = have["transformer.wte.weight"].shape
     hidden = _rows(have, "ff_proj", 4 * width)
     keys = _rows(have, "k_proj", width)
-    tied = bool(facts.flag("weight_tying", "tie_word_embeddings")) and "transformer.ff_out.weight" not in have
+    said, own = bool(facts.flag("weight_tying", "tie_word_embeddings")), "transformer.ff_out.weight" in have
+    tied = said and not own
     check_tensors(source.path, have, names(depth, width, hidden, rows, keys, tied))
     heads, groups = _heads(source, facts, choices, width, keys)
     if tied:
         notes.append("the head is the embedding (tied), and becomes a copy of it")
+    elif said:
+        notes.append(
+            "its configuration says that the head is the embedding (tied), and the file holds a head: that is taken"
+        )
     vocab = place(rows, rows, choices.family or "mdlm", facts, choices, speaker, notes, keeps_mask=True)
     gain = _gain(facts, notes)
     theta = facts.real("rope_theta") or 10000.0
@@ -99,7 +104,10 @@ def _heads(source: Source, facts: Facts, choices: Choices, width: int, keys: int
 
 
 def _gain(facts: Facts, notes: list[str]) -> float:
-    eps = facts.real("rms_norm_eps", "layer_norm_eps") or 1e-5
+    said = facts.real("rms_norm_eps", "layer_norm_eps")
+    eps = 1e-5 if said is None else said
+    if not eps > 0:
+        raise UserError(f"its configuration says that norms add {eps:g}: only a number above 0 can be followed")
     if (gain := residual_gain(eps)) != 1.0:
         notes.append(
             f"its norms add {eps:g}, ours 1e-05: what is written to the residual stream is scaled by {gain:.4g}"

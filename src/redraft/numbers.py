@@ -1,0 +1,60 @@
+"""The ranges of numbers that come from outside: keys of a run by their types, flags by what reads them. No torch.
+
+An upper end is where something behind it ends: a seed fills the generators' 64 bits, and the number of a sample, a row or a
+token stays below 2^63 in every product that is made of it (2^40 steps of 2^20 rows are 2^60 samples).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Annotated
+
+from pydantic import Field
+
+SEEDS = -(2**63), 2**64 - 1  # what torch.Generator takes
+WIDEST, LONGEST = 2**20, 2**40
+
+Seed = Annotated[int, Field(ge=SEEDS[0], le=SEEDS[1])]
+Count = Annotated[int, Field(gt=0, le=WIDEST)]  # of rows, tokens in a row, layers, widths, draws
+Many = Annotated[int, Field(gt=0, le=LONGEST)]  # of steps
+Amount = Annotated[float, Field(gt=0, le=1e30)]  # of FLOPs or tokens: the largest runs spend 1e27
+Positive = Annotated[float, Field(gt=0, le=1e6)]
+Share = Annotated[float, Field(ge=0, le=1)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
+
+
+def whole(least: int = 1, most: int = LONGEST) -> Callable[[str], int]:
+    """What reads a flag that is a whole number from `least` to `most`."""
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}") from None
+        if not least <= value <= most:
+            bound = f"at least {least}" if value < least else f"at most {most}"
+            raise argparse.ArgumentTypeError(f"must be {bound}, got {text}")
+        return value
+
+    return read
+
+
+def real(least: float = 0.0, most: float = 1e30, above: bool = False) -> Callable[[str], float]:
+    """What reads a flag that is a number from `least` to `most`, or `above` the least."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
+        within = least <= value <= most and not (above and value == least)
+        if not within:  # NaN is not
+            bound = f"above {least:g}" if above else f"at least {least:g}"
+            raise argparse.ArgumentTypeError(f"must be a number {bound} and at most {most:g}, got {text}")
+        return value
+
+    return read
+
+
+seed = whole(*SEEDS)
