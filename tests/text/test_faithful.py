@@ -25,6 +25,7 @@ from redraft.text.tokenizer import MOST_LOST, Bytes, HuggingFace, Tokenizer
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
+zstandard = pytest.importorskip("zstandard")
 
 DOCS = [f"document number {i} tells a short story, {i * 7919 % 1000} words of it." for i in range(40)]
 
@@ -119,10 +120,8 @@ def files() -> dict[str, bytes]:
     pq.write_table(pa.table({"text": DOCS}), table, compression="NONE")
     out["a.parquet"] = table.getvalue()
     for name, data in list(out.items()):
-        zstd = pa.BufferOutputStream()
-        with pa.CompressedOutputStream(zstd, "zstd") as stream:
-            stream.write(data)
-        compressed = {"gz": gzip.compress(data), "xz": lzma.compress(data), "zst": zstd.getvalue().to_pybytes()}
+        zstd = zstandard.ZstdCompressor(write_checksum=True).compress(data)  # as the program `zstd` does
+        compressed = {"gz": gzip.compress(data), "xz": lzma.compress(data), "zst": zstd}
         out |= {f"{name}.{how}": packed for how, packed in compressed.items()}
     return out
 
@@ -145,6 +144,20 @@ def test_a_flipped_bit_is_rows_or_one_line(name: str, read: Any, tmp_path: Path)
             assert "\n" not in str(error) and name in str(error)
         else:
             assert there >= whole - 1
+
+
+@pytest.mark.parametrize("window", [28, 31])
+@pytest.mark.parametrize("kept", [1.0, 0.5])
+def test_a_long_window_of_zstd_is_read_to_its_end(window: int, kept: float, tmp_path: Path) -> None:
+    settings = zstandard.ZstdCompressionParameters(window_log=window, enable_ldm=True)
+    packer = zstandard.ZstdCompressor(compression_params=settings).compressobj()
+    data = packer.compress(FILES["a.jsonl"]) + packer.flush()
+    path = _written(tmp_path / "long.jsonl.zst", 2 * data if kept == 1 else data[: int(kept * len(data))])
+    if kept == 1:
+        assert [text for text, _ in read_documents(path)] == 2 * DOCS
+    else:
+        with pytest.raises(UserError, match="cut short"):
+            list(read_documents(path))
 
 
 def _written(path: Path, data: bytes) -> Path:
