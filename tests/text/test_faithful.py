@@ -7,6 +7,7 @@ import io
 import json
 import lzma
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from redraft.errors import UserError
 from redraft.evaluation.perplexity import Convention, windows
 from redraft.text.corpus import find_files, open_source
+from redraft.text.examples import Recipe, prepare_prompts
 from redraft.text.formats import ACCEPTED, is_usable, read_documents, read_records
 from redraft.text.mixture import prepare_text
 from redraft.text.prepare import prepare
@@ -25,6 +27,7 @@ from redraft.text.tokenizer import MOST_LOST, Bytes, HuggingFace, Tokenizer
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
+zstandard = pytest.importorskip("zstandard")
 
 DOCS = [f"document number {i} tells a short story, {i * 7919 % 1000} words of it." for i in range(40)]
 
@@ -119,10 +122,8 @@ def files() -> dict[str, bytes]:
     pq.write_table(pa.table({"text": DOCS}), table, compression="NONE")
     out["a.parquet"] = table.getvalue()
     for name, data in list(out.items()):
-        zstd = pa.BufferOutputStream()
-        with pa.CompressedOutputStream(zstd, "zstd") as stream:
-            stream.write(data)
-        compressed = {"gz": gzip.compress(data), "xz": lzma.compress(data), "zst": zstd.getvalue().to_pybytes()}
+        zstd = zstandard.ZstdCompressor(write_checksum=True).compress(data)  # as the program `zstd` does
+        compressed = {"gz": gzip.compress(data), "xz": lzma.compress(data), "zst": zstd}
         out |= {f"{name}.{how}": packed for how, packed in compressed.items()}
     return out
 
@@ -145,6 +146,20 @@ def test_a_flipped_bit_is_rows_or_one_line(name: str, read: Any, tmp_path: Path)
             assert "\n" not in str(error) and name in str(error)
         else:
             assert there >= whole - 1
+
+
+@pytest.mark.parametrize("window", [28, 31])
+@pytest.mark.parametrize("kept", [1.0, 0.5])
+def test_a_long_window_of_zstd_is_read_to_its_end(window: int, kept: float, tmp_path: Path) -> None:
+    settings = zstandard.ZstdCompressionParameters(window_log=window, enable_ldm=True)
+    packer = zstandard.ZstdCompressor(compression_params=settings).compressobj()
+    data = packer.compress(FILES["a.jsonl"]) + packer.flush()
+    path = _written(tmp_path / "long.jsonl.zst", 2 * data if kept == 1 else data[: int(kept * len(data))])
+    if kept == 1:
+        assert [text for text, _ in read_documents(path)] == 2 * DOCS
+    else:
+        with pytest.raises(UserError, match="cut short"):
+            list(read_documents(path))
 
 
 def _written(path: Path, data: bytes) -> Path:
@@ -180,9 +195,8 @@ def test_encode_is_deterministic_and_what_it_loses_is_counted(name: str, text: s
     assert all(np.array_equal(tokenizer.encode(text), ids) for _ in range(3))
     lost = tokenizer.lost(text, ids)
     assert 0 <= lost <= len(text.encode())
-    if lost == 0:
-        back = tokenizer.decode(ids)
-        assert sorted(c for c in text if not c.isspace()) <= sorted(c for c in back if not c.isspace()) or back == text
+    there, back = (Counter(c for c in said if not c.isspace()) for said in (text, tokenizer.decode(ids)))
+    assert (lost == 0) == (there <= back)
     assert name != "bytes" or lost == 0
 
 
@@ -196,6 +210,16 @@ def test_text_that_is_not_encoded_makes_no_figure_better(name: str) -> None:
     assert plain.lost <= MOST_LOST and plain.per_text(bound)["bits_per_byte"] is not None
     withheld = greek.per_text(bound)["bits_per_byte"] is None
     assert withheld == (greek.lost > MOST_LOST) == (name != "bytes")
+
+
+def test_examples_that_are_trained_on_are_not_validated_on(tmp_path: Path) -> None:
+    pairs = [json.dumps({"prompt": f"{i} + 1 =", "completion": f" {i + 1}"}) + "\n" for i in range(20)]
+    train, other = tmp_path / "train.jsonl", tmp_path / "other.jsonl"
+    train.write_text("".join(pairs))
+    other.write_text("\n".join(reversed(pairs)))
+    recipe = Recipe("prompts", None, 64, "one", "skip")
+    with pytest.raises(UserError, match=r"of the 20 documents of .*other.jsonl are in the training source"):
+        prepare_prompts(str(train), Bytes(), recipe, validation=str(other), cache=tmp_path / "cache")
 
 
 def test_a_source_says_its_files(tmp_path: Path) -> None:

@@ -207,12 +207,12 @@ def missing(value: Any) -> bool:
 
 def _parquet(path: Path) -> Iterator[Row]:
     from pyarrow import ArrowException
-    from pyarrow.parquet import read_table
+    from pyarrow.parquet import ParquetFile
 
     try:
-        table = read_table(path)
-        _once(path.name, table.column_names)
-        rows = table.to_pylist()
+        with ParquetFile(path) as file:
+            _once(path.name, file.schema_arrow.names)
+            rows = file.read().to_pylist()
     except (ArrowException, OSError) as error:
         raise UserError(f"{path} is not a readable parquet file (truncated?): {str(error).splitlines()[0]}") from error
     yield from ((f"{path.name} row {number}", cells) for number, cells in enumerate(rows, 1))

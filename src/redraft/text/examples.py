@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from redraft.errors import UserError
 from redraft.files import make_folder, read_text, whole_file
 from redraft.text.chat import END, TEMPLATES
-from redraft.text.corpus import TRAIN, VALIDATION, Source, in_validation, open_source, refuse_shared
+from redraft.text.corpus import TRAIN, VALIDATION, Shared, Source, in_validation, open_source, refuse_shared
 from redraft.text.packing import Rows, permuted
 from redraft.text.prepare import Progress, cores, default_cache
 from redraft.text.prompts import Part, Record, read_prompts
@@ -214,6 +214,8 @@ def _encoded(
     """Every record is read before the first is encoded, so that a malformed one is soon found."""
     splits, done = {TRAIN: _Filling(), VALIDATION: _Filling()}, 0
     records = list(_assigned(source, validation, recipe))
+    if validation is not None:
+        _refuse_shared([(name, repr(record.examples)) for name, record in records], validation)
     total = sum(_bytes(parts) for _, record in records for parts in record.examples)
     batches = [records[start : start + _BATCH] for start in range(0, len(records), _BATCH)]
 
@@ -239,6 +241,12 @@ def _assigned(source: str, validation: str | None, recipe: Recipe) -> Iterator[t
         yield VALIDATION if held_out else TRAIN, record
     if validation is not None:
         yield from ((VALIDATION, record) for record in read_prompts(validation, recipe.form, recipe.style))
+
+
+def _refuse_shared(records: list[tuple[str, str]], validation: str) -> None:
+    """`UserError` where most records of validation are trained on too, whatever file they lie in."""
+    train, held_out = ({text for name, text in records if name == split} for split in (TRAIN, VALIDATION))
+    Shared(len(held_out), len(held_out & train)).refuse(validation)
 
 
 def _require_some(examples: Examples, source: str, split: str, recipe: Recipe) -> None:
