@@ -191,7 +191,7 @@ class TrainConfig(Part):
 
     batch: Count = Field(16, description="rows a step, over all micro-batches")
     accumulate: Count = Field(1, description="micro-batches a step")
-    lr: Positive = Field(1e-3, description="peak learning rate")
+    lr: Amount = Field(1e-3, description="peak learning rate")
     min_lr: Share = Field(0.1, description="final learning rate, as a share of the peak")
     schedule: Literal["cosine", "wsd"] = "cosine"
     decay: float = Field(0.2, gt=0, le=1, description="share of the steps that wsd decays over")

@@ -18,7 +18,7 @@ WIDEST, LONGEST = 2**20, 2**40
 Seed = Annotated[int, Field(ge=SEEDS[0], le=SEEDS[1])]
 Count = Annotated[int, Field(gt=0, le=WIDEST)]  # of rows, tokens in a row, layers, widths, draws
 Many = Annotated[int, Field(gt=0, le=LONGEST)]  # of steps
-Amount = Annotated[float, Field(gt=0, le=1e30)]  # of FLOPs or tokens: the largest runs spend 1e27
+Amount = Annotated[float, Field(gt=0, le=1e30)]  # of FLOPs or tokens (the largest runs: 1e27), and what float32 holds
 Positive = Annotated[float, Field(gt=0, le=1e6)]
 Share = Annotated[float, Field(ge=0, le=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]

@@ -132,7 +132,7 @@ def test_years_part_documents(tmp_path: Path) -> None:
 def test_shift_scores_newer_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "books.jsonl"
     words = {1800: "thou art ", 1920: "you are "}
-    rows = [{"year": year, "text": word * 200} for year, word in words.items() for _ in range(20)]
+    rows = [{"year": year, "text": f"{n}. " + word * 200} for year, word in words.items() for n in range(20)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     flags = [
         "--families",
