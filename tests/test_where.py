@@ -127,7 +127,7 @@ class Known:
         pass
 
     def sample(self, n: int, length: int, seed: int) -> Iterator[Tensor]:
-        yield torch.arange(n * length).view(n, length) % self.vocab
+        return iter([torch.randint(self.vocab, (n, length), generator=torch.Generator().manual_seed(seed))])
 
     def nats(self, tokens: Tensor) -> Tensor:
         return torch.arange(len(tokens), dtype=torch.float64)
@@ -136,7 +136,7 @@ class Known:
 def task_words(task: str, trained: dict[str, Path], folder: Path) -> list[object]:
     traces, books = folder / "traces.txt", folder / "books.jsonl"
     traces.write_text("".join(f"What is {a} + {a}?||<<{a}+{a}={2 * a}>> #### {2 * a}\n" for a in range(40)))
-    rows = [{"year": year, "text": "you are " * 200} for year in (1800, 1920) for _ in range(20)]
+    rows = [{"year": year, "text": f"you are {i} " * 150} for year in (1800, 1920) for i in range(20)]
     books.write_text("".join(json.dumps(row) + "\n" for row in rows))
     one = ["--families", "mdlm", "--seeds", 1, *SMALL]
     words: dict[str, list[object]] = {
