@@ -161,7 +161,7 @@ class Model:
     def for_sampling(self, compiled: bool = False) -> Transformer:
         """What samplers run: where no clock is read, a network with its modulations folded into the weights. It is made once,
         and again only when the weights have changed, for a graph remembers where its weights are."""
-        state = [(p.data_ptr(), p._version) for p in self.network.parameters()]
+        state = [(p.data_ptr(), None if p.is_inference() else p._version) for p in self.network.parameters()]
         if self._kept.get(compiled, (None,))[0] != state:
             network = self.network if self.family.clocked else folded(self.network)
             if compiled:
