@@ -18,8 +18,8 @@ from measure import arguments, machine, parsed, peak_bytes, peak_words, publish,
 
 from redraft.config import RunConfig, merge, validated
 from redraft.training.budget import plan_run
-from redraft.training.loop import Trainer
 from redraft.training.setup import Setup, set_up
+from redraft.training.trainer import Trainer
 
 VOCABULARY, WITHIN = 8000, 0.1
 BASE: dict[str, Any] = {

@@ -19,8 +19,9 @@ from gpu_stages import laws
 from gpu_stages.plan import Scale
 from gpu_stages.record import Cases, Missed
 from redraft.config import RunConfig, merge, validated
-from redraft.training.loop import Trainer, train
+from redraft.training.loop import train
 from redraft.training.setup import set_up
+from redraft.training.trainer import Trainer
 
 STEPS, STOP = 20, 10
 COMPILED = 1e-4  # of the losses: fused kernels round otherwise, in float32

@@ -14,7 +14,7 @@ from redraft.network.sizes import LADDER, from_size
 from redraft.studies.grid import CentreConfig, GridConfig, published_centre, windows
 from redraft.studies.plan import plan_study
 from redraft.studies.presets import PRESETS
-from redraft.studies.published import load_published
+from redraft.studies.records import load_points
 
 LAW = CentreConfig(flops=1e19, params=2e8, exponent=0.5)
 BUDGETS = [6e18, 1e19, 3e19, 6e19, 1e20]
@@ -46,7 +46,7 @@ def test_a_ladder_between_two_sizes_of_the_papers_is_theirs() -> None:
 def test_a_published_law_passes_through_the_published_optima() -> None:
     for family in ("ar", "mdlm", "duo", "esolm"):
         law = published_centre(family)
-        points = [p for p in load_published("scaling-beyond") if p.family == family]
+        points = [p for p in load_points("published:scaling-beyond") if p.family == family]
         misses = [math.log(law.at(p.flops) / p.params) for p in points]
         assert abs(fmean(misses)) < 1e-9 and max(map(abs, misses)) < 0.15
     assert published_centre("gidd") == published_centre("mdlm")

@@ -10,7 +10,7 @@ import pytest
 
 from redraft.cli import main
 from redraft.errors import UserError
-from redraft.studies.published import PUBLISHED, load_published
+from redraft.studies.published import PREFIX, PUBLISHED
 from redraft.studies.records import load_points
 
 
@@ -68,16 +68,16 @@ def test_tables_are_packaged_with_their_sources() -> None:
     sources = folder.joinpath("SOURCES.md").read_text(encoding="utf-8")
     for name in PUBLISHED:
         assert f"## {name}.csv" in sources
-        points = load_published(name)
+        points = load_points(PREFIX + name)
         assert points == load_points(f"published:{name}")
         assert len({(p.family, p.budget) for p in points}) == len(points)
 
 
 def test_tokens_spend_the_budget() -> None:
     """6 N D is the budget for SMDM; for the other 0.91 to 0.97 of it, as N there counts what is not multiplied."""
-    for p in load_published("smdm"):
+    for p in load_points("published:smdm"):
         assert 6 * p.params * p.tokens == pytest.approx(p.flops, rel=1e-3)  # four digits
-    for p in load_published("scaling-beyond"):
+    for p in load_points("published:scaling-beyond"):
         assert 0.91 <= p.flops / (6 * p.params * p.tokens) <= 0.97
 
 

@@ -42,8 +42,8 @@ def environment(rank: int, size: int, port: int) -> dict[str, str]:
 
 def losses(ranks: Ranks, configs: list[Any], folder: Path) -> list[list[float]]:
     """The loss of every step of each run, summed over the ranks."""
-    from redraft.training.loop import Trainer
     from redraft.training.setup import set_up
+    from redraft.training.trainer import Trainer
 
     found = []
     for number, config in enumerate(configs):

@@ -14,10 +14,10 @@ from redraft.errors import UserError
 from redraft.evaluation.run import carry_out, open_run
 from redraft.network.init import initialised
 from redraft.training.data import as_batch
-from redraft.training.loop import Trainer
 from redraft.training.parallel import Descent, spread
 from redraft.training.ranks import Ranks
 from redraft.training.setup import set_up
+from redraft.training.trainer import Trainer
 from redraft.types import Canvas
 from tests.rounding import CLOSE, in_float64
 from tests.runs import corpus, tiny

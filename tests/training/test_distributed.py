@@ -131,7 +131,7 @@ def test_a_rank_sees_the_corruption_of_its_samples_that_one_process_sees(
 
 def shown(ranks: Ranks, configs: list[RunConfig], folder: Path) -> list[dict[int, Any]]:
     """Tokens by sample number, of the first two steps."""
-    from redraft.training.loop import Trainer
+    from redraft.training.trainer import Trainer
     from redraft.types import Batch, TokenLoss, View
 
     found = []

@@ -24,8 +24,8 @@ from redraft.noise.draws import Key
 from redraft.registry import FAMILIES
 from redraft.training.data import as_batch
 from redraft.training.journal import read_journal
-from redraft.training.loop import Trainer
 from redraft.training.setup import held_out, set_up
+from redraft.training.trainer import Trainer
 from redraft.types import Batch
 from tests.rounding import CLOSE, in_float64, logits_apart
 from tests.runs import corpus, tiny

@@ -23,7 +23,7 @@ from redraft.evaluation.snapshot import snapshot
 from redraft.network.device import deterministic
 from redraft.registry import FAMILIES
 from redraft.training.journal import read_journal
-from redraft.training.loop import Trainer
+from redraft.training.trainer import Trainer
 from tests.rounding import CLOSE
 from tests.runs import corpus, tiny
 

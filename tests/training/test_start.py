@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from redraft.cli import main
 from redraft.errors import UserError
 from redraft.evaluation.run import carry_out, open_run, read_record
-from redraft.training.loop import Trainer
+from redraft.training.trainer import Trainer
 from tests.runs import corpus, tiny
 
 

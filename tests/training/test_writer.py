@@ -14,8 +14,9 @@ from redraft.errors import UserError
 from redraft.training import checkpoint
 from redraft.training.checkpoint import STATE, place_of
 from redraft.training.journal import read_events
-from redraft.training.loop import Trainer, train
+from redraft.training.loop import train
 from redraft.training.setup import set_up
+from redraft.training.trainer import Trainer
 from tests.runs import corpus, tiny
 
 SAVE, STEPS = 7, 30

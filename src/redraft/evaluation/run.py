@@ -26,16 +26,18 @@ from redraft.config import RunConfig, dump_toml, read_toml, validated
 from redraft.display import quantity
 from redraft.errors import Diverged, UserError
 from redraft.evaluation.likelihood import bound
-from redraft.evaluation.record import RECORD, Timing, run_record, start_summary
+from redraft.evaluation.provenance import start_summary
+from redraft.evaluation.record import RECORD, Timing, run_record
 from redraft.files import make_folder, read_json, write_json, write_text
 from redraft.hub.folder import ModelConfig, load_model, read_config, save_model
 from redraft.network.sizes import DEFAULT, LADDER, Shape, head_width
 from redraft.text.prepare import Progress
 from redraft.training.checkpoint import STATE
 from redraft.training.journal import StepRecord
-from redraft.training.loop import Trainer, train
+from redraft.training.loop import train
 from redraft.training.setup import Setup, held_out, set_up
 from redraft.training.sharded import candidates
+from redraft.training.trainer import Trainer
 
 CONFIG, START, NETWORK = "config.toml", "start.json", "network.json"
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from redraft.errors import UserError
-from redraft.evaluation.record import versions
+from redraft.evaluation.provenance import versions
 from redraft.evaluation.tasks import Suite, quiet
 
 BOOTSTRAP = 1000  # resamples, of metrics whose error has no closed form

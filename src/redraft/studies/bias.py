@@ -9,14 +9,9 @@ optimum this keeps approach 2 where the law is a little wrong: only the shape be
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from redraft.studies.multiplier import Array
-
-if TYPE_CHECKING:
-    from redraft.studies.isoflop import Curve
 
 
 def law_loss(laws: Array, log_params: Array, log_tokens: Array) -> Array:
@@ -53,18 +48,19 @@ def optimum(log_params: Array, log_tokens: Array, laws: Array) -> Array:
     return np.stack([log_n, log_d, np.log(loss)])
 
 
-def parabola_bias(curve: Curve, solver: Array, laws: Array) -> Array:
-    """Vertex less optimum, [3, R] of ln N*, ln D* and ln loss*, for laws [R, 5] of E, A, B, alpha, beta.
+def parabola_bias(log_params: Array, log_tokens: Array, solver: Array, laws: Array) -> Array:
+    """Vertex less optimum, [3, R] of ln N*, ln D* and ln loss*, along the curve through sizes and tokens [m], for laws [R, 5]
+    of E, A, B, alpha, beta.
 
     `solver` [3, m] takes losses to a parabola (`isoflop`). NaN where the parabola opens downwards, or the law
     has no optimum (one of its terms is lost) or one further from the vertex than the sizes span.
     """
-    losses = law_loss(laws, curve.log_params, curve.log_tokens)
+    losses = law_loss(laws, log_params, log_tokens)
     a, b, c = solver @ losses.T
     with np.errstate(divide="ignore", invalid="ignore"):
-        log_params = np.where(c > 0, curve.log_params.mean() - b / (2 * c), np.nan)
+        vertex = np.where(c > 0, log_params.mean() - b / (2 * c), np.nan)
         log_loss = np.log(np.where(c > 0, a - b * b / (4 * c), np.nan))
-    log_tokens = np.interp(log_params, curve.log_params, curve.log_tokens)
-    bias = np.stack([log_params, log_tokens, log_loss]) - optimum(curve.log_params, curve.log_tokens, laws)
-    known = np.isfinite(bias).all(0) & (np.abs(bias[0]) <= np.ptp(curve.log_params))
+    at_vertex = np.stack([vertex, np.interp(vertex, log_params, log_tokens), log_loss])
+    bias = at_vertex - optimum(log_params, log_tokens, laws)
+    known = np.isfinite(bias).all(0) & (np.abs(bias[0]) <= np.ptp(log_params))
     return np.where(known, bias, np.nan)

@@ -17,19 +17,17 @@ import os
 import signal
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from redraft.config import dump_toml, read_toml
 from redraft.errors import Diverged, UserError
 from redraft.files import make_folder, read_json, write_json, write_text
 from redraft.studies.plan import HOW, PlannedRun, Study, plan_study
-
-if TYPE_CHECKING:
-    from redraft.studies.launch import Workers
 
 STUDY, RUNS, FORKS = "study.toml", "runs", "forks"
 RECORD, ERROR, TRIES_FILE = "record.json", "error.json", ".tries.json"
@@ -51,6 +49,18 @@ class Status:
     @property
     def settled(self) -> bool:
         return self.state not in ("waiting", "running")
+
+
+class Workers(ABC):
+    """Some processes that call `work` on a study."""
+
+    @abstractmethod
+    def keep(self) -> None:
+        """Start anew those that died. `UserError` where they keep dying."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """The driver leaves."""
 
 
 def open_study(table: dict[str, Any], folder: Path) -> Study:

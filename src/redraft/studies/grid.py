@@ -34,9 +34,9 @@ def published_centre(family: str) -> CentreConfig:
 
     Its budgets are 6e18 to 1e20 FLOPs: far from them it is a guess, and the fit's warnings say whether it was a good one.
     """
-    from redraft.studies.published import load_published
+    from redraft.studies.records import load_points
 
-    points = load_published("scaling-beyond")
+    points = load_points("published:scaling-beyond")
     own = [p for p in points if p.family == family] or [p for p in points if p.family == "mdlm"]
     x, y = ([math.log(value) for value in values] for values in zip(*((p.flops, p.params) for p in own)))
     fit = linear_regression(x, y)

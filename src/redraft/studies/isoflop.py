@@ -270,9 +270,7 @@ def _fit_curve(
     coefficients = solver @ curve.loss
     flags = _flags(curve, coefficients)
     value, draws = _logs(curve, curve.loss[None], weights)[:, 0], None
-    bias = (
-        None if laws is None or {NOT_CONVEX, NOT_BRACKETED} & set(flags) else parabola_bias(curve, solver, laws.value)
-    )
+    bias = None if laws is None or {NOT_CONVEX, NOT_BRACKETED} & set(flags) else _bias(curve, solver, laws.value)
     if laws is None or bias is None or not np.isfinite(bias).all():
         bias = None
         if noise.sd is not None:
@@ -280,13 +278,17 @@ def _fit_curve(
     else:
         value = value - bias[:, 0]
         losses = _redraw(curve, noise, law_loss(laws.value, curve.log_params, curve.log_tokens)[0], rng, resamples)
-        draws = _logs(curve, losses, weights) - _kept(parabola_bias(curve, solver, laws.draws), bias)
+        draws = _logs(curve, losses, weights) - _kept(_bias(curve, solver, laws.draws), bias)
         draws += value[:, None] - optimum(curve.log_params, curve.log_tokens, laws.value)
     ends = [interval(v, None if draws is None else draws[i]) for i, v in enumerate(value)]
     least = _minimum(curve, ends, coefficients, flags)
     return replace(
         least, bias=None if bias is None else (float(bias[0, 0]), float(bias[1, 0]), float(bias[2, 0]))
     ), draws
+
+
+def _bias(curve: Curve, solver: Array, laws: Array) -> Array:
+    return parabola_bias(curve.log_params, curve.log_tokens, solver, laws)
 
 
 def _kept(bias: Array, otherwise: Array) -> Array:

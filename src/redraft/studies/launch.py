@@ -5,29 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
 from redraft.errors import UserError
 from redraft.files import make_folder, read_json, write_json
-from redraft.studies.execute import work
+from redraft.studies.execute import Workers, work
 from redraft.training.environment import local_rank
 
 RESTARTS = 3  # times that a worker which died is started again, for each worker there is
 LOG, JOBS = "workers.log", "jobs.json"
-
-
-class Workers(ABC):
-    """Some processes that call `work` on a study."""
-
-    @abstractmethod
-    def keep(self) -> None:
-        """Start anew those that died. `UserError` where they keep dying."""
-
-    @abstractmethod
-    def stop(self) -> None:
-        """The driver leaves."""
 
 
 class Processes(Workers):

@@ -6,7 +6,6 @@ import math
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -16,9 +15,7 @@ from redraft.training.checkpoint import STATE, Writer
 from redraft.training.health import FAILED_SAVES, ROLLBACKS, SKIPS, SPIKE_STEPS, SPIKE_WINDOW, Slowness, Spikes
 from redraft.training.journal import Event, Heartbeat, Journal, StepRecord, read_journal
 from redraft.training.sharded import Saver
-
-if TYPE_CHECKING:
-    from redraft.training.loop import Step, Trainer
+from redraft.training.trainer import Step, Trainer
 
 LOG_EVERY = 10
 BEAT = 30.0  # seconds between heartbeats

@@ -160,7 +160,8 @@ def opened(options: Namespace, overrides: dict[str, Any], ranks: Ranks) -> Setup
 
 def assist(folder: Path, ranks: Ranks) -> None:
     """Any other rank: trains and is silent. What goes wrong for all is the first rank's to say."""
-    from redraft.training.loop import Trainer, train
+    from redraft.training.loop import train
+    from redraft.training.trainer import Trainer
 
     ranks.agree(patiently=True)
     setup, finished = followed(ranks)

@@ -6,12 +6,8 @@ They hold one row for each family and budget, the best model there. `redraft stu
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from redraft.errors import unknown
-
-if TYPE_CHECKING:
-    from redraft.studies.records import Point
 
 PREFIX = "published:"
 PUBLISHED: tuple[str, ...] = ("scaling-beyond", "smdm")  # arXiv:2602.15014, arXiv:2410.18514
@@ -25,10 +21,3 @@ def published_path(name: str) -> Path | None:
     if table not in PUBLISHED:
         raise unknown("published table", table, PUBLISHED)
     return Path(__file__).parent / f"{table}.csv"
-
-
-def load_published(name: str) -> list[Point]:
-    """The points of one of `PUBLISHED`. Raises `UserError` for an unknown name."""
-    from redraft.studies.records import load_points
-
-    return load_points(PREFIX + name)
