@@ -104,3 +104,12 @@ def few_shapes(size: int, most: int, device: torch.device) -> int:
     """A size that varies from call to call, of at most `most`: on a device that compiles for each, rounded up to a multiple of
     128, so that there are few; what fills it up is looked at by nobody."""
     return size if device.type == "cpu" else min(most, -(-size // 128) * 128)
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep what tensors on the CPU free, instead of handing it back and faulting it in again.
+
+    glibc gives memory back above a threshold that follows the largest block it has freed, up to 32 MiB. One block of nearly
+    that is freed here, its pages never touched. Measured: small batches decode a fifth faster.
+    """
+    torch.empty(31 << 20, dtype=torch.uint8)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from redraft.network.attention import attend, prepared, rotary
 from redraft.network.cache import KVCache, LayerCache
+from redraft.network.device import keep_freed_memory
 from redraft.network.head import Rule, by_rule, cross_entropy, logits, wide
 from redraft.network.padding import unpadded
 from redraft.network.sizes import Shape
@@ -149,6 +150,7 @@ class Transformer(nn.Module):
 
     def __init__(self, shape: Shape, compute: torch.dtype = torch.float32):
         super().__init__()
+        keep_freed_memory()
         self.shape, self.compute = shape, compute
         self.embedding = nn.Parameter(torch.empty(shape.vocab + 1, shape.width))
         self.time = NoiseLevel(shape.cond, shape.clock) if shape.adaln else None

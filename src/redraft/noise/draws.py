@@ -95,7 +95,8 @@ def categorical(log_p: Tensor, u: Tensor) -> Tensor:
     Probabilities are summed in float64, and each draw takes one uniform of 53 bits, so that the tail of a large vocabulary has
     its share. An id of probability zero is never drawn.
     """
-    cumulative = log_p.double().exp().cumsum(-1)
+    # In place: fresh pages for each of three tables of V cost a small batch more than the sums do.
+    cumulative = log_p.to(torch.float64, copy=True).exp_().cumsum_(-1)
     total = cumulative[:, -1:]
     below = (u.reshape(len(log_p), u.numel() // max(1, len(log_p))) * total).minimum(
         torch.nextafter(total, torch.zeros_like(total))
