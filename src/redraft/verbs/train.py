@@ -24,7 +24,7 @@ from redraft.display import Line, duration, emit, lost_sentence, monte_carlo, pe
 from redraft.errors import UserError
 from redraft.numbers import WIDEST, real, whole
 from redraft.training.budget import GPU, cpu_rate, plan_run, seconds
-from redraft.verbs.plan import cluster_sentences, recipe_table, run_sentences, time_sentence
+from redraft.verbs.plan import cluster_sentences, run_sentences, run_table, time_sentence
 
 if TYPE_CHECKING:
     from redraft.text.shards import Corpus
@@ -88,7 +88,7 @@ def submit(options: Namespace, overrides: dict[str, Any]) -> None:
     from redraft.text.tokenizer import load_tokenizer
     from redraft.training.launch import launch, log_of, options_of, words_of
 
-    table = recipe_table(options.recipe, overrides)
+    table = run_table(options.recipe, overrides)
     table = table if options.start is None else merge(start_table(Path(options.start)), table)
     nodes, gpus = (1 if options.nodes is None else options.nodes), options.gpus_per_node
     slurm, gpus = options_of(options.slurm), 8 if gpus is None else gpus
@@ -145,7 +145,7 @@ def opened(options: Namespace, overrides: dict[str, Any], ranks: Ranks) -> Setup
     from redraft.text.shards import Corpus, spot
 
     try:
-        table = recipe_table(options.recipe, overrides)
+        table = run_table(options.recipe, overrides)
         table = table if options.start is None else merge(start_table(Path(options.start)), table)
         setup = open_run(validated(RunConfig, table), options.into, tokenising(options.json))
     except UserError as error:
@@ -223,8 +223,7 @@ def data_sentences(setup: Setup) -> list[str]:
     from redraft.text.examples import PromptCorpus
     from redraft.text.shards import Corpus
 
-    one = ["Validation: one row, so that the error of its choice will not be known; hold out more by data.validation."]
-    said = one if setup.validation_rows == 1 else []
+    said = [*_gguf_sentence(setup), f"Validation: {_held_out(setup)}."]
     if lost := setup.corpus.split("validation").lost_share:
         said = [*said, f"Validation: {lost_sentence(lost)}."]
     if isinstance(setup.corpus, Corpus) and setup.corpus.shared:
@@ -243,6 +242,28 @@ def data_sentences(setup: Setup) -> list[str]:
     ]
 
 
+def _held_out(setup: Setup) -> str:
+    from redraft.text.examples import PromptCorpus
+
+    if setup.validation_rows == 1:
+        return "one row, so that the error of its choice will not be known; hold out more by data.validation"
+    examples = isinstance(setup.corpus, PromptCorpus)
+    return f"{setup.validation_rows} {'examples' if examples else f'rows of {setup.config.data.length} tokens'}"
+
+
+def _gguf_sentence(setup: Setup) -> list[str]:
+    """Where the tokenizer alone keeps a run from becoming a GGUF file."""
+    from redraft.hub.gguf import vocabulary_of
+    from redraft.verbs.plan import exports
+
+    try:
+        if "gguf" in exports(setup.config):
+            vocabulary_of(setup.tokenizer)
+    except UserError as error:
+        return [f"GGUF: {error}"]
+    return []
+
+
 def _time(setup: Setup) -> list[str]:
     """How long to expect; only a CPU's rate is measured."""
     if setup.config.train.device != "cpu":
@@ -255,4 +276,5 @@ def result_sentence(record: dict[str, Any]) -> str:
     """One line: the loss, what kind it is, and its error."""
     bits = f", {record['bits_per_byte']:.4f} bits/byte" if record["bits_per_byte"] is not None else ""
     kind = "exact" if record["loss_kind"] == "exact" else f"a bound, {monte_carlo(record['loss_se'])}"
-    return f"{record['name']}: {record['loss']:.4f} nats/token ({kind}){bits}, perplexity {perplexity(record['ppl'])}"
+    told = f"{record['name']}: {record['loss']:.4f} nats/token ({kind}){bits}, perplexity {perplexity(record['ppl'])}, "
+    return f"{told}{record['windows']} windows of validation text"
