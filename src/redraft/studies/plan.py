@@ -32,7 +32,8 @@ from redraft.studies.grid import GridConfig, published_centre, windows
 from redraft.studies.presets import preset_table
 from redraft.studies.records import JUDGE
 from redraft.text.tokenizer import vocabulary
-from redraft.training.budget import Budget, plan_run, seconds
+from redraft.training.budget import Budget, plan_run
+from redraft.training.pace import cpu_rate, scoring_flops, seconds
 from redraft.training.schedule import shared_steps, warmup_steps
 
 
@@ -248,10 +249,17 @@ def study_sentences(study: Study, rate: float | None) -> list[str]:
     ]
 
 
+def study_rate(study: Study) -> float:
+    """Useful FLOP/s to expect of this CPU in all while its workers train."""
+    at_a_time = min(study.config.workers, len(study.runs))
+    return cpu_rate([run.own for run in study.runs], study.runs[0].config.train.threads, at_a_time)
+
+
 def _time(study: Study, rate: float) -> str:
     spent = seconds([run.own for run in study.runs], rate, study.config.workers)
+    scoring = sum(scoring_flops(run.config, run.budget) for run in study.runs) / rate
     return (
-        f"Time: about {duration(spent)} of training, "
+        f"Time: about {duration(spent)} of training and {duration(scoring)} of scoring, "
         f"{study.config.workers} at a time, at {quantity(rate, 'FLOP/s')} in all (everything counted)."
     )
 

@@ -27,14 +27,13 @@ from redraft.studies.serving import USEFUL, hardware
 from redraft.training.budget import (
     GPU,
     Budget,
-    cpu_rate,
     memory_plan,
     micro_batches,
     on_gpu,
     plan_run,
     rows_at_a_time,
-    seconds,
 )
+from redraft.training.pace import cpu_rate, scoring_flops, seconds
 from redraft.training.schedule import idle
 
 OVERRIDES = True
@@ -74,11 +73,12 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
         overrides = merge({"train": {"device": GPU}}, overrides)
     ranks = options.gpus or 1
     per_node = min(ranks, options.gpus_per_node)
-    from redraft.studies.plan import is_study, plan_study, study_sentences
+    from redraft.studies.plan import is_study, plan_study, study_rate, study_sentences
 
     if is_study(table):
         _refuse_arms(overrides)
         study = plan_study(merge(table, {"base": merge(table.get("base", {}), overrides)}))
+        rate = rate or study_rate(study)
         if options.json:
             return emit({**study.to_json(), "flops_per_second": rate, "rate_from": source})
         largest = max(study.runs, key=lambda run: sum(run.budget.parameters.values()))
@@ -89,14 +89,21 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
         return print("\n".join(sentences))
     config = validated(RunConfig, merge(table, overrides))
     budget = plan_run(config, vocabulary(config.data.tokenizer))
+    rate = rate or cpu_rate([budget], config.train.threads)
+    scoring = scoring_flops(config, budget) / rate
     if options.json:
         memory = memory_plan(config, budget.shape, passes_of(config), ranks, per_node)
         told = {"memory": {**asdict(memory), "total": memory.total}, "gpus": ranks}
-        took = {"seconds": seconds([budget], rate), "flops_per_second": rate, "rate_from": source}
+        took = {
+            "seconds": seconds([budget], rate),
+            "scoring_seconds": scoring,
+            "flops_per_second": rate,
+            "rate_from": source,
+        }
         rows = asdict(foreseen(config.data, config.evaluate.rows))
         return emit({**budget.to_json(), **told, **took, "validation": rows, "exports": exports(config)})
     sentences = [*run_sentences(config, budget), foreseen(config.data, config.evaluate.rows).sentence]
-    sentences += [time_sentence(seconds([budget], rate), rate, source)]
+    sentences += [time_sentence(seconds([budget], rate), scoring, rate, source)]
     print("\n".join([*sentences, *cluster_sentences(config, budget, ranks, per_node)]))
     return None
 
@@ -110,10 +117,10 @@ def _refuse_arms(overrides: dict[str, Any]) -> None:
         raise UserError(f"--{given[0]}: the arms of a study say that for each of its runs: change the recipe")
 
 
-def expected_rate(options: Namespace) -> tuple[float, str]:
-    """Useful FLOP/s of all ranks, and what says so: `--rate` or a finished run's times the ranks; else this CPU's, or of
-    GPUs a share of a data sheet. That ranks do so many times as much is what one hopes for; a record of as many says
-    it."""
+def expected_rate(options: Namespace) -> tuple[float | None, str]:
+    """Useful FLOP/s of all ranks, and what says so: `--rate` or a finished run's times the ranks; of GPUs a share of a data
+    sheet; else None, for this CPU's is another for every network. That ranks do so many times as much is what one hopes
+    for; a record of as many says it."""
     hardware(options.hardware)  # known, or refused
     gpus = 1 if options.gpus is None else options.gpus
     if options.like is not None:
@@ -130,7 +137,7 @@ def expected_rate(options: Namespace) -> tuple[float, str]:
         sheet = f"{USEFUL:.0%} of the data sheet of {gpus} {options.hardware}, a guess: --like RUN measures"
         return hardware(options.hardware).rate * gpus, sheet
     if options.rate is None:
-        return cpu_rate(), "measured on this CPU"
+        return None, "measured on this CPU"
     return options.rate * gpus, "--rate"
 
 
@@ -252,5 +259,8 @@ def _mixed(sources: Sequence[SourceConfig]) -> str:
     return " + ".join(f"{one.weight:g} {one.source}" for one in sources)
 
 
-def time_sentence(total: float, rate: float, source: str = "measured on this CPU") -> str:
-    return f"Time: about {duration(total)} at {quantity(rate, 'FLOP/s')} (everything counted; {source})."
+def time_sentence(training: float, scoring: float, rate: float, source: str = "measured on this CPU") -> str:
+    return (
+        f"Time: about {duration(training + scoring)}, {duration(training)} of training and {duration(scoring)} of scoring, "
+        f"at {quantity(rate, 'FLOP/s')} (everything counted; {source})."
+    )

@@ -105,14 +105,13 @@ def carry_out(
     """Plan, say the plan, train every run. `UserError` where runs failed (the others are kept), `diverged` ones apart."""
     from redraft.studies.execute import check_folder, execute, open_study
     from redraft.studies.launch import Jobs, Processes
-    from redraft.studies.plan import plan_study, study_sentences
-    from redraft.training.budget import cpu_rate
+    from redraft.studies.plan import plan_study, study_rate, study_sentences
 
     elsewhere = launcher == "local" and _devices(table) != {"cpu"}
     study = plan_study(table)
     check_folder(study, folder)
     if not quiet:
-        print("\n".join(study_sentences(study, None if elsewhere else cpu_rate())), flush=True)
+        print("\n".join(study_sentences(study, None if elsewhere else study_rate(study))), flush=True)
     _check_ends(study, quiet)
     study = open_study(table, folder)
     how, count = study.config, min(study.config.workers, len(study.runs))

@@ -23,7 +23,8 @@ from redraft.config import RunConfig
 from redraft.display import Line, duration, emit, lost_sentence, monte_carlo, perplexity, quantity, tokenising
 from redraft.errors import UserError
 from redraft.numbers import WIDEST, real, whole
-from redraft.training.budget import GPU, cpu_rate, plan_run, seconds
+from redraft.training.budget import GPU, plan_run
+from redraft.training.pace import cpu_rate, scoring_flops, seconds
 from redraft.verbs.plan import cluster_sentences, run_sentences, run_table, time_sentence
 
 if TYPE_CHECKING:
@@ -112,13 +113,16 @@ def lead(options: Namespace, overrides: dict[str, Any], ranks: Ranks) -> None:
     if not options.json:
         sentences = run_sentences(setup.config, setup.budget)
         print("\n".join([*sentences, *data_sentences(setup), *_time(setup)]), flush=True)
-    line, began, start = Line(quiet=options.json), 0.0, None
+    line, began, start, measured = Line(quiet=options.json), 0.0, None, False
     watching = onlookers(options.track, options.into, setup.config.model_dump())
     for at in carry_out(setup, options.into):
         watching.log(asdict(at))
         if start is None:  # what comes before is warming up, and no measure of what is left
             start, began = at.step, time.monotonic()
         pace = (time.monotonic() - began) / (at.step - start) if at.step > start else 0.0
+        if pace and not measured and not options.json:
+            print(pace_sentence(setup, at.step, pace, at.step - start), flush=True)
+        measured = measured or pace > 0
         line.show(
             f"step {at.step} of {setup.budget.steps}   loss {at.loss:.4f} nats/token   lr {at.lr:.2e}"
             + (_pace(setup, at.step, pace) if pace else ""),
@@ -132,9 +136,21 @@ def lead(options: Namespace, overrides: dict[str, Any], ranks: Ranks) -> None:
     emit(record) if options.json else print(result_sentence(record))
 
 
+def time_left(setup: Setup, step: int, seconds: float) -> float:
+    """Seconds to the end, scoring included, at so many seconds a step."""
+    rate = setup.budget.flops["full"] / setup.budget.steps / seconds
+    return (setup.budget.steps - step) * seconds + scoring_flops(setup.config, setup.budget) / rate
+
+
+def pace_sentence(setup: Setup, step: int, seconds: float, steps: int) -> str:
+    """What the first steps say of the others: it replaces what was expected before them."""
+    left = duration(time_left(setup, step, seconds))
+    return f"Time: about {left} from step {step} on, scoring included (measured on {steps} steps)."
+
+
 def _pace(setup: Setup, step: int, seconds: float) -> str:
     """Tokens a second and what is left, at so many seconds a step."""
-    left = (setup.budget.steps - step) * seconds
+    left = time_left(setup, step, seconds)
     return f"   {quantity(setup.budget.tokens_per_step / seconds)} tokens/s   {duration(left)} left"
 
 
@@ -268,8 +284,9 @@ def _time(setup: Setup) -> list[str]:
     """How long to expect; only a CPU's rate is measured."""
     if setup.config.train.device != "cpu":
         return []
-    rate = cpu_rate()
-    return [time_sentence(seconds([setup.budget], rate), rate)]
+    rate = cpu_rate([setup.budget], setup.config.train.threads)
+    scoring = scoring_flops(setup.config, setup.budget) / rate
+    return [time_sentence(seconds([setup.budget], rate), scoring, rate)]
 
 
 def result_sentence(record: dict[str, Any]) -> str:
