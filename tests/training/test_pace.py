@@ -85,7 +85,8 @@ def test_first_steps_say_how_long_the_others_take_and_scoring_at_their_rate() ->
     assert pace_sentence(setup, 4, 2.0, 3).endswith("from step 4 on, scoring included (measured on 3 steps).")
 
 
-def test_train_says_both(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_says_both(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "MOMENT", 0.0)
     from redraft.cli import main
     from tests.runs import corpus
 

@@ -97,8 +97,7 @@ class Study:
 
 def plan_study(table: dict[str, Any]) -> Study:
     """Every run of a study, dearest first (they pack best on parallel workers); a run named twice is run once."""
-    if not is_study(table):
-        raise UserError("this is no recipe of a study, for it has no [[arm]]: a recipe of a run is for `redraft train`")
+    check_study(table)
     check_places(table)
     if not table.get("arm"):
         raise UserError("the study has no runs: it needs an [[arm]] with families, sizes or a grid, and flops")
@@ -127,6 +126,12 @@ def is_study(table: Mapping[str, Any]) -> bool:
     """Whether a recipe is meant for a study: it has a key that only studies have, in its place or not."""
     keys = {*StudyConfig.model_fields, *ArmConfig.model_fields} - {*RunConfig.model_fields}
     return not keys.isdisjoint(table)
+
+
+def check_study(table: Mapping[str, Any]) -> None:
+    """`UserError` for the recipe of a run."""
+    if not is_study(table):
+        raise UserError("this is no recipe of a study, for it has no [[arm]]: a recipe of a run is for `redraft train`")
 
 
 def check_places(table: Mapping[str, Any]) -> None:

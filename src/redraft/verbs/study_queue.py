@@ -57,9 +57,11 @@ def into(options: Namespace) -> Path:
 
 def _table(options: Namespace, overrides: dict[str, Any]) -> dict[str, Any]:
     """The recipe with flags over it: those of Slurm for the study, the others for every run."""
+    from redraft.studies.plan import check_study
     from redraft.verbs.plan import recipe_table
 
     table = recipe_table(options.of, {})
+    check_study(table)
     if options.workers is not None:
         table["workers"] = options.workers
     overrides = merge(overrides, where.trained(options))
