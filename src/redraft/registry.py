@@ -20,6 +20,8 @@ class Entry:
     For the FLOPs ledger: `passes`, tokens that the network reads in training for each token of text, and `effort`, the cost of
     a step when one pass forward and back is 1. `teachers`: how often training renews a frozen copy of the network to learn
     from; 0: there is none. `paced`: the loss depends on the share of the budget that is spent, not on the step alone.
+    `causal`: it writes left to right, and on blocks "llama" can become a stock Llama. For the cost of serving:
+    `writing(length, steps)`, in how many calls a text is written and how many tokens each reads.
     """
 
     target: str
@@ -29,6 +31,8 @@ class Entry:
     effort: Callable[[Mapping[str, Any]], float] = lambda options: 1.0
     teachers: Callable[[Mapping[str, Any]], int] = lambda options: 0
     paced: Callable[[Mapping[str, Any]], bool] = lambda options: False
+    causal: bool = False
+    writing: Callable[[int, int], tuple[int, float]] = lambda length, steps: (steps, float(length))
 
     def load(self) -> Any:
         module, attribute = self.target.split(":")
@@ -40,8 +44,23 @@ def _esolm_passes(alpha_0: float) -> float:
     return {0.0: 2.0, 1.0: 1.0}.get(alpha_0, 1.5 - alpha_0 / 2)
 
 
+def _token_by_token(length: int, steps: int) -> tuple[int, float]:
+    return length, 1.0
+
+
+def _read_twice(length: int, steps: int) -> tuple[int, float]:
+    """With a cache, every token is read as a mask and as itself, in however many calls."""
+    calls = min(steps, length)
+    return calls, 2 * length / calls
+
+
 FAMILIES: dict[str, Entry] = {
-    "ar": Entry("redraft.families.ar:AR", "left to right, one token at a time; exact likelihood"),
+    "ar": Entry(
+        "redraft.families.ar:AR",
+        "left to right, one token at a time; exact likelihood",
+        causal=True,
+        writing=_token_by_token,
+    ),
     "mdlm": Entry(
         "redraft.families.mdlm:MDLM",
         "masked diffusion (Sahoo et al. 2024, Shi et al. 2024; SMDM)",
@@ -75,6 +94,7 @@ FAMILIES: dict[str, Entry] = {
         "between masked diffusion and left to right, with a KV cache (Sahoo et al. 2025)",
         {"alpha_0": 1.0, "objective": "low_variance", "variant": "B"},
         passes=lambda o: _esolm_passes(o["alpha_0"]),
+        writing=_read_twice,
     ),
     "sedd": Entry(
         "redraft.families.sedd:SEDD",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import math
@@ -9,8 +10,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -20,14 +22,20 @@ from torch import Tensor
 import redraft
 from redraft.cli import main
 from redraft.errors import UserError
-from redraft.families.base import AnyOrder, DiffusionFamily, build
+from redraft.families.base import AnyOrder, DiffusionFamily, Family, build
 from redraft.families.esolm import EsoLM
+from redraft.families.mdlm import MDLM
 from redraft.hub import export as module
 from redraft.hub.export import TARGETS, export
 from redraft.network.transformer import Transformer
-from redraft.sampling.base import sharpen
+from redraft.noise.draws import Key
+from redraft.noise.schedules import Cosine, Linear
+from redraft.registry import FAMILIES
+from redraft.sampling.base import noise_of, sharpen
 from redraft.text.tokenizer import load_tokenizer
+from redraft.types import Attention, View, last
 from tests.hub.models import BYTES, folder, network
+from tests.hybrid import HybridFamily
 from tests.rounding import CLOSE, in_float64, logits_apart
 
 transformers = pytest.importorskip("transformers")
@@ -44,7 +52,6 @@ MODELS: list[tuple[str, str, dict[str, Any]]] = [
     ("duo", "dit", {}), ("esolm", "dit", {}), ("esolm", "llama", {"variant": "A", "alpha_0": 0.5}),
     ("bd3lm", "llama", {"block": 5}), ("gidd", "dit", {}), ("sedd", "dit", {}), ("d3pm", "dit", {}),
 ]  # fmt: skip
-CLOCKED = ("duo", "gidd", "sedd", "d3pm")
 
 
 def name_of(case: tuple[str, str, dict[str, Any]]) -> str:
@@ -96,7 +103,7 @@ def ours(model: Any) -> Tensor:
     if model.family.name == "ar":
         hidden = model.network.trunk(model.family.view(model.family.shifted(ids)))
         return model.network.head(hidden).log_softmax(-1)
-    return model.log_p(ids, t=TIMES if model.family.name in CLOCKED else None)
+    return model.log_p(ids, t=TIMES if model.family.clocked else None)
 
 
 CLEAN = """
@@ -261,9 +268,7 @@ def tiny(family: str, block: str, options: dict[str, Any], length: int) -> tuple
     """A family, its network, and both as an exported model."""
     made, own = in_float64(network(block, V, seed=3)), build(family, options, V)
     resolved = {**module.FAMILIES[family].options, **options}
-    config = RedraftConfig(
-        family, resolved, block, V + 1, 16, 2, 2, 40, made.shape.cond, max_position_embeddings=length
-    )
+    config = RedraftConfig(family, resolved, module._process(own), block, V + 1, 16, 2, 2, 40, made.shape.cond, length)
     theirs = RedraftForMaskedLM(config).double().eval()
     theirs.load_state_dict({module._trunk_name(name): tensor for name, tensor in made.state_dict().items()})
     return own, made, theirs
@@ -440,6 +445,116 @@ def test_prompts_stay_and_a_seed_repeats(exported: dict[str, Path]) -> None:
         )
         assert torch.equal(first, again) and not torch.equal(first, other), name
         assert (first[:, :3] == prompt).all() and first.shape == (2, 12) and int(first.max()) < BYTES
+
+
+# Every registered family, and one that is new
+
+
+def test_every_registered_family_is_exported_here() -> None:
+    assert {family for family, _, _ in MODELS} == set(FAMILIES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_samples_of_an_export_are_redrafts_token_for_token(
+    name: str, folders: dict[str, Path], exported: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At temperature 0 chance decides the prior and the order of writing alone; redraft's are handed to the export. More
+    steps than one would draw when each token shows up, which the two do in different ways."""
+    model, steps = loaded(folders[name]), 3 if name.startswith("esolm") else 1
+    frames = model.sample("He said", n=2, length=16, steps=steps, temperature=0, stream=True)
+    expected = last(frames).tokens
+    if model.family.spare == "bos":
+        prompt = torch.tensor([[BYTES, *b"He said"]] * 2)
+        drawn = opened(exported[name]).generate(prompt, do_sample=False, max_new_tokens=9, eos_token_id=None)[:, 1:]
+    else:
+        noise = noise_of(model.canvas("He said", 2, 16), Key.of(0).fold("sample"))
+        prior = model.family.prior(noise)
+        given = iter([noise("when"), noise("order")])
+        theirs = opened(exported[name], transformers.AutoModelForMaskedLM)
+        code = sys.modules[type(theirs).__module__].ancestral.__globals__
+        monkeypatch.setitem(code, "categorical", lambda p, generator: prior.flatten())
+        halves = lambda like, _: next(given) if like.shape == prior.shape else like * 0.5
+        monkeypatch.setitem(code, "uniforms", halves)
+        drawn = theirs.sample(torch.tensor(list(b"He said")), n=2, length=16, steps=steps, temperature=0)
+    assert drawn.tolist() == expected.tolist()
+
+
+@dataclass(frozen=True)
+class Renamed(MDLM):
+    """A masked family of another name, which writes as MDLM does."""
+
+    name: ClassVar[str] = "renamed"
+
+
+@dataclass(frozen=True)
+class Redefined(MDLM):
+    """One that sees otherwise, and does not say how exported code should."""
+
+    name: ClassVar[str] = "redefined"
+
+    def view(self, tokens: Tensor, t: Tensor) -> View:
+        return dataclasses.replace(super().view(tokens, t), attention=Attention.CAUSAL)
+
+
+@dataclass(frozen=True)
+class Slow(Linear):
+    """A schedule that has no name."""
+
+
+def with_family(path: Path, family: Family) -> redraft.hub.model.Model:
+    return dataclasses.replace(redraft.load(path, "cpu"), family=family)
+
+
+def test_a_new_family_is_exported_as_what_it_states(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(FAMILIES, "renamed", FAMILIES["mdlm"])
+    model = with_family(folders["mdlm-dit-cosine"], Renamed(BYTES, schedule=Cosine()))
+    config = json.loads((export(model, "transformers", tmp_path / "renamed") / "config.json").read_text())
+    assert config["process"] == {"kind": "absorbing", "clocked": False, "schedule": "cosine"}
+    assert config["mask_token_id"] == BYTES and config["architectures"] == ["RedraftForMaskedLM"]
+
+
+@pytest.mark.parametrize(("family", "why"), [
+    (Redefined(BYTES), "no sampler that family 'redefined' states as its own"),
+    (HybridFamily(BYTES, (1 / (BYTES + 1),) * (BYTES + 1)), "no sampler that family 'hybrid' states"),
+    (MDLM(BYTES, schedule=Slow()), "knows the schedules linear, log_linear, cosine, not Slow"),
+])  # fmt: skip
+def test_a_family_that_states_no_process_is_refused_in_one_line(
+    family: Family, why: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=why) as caught:
+        export(with_family(folders["mdlm-dit-cosine"], family), "transformers", tmp_path / "out")
+    assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["ar-llama", "mdlm-dit-cosine"])
+def test_rotary_angles_of_another_base_come_along(name: str, folders: dict[str, Path], tmp_path: Path) -> None:
+    model = loaded(folders[name])
+    model.network.shape = dataclasses.replace(model.network.shape, theta=50.0)
+    expected, causal = ours(model), name.startswith("ar")
+    kind = transformers.AutoModelForCausalLM if causal else transformers.AutoModelForMaskedLM
+    ids = ids_for(model.family.name)
+    tokens = torch.cat([torch.full((3, 1), BYTES), ids], 1) if causal else ids
+    for target in ("transformers", "llama") if causal else ("transformers",):
+        theirs = opened(export(model, target, tmp_path / target), kind)
+        logits = theirs(tokens).logits[..., :BYTES].log_softmax(-1)
+        seen = logits if causal else theirs.log_p(tokens)
+        assert torch.allclose(seen, expected, atol=1e-6), target
+    assert not torch.allclose(expected, ours(loaded(folders[name])), atol=1e-3)
+
+
+def test_a_clock_that_exported_code_does_not_know_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    model = redraft.load(folders["gidd-dit"], "cpu")
+    model.network.shape = dataclasses.replace(model.network.shape, clock=0.1)
+    with pytest.raises(UserError, match="does not know the clock"):
+        export(model, "transformers", tmp_path / "out")
+
+
+def test_exported_code_refuses_a_process_that_it_does_not_know() -> None:
+    with pytest.raises(ValueError, match="no process 'another'"):
+        sampling_redraft.Process(RedraftConfig(process={"kind": "another", "clocked": False}))
 
 
 # A stock Llama, and GGUF

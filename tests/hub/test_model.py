@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import pickle
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 
 import redraft
+from redraft.cli import main
 from redraft.errors import UserError
 from redraft.evaluation.run import carry_out, open_run
-from redraft.hub.model import Model
+from redraft.hub.model import MARK, Model
 from redraft.registry import FAMILIES
+from redraft.types import Canvas
 from tests.rounding import CLOSE, in_float64
 from tests.runs import corpus, tiny
 
 BYTES = 257
+pytestmark = pytest.mark.filterwarnings("ignore:.* of a row in training:UserWarning")
 
 
 @pytest.fixture(scope="session")
@@ -116,6 +121,49 @@ def test_streamed_canvases_end_in_the_samples(model: Model) -> None:
     frames = list(model.sample("the ", n=2, length=20, steps=8, stream=True))
     assert len(frames) > 1 and all((f.tokens[:, :4] == frames[0].tokens[:, :4]).all() for f in frames)  # type: ignore[union-attr]
     assert [model.text(row, 4) for row in frames[-1].tokens] == model.sample("the ", n=2, length=20, steps=8)  # type: ignore[union-attr]
+
+
+def test_a_canvas_on_its_way_is_text_with_a_mark_for_what_is_not_written(model: Model) -> None:
+    """Marks only ever become text; a uniform-state model has none to begin with. The last canvas is the sample."""
+    settings = {"n": 2, "length": 20, "steps": 8}
+    shown = [model.show(canvas) for canvas in model.sample("the ", stream=True, **settings)]  # type: ignore[arg-type]
+    assert shown[-1] == model.sample("the ", **settings)  # type: ignore[arg-type]
+    assert all(text.startswith("the ") for texts in shown for text in texts)
+    frames = list(model.sample("the ", stream=True, **settings))  # type: ignore[arg-type]
+    left = [int((canvas.tokens[0] >= model.family.vocab).sum()) for canvas in frames]  # type: ignore[union-attr]
+    assert left[-1] == 0 and (left[0] > 0) == bool(model.family.spare)
+    if model.family.exported not in ("uniform", "hybrid"):  # those may hide again what they had written
+        assert left == sorted(left, reverse=True)
+    marks = [texts[0].count(MARK) for texts in shown]
+    assert all(mark <= n for mark, n in zip(marks, left, strict=True)) and (max(marks) > 0) == bool(model.family.spare)
+
+
+def test_an_unwritten_canvas_is_all_marks_between_prompt_and_suffix(model: Model) -> None:
+    assert model.show(model.canvas("é ", 1, 9, " end")) == ["é ░░ end"]
+    assert model.show(model.canvas("a", 2, 3), "_") == ["a__", "a__"]
+
+
+def test_text_after_a_gap_keeps_its_space_and_half_a_character_swallows_nothing(model: Model) -> None:
+    canvas, ids = model.canvas("", 1, 6), torch.tensor([[0xC3, 999, 0xA9, 999, 32, 97]])
+    tokens = ids.where(ids < 256, model.family.vocab)
+    assert model.show(Canvas(tokens, canvas.fixed)) == ["\ufffd░\ufffd░ a"]
+
+
+def test_a_length_beyond_training_is_remarked_in_one_line(
+    folders: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = redraft.load(folders["ar"], "cpu")
+    for length, beyond in ((model.length, False), (model.length + 1, True)):
+        main(["sample", str(folders["ar"]), "--length", str(length), "--json"])
+        said = capsys.readouterr()
+        table = json.loads(said.out)
+        assert (table["length"], table["trained_length"], table["beyond_training"]) == (length, model.length, beyond)
+        assert said.err.count("\n") == beyond and (f"more than the {model.length} of a row" in said.err) == beyond
+    with pytest.warns(UserWarning, match=f"are more than the {model.length} of a row in training"):
+        model.sample("a", n=1, length=model.length + 1, steps=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.sample("a", n=1, length=model.length, steps=1)
 
 
 def test_infilling_keeps_both_ends_or_says_who_can(model: Model) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,19 @@ import numpy as np
 import pytest
 
 from redraft.cli import main
-from redraft.config import TrainConfig
+from redraft.config import TrainConfig, dump_toml
 from redraft.errors import UserError
 from redraft.evaluation.likelihood import exponential
-from redraft.evaluation.run import open_run, read_record
+from redraft.evaluation.run import carry_out, open_run, read_record
+from redraft.hub.export import TARGETS, refusal
+from redraft.hub.model import load
+from redraft.registry import FAMILIES
+from redraft.text.foreseen import foreseen
 from redraft.training.schedule import idle, learning_rate
 from redraft.training.setup import held_out, set_up
+from redraft.verbs.plan import exports, exports_sentence
+from redraft.verbs.train import result_sentence
+from tests.hub.models import folder
 from tests.runs import corpus, tiny
 
 
@@ -71,6 +79,92 @@ def test_the_rows_that_are_counted_are_those_that_are_scored(rows: int, long: Pa
     setup = set_up(tiny(long, evaluate={"rows": rows}))
     scored = held_out(setup.corpus, setup.config.data, setup.tokenizer.eos, setup.config.evaluate.rows)
     assert setup.validation_rows == len(scored.tokens) <= rows
+
+
+@pytest.mark.parametrize("family", ["ar", "mdlm"])
+def test_train_and_eval_score_the_same_windows_and_say_how_many(
+    family: str, long: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One name, one number: the validation windows of the record are those that `eval` scores, unless told otherwise."""
+    for _ in carry_out(open_run(tiny(long, family=family), tmp_path / "run"), tmp_path / "run"):
+        pass
+    record, tables = read_record(tmp_path / "run"), []
+    for more in ([], ["--rows", "11"], ["--draws", "3"]):
+        main(["eval", str(tmp_path / "run"), "--device", "cpu", "--json", *more])
+        tables.append(json.loads(capsys.readouterr().out))
+    assert [table["windows"] for table in tables] == [record["windows"], 11, record["windows"]] and record[
+        "windows"
+    ] == 8
+    assert tables[0]["nats"] == pytest.approx(record["loss"], rel=1e-6)  # in batches of other sizes: float32 rounds
+    assert tables[0]["draws"] == record["draws"] and tables[1]["nats"] != pytest.approx(record["loss"], rel=1e-4)
+    assert result_sentence(record).endswith(", 8 windows of validation text")
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+@pytest.mark.parametrize("how", ["text", "own", "few", "mixture", "phases", "prompts"])
+def test_a_plan_counts_the_rows_that_training_will_score(
+    how: str, prepared: bool, long: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDRAFT_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "v.txt").write_text("some other words.\n" * 9)
+    (tmp_path / "p.jsonl").write_text(
+        "".join(json.dumps({"prompt": f"{n}", "completion": f"{n}"}) + "\n" for n in range(90))
+    )
+    rest = {"source": str(long), "validation": str(tmp_path / "v.txt")}
+    told: dict[str, Any] = {
+        "text": {"source": str(long)}, "own": rest, "few": {**rest, "length": 100},
+        "mixture": {"mixture": [{"source": str(long), "weight": 3}, {**rest, "weight": 1.0}]},
+        "phases": {"phases": [{"until": 0.5, "mixture": [rest]}, {"mixture": [{"source": str(long)}]}]},
+        "prompts": {"source": str(tmp_path / "p.jsonl"), "format": "prompts", "length": 100},
+    }[how]  # fmt: skip
+    config = tiny(long, evaluate={"rows": 40})
+    config = type(config).model_validate({**config.model_dump(), "data": {"length": 16, **told}})
+    if prepared:
+        set_up(config)
+    found = foreseen(config.data, config.evaluate.rows)
+    assert found.why == "" and found.rows == set_up(config).validation_rows
+    assert ("examples" if how == "prompts" else "rows of") in found.sentence
+
+
+@pytest.mark.parametrize("how", ["source", "mixture", "phases"])
+def test_a_plan_says_that_the_validation_text_is_shorter_than_a_row(
+    how: str, long: Path, short: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny(long)
+    config = type(config).model_validate({**config.model_dump(), "data": data(long, short, how)})
+    (tmp_path / "r.toml").write_text(dump_toml(config))
+    main(["plan", str(tmp_path / "r.toml"), "--rate", "1e9"])
+    said = capsys.readouterr().out
+    assert "tokens, fewer than one row: training will be refused" in said
+    main(["plan", str(tmp_path / "r.toml"), "--rate", "1e9", "--json"])
+    assert json.loads(capsys.readouterr().out)["validation"]["rows"] == 0
+
+
+def test_a_plan_of_text_that_is_elsewhere_says_that_nobody_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    for source in ("absent.txt", "hf:nobody/never"):
+        main(["plan", "--data", source, "--steps", "3", "--size", "3.1k", "--rate", "1e9"])
+        assert "Validation: not counted (" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("block", ["llama", "dit"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_exports_are_foreseen_as_they_are_refused(family: str, block: str, tmp_path: Path) -> None:
+    config = tiny(tmp_path, family=family, network={"block": block})
+    model = load(folder(tmp_path / "m", family, block), "cpu")
+    assert set(exports(config)) == {target for target in TARGETS if refusal(model, target) is None}
+    said = exports_sentence(config)
+    assert ("--network.block llama" in said) == (family == "ar" and block == "dit")
+    assert ("--family ar" in said) == (family != "ar")
+
+
+def test_a_package_that_an_export_lacks_is_told_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny(tmp_path, family="ar", network={"block": "llama"})
+    monkeypatch.setattr("redraft.verbs.plan.find_spec", lambda name: None)
+    assert "a GGUF file (needs: pip install 'redraft[gguf]')" in exports_sentence(config)
+    extras = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    assert all(any(need.startswith("gguf") for need in extras[name]) for name in ("gguf", "judge"))
 
 
 def test_twenty_examples_with_one_to_validate_on_become_a_model(

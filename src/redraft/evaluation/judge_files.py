@@ -17,9 +17,10 @@ from typing import Any
 import torch
 
 from redraft.errors import UserError
-from redraft.evaluation.judges import CausalJudge, Identity, Judge, RedraftJudge
+from redraft.evaluation.judges import CausalJudge, Identity, Judge, RedraftJudge, refuse_bound
+from redraft.families.base import family_class
 from redraft.files import read_json
-from redraft.hub.folder import CONFIG
+from redraft.hub.folder import CONFIG, read_config
 from redraft.hub.model import load
 from redraft.hub.shards import weight_files
 from redraft.network.device import pick_device
@@ -41,10 +42,28 @@ def load_judge(spec: str | Path, *, source: bool = False, download: bool = False
     return replace(judge, identity=replace(judge.identity, source=source))
 
 
+def check_judge(spec: str | Path, *, download: bool = False) -> None:
+    """`UserError` where `load_judge` could not open it, by all but its weights: configuration, tokenizer and which files."""
+    path = Path(spec).expanduser()
+    _loader(str(spec), path, download)
+    if path.suffix == ".bin" and path.is_file():
+        _beside(path)
+    elif path.is_dir() and _is_ours(path):
+        config = read_config(path)
+        weight_files(path)
+        refuse_bound(config.family, family_class(config.family).exact)
+    else:
+        where = {"pretrained_model_name_or_path": str(spec)}
+        if path.is_file():
+            where = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+        with _library(str(spec), offline=not download) as library:
+            library.AutoConfig.from_pretrained(**where, local_files_only=not download)
+            library.AutoTokenizer.from_pretrained(**where, local_files_only=not download)
+
+
 def _loader(spec: str, path: Path, download: bool) -> Callable[[str], RedraftJudge | CausalJudge]:
     if path.is_dir():
-        ours = (path / CONFIG).is_file() and read_json(path / CONFIG).get("model_type") == "redraft"
-        return lambda device: _redraft(path, device) if ours else _transformers(str(path), path.name, device)
+        return lambda device: _redraft(path, device) if _is_ours(path) else _transformers(str(path), path.name, device)
     if path.is_file():
         readers = {".gguf": _gguf, ".bin": _llama2c}
         if path.suffix not in readers:
@@ -53,6 +72,10 @@ def _loader(spec: str, path: Path, download: bool) -> Callable[[str], RedraftJud
     if spec.count("/") > 1 or spec.startswith((".", "~")) or path.suffix in (".gguf", ".bin"):
         raise UserError(f"no such judge: {spec}; {ACCEPTED}")
     return lambda device: _transformers(spec, spec, device, download)
+
+
+def _is_ours(path: Path) -> bool:
+    return (path / CONFIG).is_file() and read_json(path / CONFIG).get("model_type") == "redraft"
 
 
 def _redraft(path: Path, device: str) -> RedraftJudge:
@@ -81,13 +104,19 @@ def _gguf(path: Path, device: str) -> CausalJudge:
 def _llama2c(path: Path, device: str) -> CausalJudge:
     from redraft.evaluation.llama2c import BEGIN, read_network, read_tokenizer
 
-    beside = sorted(path.parent.glob("tok*.bin"))
-    if not beside:
-        raise UserError(f"{path.parent} holds no tok*.bin: a llama2.c model needs its tokenizer beside it")
+    beside = _beside(path)
     with _library(str(path)):
-        network, encode = read_network(path).to(device), read_tokenizer(beside[0])
-    identity = Identity(path.name, "llama2.c", sha256(path), "float32", f"{beside[0].name}:{sha256(beside[0])[:8]}")
+        network, encode = read_network(path).to(device), read_tokenizer(beside)
+    identity = Identity(path.name, "llama2.c", sha256(path), "float32", f"{beside.name}:{sha256(beside)[:8]}")
     return CausalJudge(network, encode, BEGIN, network.config.max_position_embeddings, identity)
+
+
+def _beside(path: Path) -> Path:
+    """The tokenizer of a llama2.c model."""
+    found = sorted(path.parent.glob("tok*.bin"))
+    if not found:
+        raise UserError(f"{path.parent} holds no tok*.bin: a llama2.c model needs its tokenizer beside it")
+    return found[0]
 
 
 def _causal(network: Any, tokenizer: Any, name: str, kind: str, weights: str, device: str) -> CausalJudge:

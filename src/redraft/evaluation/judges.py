@@ -68,6 +68,11 @@ def ratio(top: Tensor, bottom: Tensor) -> tuple[float, float]:
     return float(value), float((left.square().sum() / (len(top) * (len(top) - 1))).sqrt() / bottom.mean())
 
 
+def refuse_bound(family: str, exact: bool) -> None:
+    if not exact:
+        raise UserError(f"a judge must have an exact likelihood; {family!r} has a bound. Try: ar")
+
+
 class Judge(Protocol):
     @property
     def identity(self) -> Identity: ...
@@ -99,8 +104,7 @@ class RedraftJudge:
 
     @staticmethod
     def of(model: Model, name: str = "", weights: str = "") -> RedraftJudge:
-        if not model.family.exact:
-            raise UserError(f"a judge must have an exact likelihood; {model.family.name!r} has a bound. Try: ar")
+        refuse_bound(model.family.name, model.family.exact)
         dtype = str(model.network.compute).removeprefix("torch.")
         return RedraftJudge(model, Identity(name, "redraft", weights, dtype, model.tokenizer.name))
 

@@ -26,6 +26,8 @@ class AR(Family):
 
     name: ClassVar[str] = "ar"
     sampler: ClassVar[str] = "left_to_right"
+    exported: ClassVar[str] = "left_to_right"
+    spare: ClassVar[str] = "bos"
     exact: ClassVar[bool] = True
     vocab: int
 

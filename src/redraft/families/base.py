@@ -22,8 +22,19 @@ from redraft.noise import draws
 from redraft.noise.draws import Key
 from redraft.noise.kernels import marginal
 from redraft.noise.schedules import SCHEDULES, Schedule
-from redraft.registry import FAMILIES, checked_options
+from redraft.registry import FAMILIES, checked_options, find
 from redraft.types import Batch, Network, Noise, Predict, TokenLoss, View
+
+PROCESSES: dict[str, tuple[str, ...]] = {
+    "left_to_right": (),
+    "absorbing": ("schedule",),
+    "uniform": ("schedule",),
+    "hybrid": ("uniform",),
+    "ordered": ("alpha_0", "variant"),
+    "blocks": ("block",),
+}
+"""What the code in exported folders can write by (hub/exported), and the settings of a family that each depends on."""
+DECIDING = ("view", "interpret", "log_p", "posterior", "step", "forget", "prior", "sampler")
 
 Charge = Callable[[Network, Tensor, Tensor, Tensor, Tensor], Tensor]
 """(network, hidden [B, L, d], xt, x0, t [B, L]) -> nats [B, L]; rows and tokens as `picked` gives them."""
@@ -36,6 +47,8 @@ class Family(ABC):
     sampler: ClassVar[str]  # default, by name in the registry
     exact: ClassVar[bool] = False  # nelbo is the exact -log p, with no randomness
     clocked: ClassVar[bool] = False  # whether its network reads the time
+    spare: ClassVar[str] = "mask"  # what id V is to it: mask, bos, or "" where it is never seen
+    exported: ClassVar[str] = ""  # its process as exported folders name it: a key of `PROCESSES`; "": they have none
     vocab: int
 
     @abstractmethod
@@ -221,6 +234,22 @@ class Taught(Wrapped):
 
     network: Network
     teacher: Network
+
+
+def exported_process(family: Family) -> str:
+    """The process that the family states for exported folders; "" where it states none, or where a class redefines part of
+    what decides which text is written and does not state it anew: then nobody has said that the exported code still fits."""
+    for kind in type(family).__mro__:
+        if "exported" in vars(kind):
+            return kind.exported  # type: ignore[attr-defined]
+        if any(name in vars(kind) for name in DECIDING):
+            return ""
+    return ""
+
+
+def family_class(name: str) -> type[Family]:
+    """The class of that name, for the facts that it states."""
+    return find("family", FAMILIES, name).load()
 
 
 def on_grid(t: Tensor, grid: int) -> Tensor:

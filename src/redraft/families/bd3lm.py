@@ -39,6 +39,7 @@ class BD3LM(Family, AnyOrder):
 
     name: ClassVar[str] = "bd3lm"
     sampler: ClassVar[str] = "blocks"
+    exported: ClassVar[str] = "blocks"
     vocab: int
     block: int = 4
     objective: str = "nelbo"

@@ -31,6 +31,7 @@ class D3PM(Absorbing):
 
     name: ClassVar[str] = "d3pm"
     sampler: ClassVar[str] = "ancestral"
+    exported: ClassVar[str] = "absorbing"
     clocked: ClassVar[bool] = True
     vocab: int
     grid: int = 1000

@@ -44,6 +44,8 @@ class Duo(DiffusionFamily):
 
     name: ClassVar[str] = "duo"
     sampler: ClassVar[str] = "ancestral"
+    exported: ClassVar[str] = "uniform"
+    spare: ClassVar[str] = ""
     clocked: ClassVar[bool] = True
     vocab: int
     schedule: Schedule = field(default_factory=LogLinear)

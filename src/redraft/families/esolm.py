@@ -40,6 +40,7 @@ class EsoLM(Family, AnyOrder):
 
     name: ClassVar[str] = "esolm"
     sampler: ClassVar[str] = "ordered"
+    exported: ClassVar[str] = "ordered"
     vocab: int
     alpha_0: float = 1.0
     objective: str = "low_variance"

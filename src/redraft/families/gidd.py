@@ -41,6 +41,7 @@ class GIDD(DiffusionFamily):
 
     name: ClassVar[str] = "gidd"
     sampler: ClassVar[str] = "ancestral"
+    exported: ClassVar[str] = "hybrid"
     clocked: ClassVar[bool] = True
     # A wrong id, with probability sqrt t, pays log(1/t) / t: of even times the draws' variance would be infinite.
     early: ClassVar[int] = 3

@@ -30,6 +30,7 @@ class MDLM(Absorbing, AnyOrder):
 
     name: ClassVar[str] = "mdlm"
     sampler: ClassVar[str] = "ancestral"
+    exported: ClassVar[str] = "absorbing"
     vocab: int
     objective: str = "low_variance"
     schedule: Schedule = field(default_factory=Linear)

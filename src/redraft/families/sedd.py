@@ -31,6 +31,7 @@ class SEDD(Absorbing):
 
     name: ClassVar[str] = "sedd"
     sampler: ClassVar[str] = "analytic"
+    exported: ClassVar[str] = "absorbing"
     clocked: ClassVar[bool] = True
     vocab: int
     schedule: Schedule = field(default_factory=Linear)

@@ -60,7 +60,7 @@ def card(model: Model, target: str, name: str = ".") -> str:
     front = {
         "library_name": "transformers" if target in ("transformers", "llama") else target.replace("native", "redraft"),
         "tags": ["redraft", model.family.name],
-        **({"pipeline_tag": "text-generation"} if model.family.name == "ar" else {}),
+        **({"pipeline_tag": "text-generation"} if model.family.spare == "bos" else {}),
     }
     title = f"{model.family.name} with {quantity(sum(model.parameters.values()))} parameters"
     parts = [
@@ -144,7 +144,7 @@ def _table(rows: Mapping[str, str]) -> str:
 
 
 def _load(model: Model, target: str, name: str) -> str:
-    causal = model.family.name == "ar"
+    causal = model.family.spare == "bos"
     fill = {
         "name": name,
         "length": model.length,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from redraft.errors import UserError, unknown
+from redraft.families.base import PROCESSES, Family, exported_process
 from redraft.files import disk, make_folder, write_json, write_text
 from redraft.hub.card import card
 from redraft.hub.folder import CONFIG, ModelConfig, save_model
@@ -28,6 +29,7 @@ from redraft.hub.shards import write_weights
 from redraft.hub.tokenizer_json import byte_level
 from redraft.hub.tokenizer_json import exported as tokenizer_files
 from redraft.network.sizes import Shape
+from redraft.noise.schedules import SCHEDULES, Schedule
 from redraft.registry import FAMILIES
 from redraft.text.tokenizer import Bytes
 
@@ -54,11 +56,25 @@ def export(source: str | Path | Model, target: str, into: str | Path) -> Path:
 
 def refusal(model: Model, target: str) -> str | None:
     """Why the model cannot become that, in a few words; None when it can."""
+    if target == "transformers":
+        if model.network.shape.clock is not None:
+            return "the code that goes along does not know the clock of converted GIDD"
+        return _no_process(model.family)
     if target in ("llama", "gguf"):
-        if model.family.name != "ar":
+        if exported_process(model.family) != "left_to_right":
             return f"family {model.family.name!r} does not write left to right"
         if model.network.shape.block != "llama":
             return f"its blocks are {model.network.shape.block!r}, not 'llama'"
+    return None
+
+
+def _no_process(family: Family) -> str | None:
+    """Why the code that goes along cannot write as the family does."""
+    if exported_process(family) not in PROCESSES:
+        return f"the code that goes along has no sampler that family {family.name!r} states as its own"
+    schedule = getattr(family, "schedule", None)
+    if "schedule" in PROCESSES[exported_process(family)] and _schedule_name(schedule) is None:
+        return f"the code that goes along knows the schedules {', '.join(SCHEDULES)}, not {schedule}"
     return None
 
 
@@ -78,7 +94,7 @@ def to_transformers(model: Model, folder: Path) -> None:
         write_text(folder / name, (resources.files("redraft.hub") / "exported" / name).read_text("utf-8"))
     _save_tokenizer(model, folder)
     write_weights(folder, {_trunk_name(name): tensor for name, tensor in model.network.named_parameters()})
-    if model.family.name == "ar":
+    if model.family.spare == "bos":
         write_json(folder / "generation_config.json", _generation(model))
     write_json(folder / CONFIG, _redraft_config(model))
 
@@ -140,14 +156,14 @@ def llama_config(model: Model) -> dict[str, Any]:
         "head_dim": shape.width // shape.heads,
         "hidden_act": "silu",
         "rms_norm_eps": 1e-5,
-        "rope_theta": 10000.0,
+        "rope_theta": shape.theta,
         "attention_bias": False,
         "mlp_bias": False,
     }
 
 
 def _redraft_config(model: Model) -> dict[str, Any]:
-    causal, shape = model.family.name == "ar", model.network.shape
+    causal, shape = model.family.spare == "bos", model.network.shape
     name = "RedraftForCausalLM" if causal else "RedraftForMaskedLM"
     heads = ("AutoModel", "AutoModelForCausalLM" if causal else "AutoModelForMaskedLM")
     return {
@@ -159,17 +175,19 @@ def _redraft_config(model: Model) -> dict[str, Any]:
         },
         "family": model.family.name,
         "family_options": _options(model),
+        "process": _process(model.family),
         "block": shape.block,
         "cond_size": shape.cond if shape.adaln else 0,
+        "rotary_base": shape.theta,
         **_sizes(model),
     }
 
 
 def _sizes(model: Model) -> dict[str, Any]:
     """What both kinds of config.json say alike. A row of a left-to-right model has BOS before its text."""
-    shape, causal = model.network.shape, model.family.name == "ar"
+    shape, causal = model.network.shape, model.family.spare == "bos"
     spare: dict[str, Any] = {}
-    if model.family.name != "duo":
+    if model.family.spare:
         spare["bos_token_id" if causal else "mask_token_id"] = shape.vocab
     return {
         "vocab_size": shape.vocab + 1,
@@ -194,13 +212,23 @@ def _generation(model: Model) -> dict[str, Any]:
 
 def _options(model: Model) -> dict[str, Any]:
     """All settings of the family, as config.json can hold them: a schedule goes by its name."""
-    from redraft.noise.schedules import SCHEDULES
+    return _settings(model.family, FAMILIES[model.family.name].options)
 
-    names = {kind: name for name, kind in SCHEDULES.items()}
-    options = {key: getattr(model.family, key) for key in FAMILIES[model.family.name].options}
-    if "schedule" in options:
-        options["schedule"] = names[type(options["schedule"])]
-    return options
+
+def _process(family: Family) -> dict[str, Any]:
+    """What the exported code is told of how the family writes."""
+    kind = exported_process(family)
+    return {"kind": kind, "clocked": family.clocked, **_settings(family, PROCESSES[kind])}
+
+
+def _settings(family: Family, keys: Iterable[str]) -> dict[str, Any]:
+    settings = {key: getattr(family, key) for key in keys}
+    return {key: _schedule_name(value) if isinstance(value, Schedule) else value for key, value in settings.items()}
+
+
+def _schedule_name(schedule: Any) -> str | None:
+    """Equal settings too: a name stands for the schedule as it is by default."""
+    return next((name for name, kind in SCHEDULES.items() if kind() == schedule), None)
 
 
 def _trunk_name(name: str) -> str:
@@ -210,7 +238,7 @@ def _trunk_name(name: str) -> str:
 
 def _save_tokenizer(model: Model, folder: Path) -> None:
     """tokenizer.json with its settings; a sentencepiece model as it is, which the card says."""
-    files = tokenizer_files(model.tokenizer, model.family.name == "ar", model.length)
+    files = tokenizer_files(model.tokenizer, model.family.spare == "bos", model.length)
     if not files:
         model.tokenizer.save(folder)
     for name, table in files.items():

@@ -54,7 +54,7 @@ def write_gguf(path: Path, model: Model, tensors: dict[str, Tensor]) -> None:
     try:
         import gguf
     except ImportError:
-        raise UserError("a GGUF file needs the package 'gguf': pip install 'redraft[judge]'") from None
+        raise UserError("a GGUF file needs the package 'gguf': pip install 'redraft[gguf]'") from None
     vocabulary = vocabulary_of(model.tokenizer)
 
     def write(aside: Path) -> None:
@@ -135,7 +135,7 @@ def _describe(writer: Any, model: Model, gguf: Any) -> None:
     writer.add_head_count_kv(shape.heads)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_dimension_count(shape.width // shape.heads)
-    writer.add_rope_freq_base(10000.0)
+    writer.add_rope_freq_base(shape.theta)
     writer.add_vocab_size(shape.vocab + 1)
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
@@ -28,6 +30,8 @@ from redraft.sampling.base import Denoiser
 from redraft.sampling.base import build as build_sampler
 from redraft.text.tokenizer import MOST_LOST, Tokenizer
 from redraft.types import Batch, Canvas, last
+
+MARK = "░"  # a token that is not written yet
 
 
 @dataclass(frozen=True)
@@ -130,9 +134,11 @@ class Model:
         """`n` texts on canvases of `length` tokens, prompt and suffix included; `stream=True` yields every canvas instead.
 
         A text ends at its first end-of-document after the prompt. `steps` is what the sampler makes of it: left to right
-        takes one a token. `sampler` by name, else the family's own; `options` are its further settings. `compiled`: see
-        `denoiser`.
+        takes one a token. `show` makes text of a canvas that is not finished. `sampler` by name, else the family's own;
+        `options` are its further settings. `compiled`: see `denoiser`. A length beyond that of training is warned of.
         """
+        if told := self.beyond(length):
+            warnings.warn(told, stacklevel=2)
         canvas = self.canvas(prompt, n, length, suffix)
         frames = self.frames(canvas, self.denoiser(temperature, top_p, compiled), sampler, steps, seed, options)
         if stream:
@@ -140,7 +146,7 @@ class Model:
         return [self.text(row, len(self.tokenizer.encode(prompt))) for row in last(frames).tokens]
 
     def canvas(self, prompt: str = "", n: int = 1, length: int = 256, suffix: str = "") -> Canvas:
-        """An unwritten canvas with the prompt fixed at its beginning and the suffix at its end."""
+        """An unwritten canvas, id V, with the prompt fixed at its beginning and the suffix at its end."""
         _check_text(prompt)
         _check_text(suffix)
         before, after = (torch.as_tensor(self.tokenizer.encode(part), dtype=torch.int64) for part in (prompt, suffix))
@@ -149,7 +155,8 @@ class Model:
                 f"n must be at least 1 and length more than prompt and suffix: got n={n}, length={length}, "
                 f"prompt and suffix of {len(before) + len(after)} tokens"
             )
-        row = torch.cat([before, torch.zeros(length - len(before) - len(after), dtype=torch.int64), after])
+        unwritten = torch.full((length - len(before) - len(after),), self.family.vocab)
+        row = torch.cat([before, unwritten, after])
         fixed = torch.arange(length)
         fixed = (fixed < len(before)) | (fixed >= length - len(after))
         return Canvas(row.expand(n, -1).to(self.device), fixed.expand(n, -1).to(self.device))
@@ -192,10 +199,38 @@ class Model:
         end = next((i for i in range(prompt, len(ids)) if ids[i] == self.tokenizer.eos), len(ids))
         return self.tokenizer.decode(ids[:end])
 
+    def show(self, canvas: Canvas, mark: str = MARK) -> list[str]:
+        """The text of each row of a canvas on its way, with `mark` for every token that is not written yet.
+
+        A uniform-state model (duo) has a token at every place from the start, any of which may still change: it marks none.
+        """
+        return [self._shown(*row, mark) for row in zip(canvas.tokens.tolist(), canvas.fixed.tolist(), strict=True)]
+
+    def _shown(self, ids: list[int], fixed: list[bool], mark: str) -> str:
+        """Up to the first end-of-document after what is fixed at the beginning, as `text` has it. What follows a gap is
+        decoded after a letter: many tokenizers leave out the space before a first word."""
+        given = next((i for i, still in enumerate(fixed) if not still), len(ids))
+        end = next((i for i in range(given, len(ids)) if ids[i] == self.tokenizer.eos), len(ids))
+        parts = list[str]()
+        for gap, group in itertools.groupby(ids[:end], lambda i: i >= self.family.vocab):
+            run, lead = list(group), self.tokenizer.encode("a").tolist() if parts else []
+            text = self.tokenizer.decode([*lead, *run])[len(self.tokenizer.decode(lead)) :]
+            parts.append(mark * len(run) if gap else text)
+        return "".join(parts)
+
+    def beyond(self, length: int) -> str | None:
+        """A remark on a canvas that is longer than the rows that the model was trained on; None where it is not."""
+        if length <= self.length:
+            return None
+        return (
+            f"{length} tokens are more than the {self.length} of a row in training: what comes after those was never "
+            f"learned (a length of {self.length} or less)"
+        )
+
     def _one_mask(self, tokens: Tensor) -> Tensor:
         """A converted model may have its [MASK] among the text ids (`hub.formats.vocabulary`): that one is id V too."""
         mask = self.record.get("converted", {}).get("mask")
-        if mask is None or self.family.name in ("ar", "duo"):
+        if mask is None or self.family.spare != "mask":
             return tokens
         return tokens.masked_fill(tokens == mask, self.family.vocab)
 

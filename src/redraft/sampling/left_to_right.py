@@ -32,6 +32,7 @@ class LeftToRight(Sampler):
         rows, length = canvas.tokens.shape
         given = int(fixed.sum(1).min())
         noise = sent(noise_of(canvas, key)("token"), canvas.tokens.device)
+        canvas = canvas.write(torch.full_like(canvas.tokens, family.bos_id))  # its prior, which says: not written yet
         cache, text = denoiser.network.cache(rows, length), family.shifted(canvas.tokens)
         places, start = torch.arange(length, device=text.device).expand(rows, -1), 0
         if given == length:

@@ -66,15 +66,19 @@ class Workers(ABC):
 def open_study(table: dict[str, Any], folder: Path) -> Study:
     """Claim `folder` for this study; it may be carried out otherwise than before. `UserError` where it holds another."""
     study = plan_study(table)
-    path = folder / STUDY
-    begun = any((folder / RUNS).glob("*"))
+    check_folder(study, folder)
+    make_folder(folder / RUNS)
+    write_text(folder / STUDY, dump_toml(study.config))
+    return study
+
+
+def check_folder(study: Study, folder: Path) -> None:
+    """`UserError` where `folder` holds anything but this study."""
+    path, begun = folder / STUDY, any((folder / RUNS).glob("*"))
     if path.exists() and begun and _what(read_study(folder)) != _what(study):
         raise UserError(f"{folder} holds another study: give another folder, or remove it")
     if not path.exists() and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is not empty and holds no study: give a new or empty folder")
-    make_folder(folder / RUNS)
-    write_text(path, dump_toml(study.config))
-    return study
 
 
 def _what(study: Study) -> dict[str, Any]:

@@ -21,9 +21,9 @@ from redraft.numbers import Amount
 class CentreConfig(Part):
     """The law of the best size that is expected: N* = params (C / flops)^exponent."""
 
-    flops: Amount
-    params: Amount = Field(description="without the input embedding")
-    exponent: float = Field(0.5, gt=0, lt=1)
+    flops: Amount = Field(description="a budget")
+    params: Amount = Field(description="the best size there, without the input embedding")
+    exponent: float = Field(0.5, gt=0, lt=1, description="with which it grows with the budget")
 
     def at(self, flops: float) -> float:
         return self.params * (flops / self.flops) ** self.exponent
@@ -50,10 +50,10 @@ class GridConfig(Part):
     ones between two sizes, each `ratio` times the last."""
 
     sizes: int = Field(5, gt=2, le=1000, description="sizes a budget; three are the fewest that show a minimum")
-    ladder: list[str] = Field(default_factory=list)
-    between: tuple[str, str] | None = None
+    ladder: list[str] = Field(default_factory=list, description="the sizes to choose from, by name")
+    between: tuple[str, str] | None = Field(None, description="or the smallest and the largest of them")
     ratio: float = Field(0.0, ge=0, le=1e6, description="0: the papers' sizes")
-    centre: CentreConfig | None = None
+    centre: CentreConfig | None = Field(None, description="where the best size is expected; a paper's law if left out")
 
     @model_validator(mode="after")
     def _one(self) -> GridConfig:

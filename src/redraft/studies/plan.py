@@ -17,6 +17,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib import resources
 from typing import Any
 
 from pydantic import Field
@@ -31,30 +32,31 @@ from redraft.studies.grid import GridConfig, published_centre, windows
 from redraft.studies.presets import preset_table
 from redraft.studies.records import JUDGE
 from redraft.text.tokenizer import vocabulary
-from redraft.training.budget import Budget, plan_run, seconds
+from redraft.training.budget import Budget, plan_run
+from redraft.training.pace import cpu_rate, scoring_flops, seconds
 from redraft.training.schedule import shared_steps, warmup_steps
 
 
 class ArmConfig(Part):
     """Every combination of its lists is one run."""
 
-    families: list[FamilyConfig]
-    sizes: list[str] = Field(default_factory=list)
+    families: list[FamilyConfig] = Field(description='by name, or with options: { name = "mdlm", objective = "nelbo" }')
+    sizes: list[str] = Field(default_factory=list, description="the same sizes at every budget")
     grid: GridConfig | None = Field(None, description="sizes that move with the budget, instead of `sizes`")
-    flops: list[Amount]
-    seeds: list[Seed] = Field([0])
-    name: str = ""
-    set: dict[str, Any] = Field(default_factory=dict)
+    flops: list[Amount] = Field(description="budgets")
+    seeds: list[Seed] = Field([0], description="one run each")
+    name: str = Field("", description="label in fits and figures; the family's name if left out")
+    set: dict[str, Any] = Field(default_factory=dict, description="keys of a run that this arm sets over [base]")
     by_size: dict[str, dict[str, Any]] = Field(default_factory=dict, description="settings of one size")
     preset: str = Field("", description="learning rate and batch by a paper's rule (studies/presets.py)")
     reuse: bool = Field(False, description="one wsd run for all budgets of a size, a branch that decays for each")
 
 
 class StudyConfig(Part):
-    title: str = "A scaling study"
-    base: dict[str, Any] = Field(default_factory=dict)
-    arm: list[ArmConfig]
-    frontier: FrontierConfig | None = None
+    title: str = Field("A scaling study", description="of the report")
+    base: dict[str, Any] = Field(default_factory=dict, description="keys of a run that all runs share")
+    arm: list[ArmConfig] = Field(description="each a table [[arm]]")
+    frontier: FrontierConfig | None = Field(None, description="who samples how, and who judges")
     workers: Count = Field(1, description="runs at a time")
     gpus: int = Field(0, ge=0, le=WIDEST, description="GPUs that local workers share out; 0 leaves it to them")
     slurm: dict[str, Any] = Field(default_factory=dict, description="what submitit hands to Slurm")
@@ -95,8 +97,10 @@ class Study:
 
 def plan_study(table: dict[str, Any]) -> Study:
     """Every run of a study, dearest first (they pack best on parallel workers); a run named twice is run once."""
-    if "arm" not in table:
-        raise UserError("this is no recipe of a study, for it has no [[arm]]: a recipe of a run is for `redraft train`")
+    check_study(table)
+    check_places(table)
+    if not table.get("arm"):
+        raise UserError("the study has no runs: it needs an [[arm]] with families, sizes or a grid, and flops")
     config = validated(StudyConfig, table)
     runs: dict[str, PlannedRun] = {}
     for arm in config.arm:
@@ -107,6 +111,48 @@ def plan_study(table: dict[str, Any]) -> Study:
     if not runs:
         raise UserError("the study has no runs: an [[arm]] needs families, sizes, flops and seeds")
     return Study(config, tuple(sorted(runs.values(), key=lambda run: -run.budget.flops["full"])))
+
+
+HOMES: dict[str, type[Part]] = {
+    "at the top": StudyConfig,
+    "in [base]": RunConfig,
+    "in an [[arm]]": ArmConfig,
+    "in [arm.grid]": GridConfig,
+    "in [frontier]": FrontierConfig,
+}
+
+
+def is_study(table: Mapping[str, Any]) -> bool:
+    """Whether a recipe is meant for a study: it has a key that only studies have, in its place or not."""
+    keys = {*StudyConfig.model_fields, *ArmConfig.model_fields} - {*RunConfig.model_fields}
+    return not keys.isdisjoint(table)
+
+
+def check_study(table: Mapping[str, Any]) -> None:
+    """`UserError` for the recipe of a run."""
+    if not is_study(table):
+        raise UserError("this is no recipe of a study, for it has no [[arm]]: a recipe of a run is for `redraft train`")
+
+
+def check_places(table: Mapping[str, Any]) -> None:
+    """`UserError` for a key that means nothing where it stands and has a place in another table of the recipe."""
+    listed = table.get("arm")
+    arms = [arm for arm in listed if isinstance(arm, Mapping)] if isinstance(listed, list) else []
+    parts = [("at the top", table), ("in [base]", table.get("base")), ("in [frontier]", table.get("frontier"))]
+    parts += [("in an [[arm]]", arm) for arm in arms] + [("in [arm.grid]", arm.get("grid")) for arm in arms]
+    for place, part in parts:
+        for key in part if isinstance(part, Mapping) else ():
+            homes = [home for home, model in HOMES.items() if key in model.model_fields]
+            if homes and place not in homes:
+                raise UserError(
+                    f"{key} stands {place} of the recipe, where it means nothing: it belongs {' or '.join(homes)} "
+                    f"(`redraft study new FILE.toml` writes a recipe with everything in its place)"
+                )
+
+
+def new_recipe() -> str:
+    """A commented recipe to begin with."""
+    return (resources.files("redraft.studies") / "new.toml").read_text("utf-8")
 
 
 def _add(runs: dict[str, PlannedRun], new: Sequence[PlannedRun]) -> None:
@@ -208,10 +254,17 @@ def study_sentences(study: Study, rate: float | None) -> list[str]:
     ]
 
 
+def study_rate(study: Study) -> float:
+    """Useful FLOP/s to expect of this CPU in all while its workers train."""
+    at_a_time = min(study.config.workers, len(study.runs))
+    return cpu_rate([run.own for run in study.runs], study.runs[0].config.train.threads, at_a_time)
+
+
 def _time(study: Study, rate: float) -> str:
     spent = seconds([run.own for run in study.runs], rate, study.config.workers)
+    scoring = sum(scoring_flops(run.config, run.budget) for run in study.runs) / rate
     return (
-        f"Time: about {duration(spent)} of training, "
+        f"Time: about {duration(spent)} of training and {duration(scoring)} of scoring, "
         f"{study.config.workers} at a time, at {quantity(rate, 'FLOP/s')} in all (everything counted)."
     )
 

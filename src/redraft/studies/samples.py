@@ -139,6 +139,15 @@ def _judges(
     return judge, load_judge(settings.source, source=True, download=settings.download, device=device)
 
 
+def check_judges(settings: FrontierConfig) -> None:
+    """`UserError` where a judge that is there already could not be opened: told before anything is trained."""
+    from redraft.evaluation.judge_files import check_judge
+
+    for one in (settings.judge, settings.source):
+        if isinstance(one, str):
+            check_judge(one, download=settings.download)
+
+
 def _check_judge(folder: Path, rows: Sequence[dict[str, Any]], bench: Bench) -> None:
     now = json.loads(json.dumps(asdict(bench.judge.identity)))
     for row in rows:

@@ -1,7 +1,7 @@
 """What generating text costs with a model of each family, in FLOPs and in seconds. No torch.
 
-A pass over one token costs a third of what training spends on it. Left to right writes a token a pass. Diffusion reads the
-whole text at each of its steps. Eso-LM, with its cache, reads every token twice, as a mask and as itself, whatever its calls.
+A pass over one token costs a third of what training spends on it. How many calls write a text, and how many tokens each of
+them reads, a family says in the registry.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 
 from redraft.errors import UserError, unknown
+from redraft.registry import FAMILIES
 
 BYTES = 2.0  # of a weight as it is served: bfloat16
 USEFUL = 0.4  # of the peak rate, reached by large products; a guess to be replaced by --rate
@@ -71,13 +72,9 @@ class Writing:
 
 
 def writing(family: str, kind: str | None, length: int, steps: int) -> Writing:
-    """How a family writes. Those that are not known write by diffusion if their losses are bounds, else left to right."""
+    """How a family writes, as the registry says. Others, of imported tables, by diffusion if their losses are bounds, else
+    left to right."""
     stem = family.partition("-")[0]
-    if stem == "esolm":
-        return Writing(min(steps, length), 2 * length / min(steps, length))
-    if stem in DIFFUSION or (kind == "bound" and stem != "ar"):
-        return Writing(steps, float(length))
-    return Writing(length, 1.0)
-
-
-DIFFUSION = ("mdlm", "duo", "esolm", "smdm", "sedd", "d3pm", "gidd", "bd3lm")
+    if stem in FAMILIES:
+        return Writing(*FAMILIES[stem].writing(length, steps))
+    return Writing(steps, float(length)) if kind == "bound" else Writing(length, 1.0)

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from redraft.errors import UserError
 from redraft.hub.model import Model
+from redraft.sampling.base import mask_refusal
 from redraft.text.tokenizer import Tokenizer
 from redraft.types import Canvas, last
-
-# What SMDM calls greedy (its `greddy`) is `confident`: the surest position first. Others take their own sampler.
-GREEDY: dict[str, tuple[str, dict[str, Any]]] = {"mdlm": ("confident", {})}
 
 
 @dataclass(frozen=True)
@@ -55,12 +52,13 @@ def filled(
     model: Model, holes: Sequence[Hole], length: int, steps: int, batch: int = 256, temperature: float = 0.0
 ) -> list[str]:
     """What the model writes into each hole, up to its first end of text."""
-    sampler, options = GREEDY.get(model.family.name, ("", {})) if temperature == 0 else ("", {})
+    # What SMDM calls greedy (its `greddy`) is `confident`, the surest position first. What it cannot serve takes its own.
+    sampler = "confident" if temperature == 0 and mask_refusal(model.family) is None else ""
     texts = []
     for start in range(0, len(holes), batch):
         some = holes[start : start + batch]
         frames = model.frames(
-            canvas(some, length, model.tokenizer.eos), model.denoiser(temperature), sampler, steps, start, options
+            canvas(some, length, model.tokenizer.eos), model.denoiser(temperature), sampler, steps, start
         )
         texts += [_text(model, row, mine) for row, mine in zip(last(frames).tokens, some, strict=True)]
     return texts

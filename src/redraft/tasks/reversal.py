@@ -113,7 +113,7 @@ def asked(done: Job, people: People, loosely: bool, compute: Compute) -> dict[st
     record = read_json(done.folder / "record.json")
     tests = []
     for (group, kind), questions in people.tests.items():
-        if kind == "infill" and config.family.name == "ar":
+        if kind == "infill" and model.family.spare == "bos":
             continue  # left to right, what comes after a hole cannot be seen
         texts = _answers(model, questions, kind == "infill", config.data.length)
         right = [is_right(text, q.answer, loosely) for text, q in zip(texts, questions, strict=True)]

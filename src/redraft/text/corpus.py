@@ -65,8 +65,7 @@ class StandardLibrary(Source):
 
     def __init__(self) -> None:
         self.root = Path(sysconfig.get_path("stdlib"))
-        found = (path.relative_to(self.root) for path in self.root.rglob("*.py"))
-        self.paths = sorted((path for path in found if _is_library(path)), key=Path.as_posix)
+        self.paths = sorted(_library(self.root), key=Path.as_posix)
         if not self.paths:
             raise UserError(f"this Python has no source of its standard library in {self.root}: name another source.")
         self.total = sum((self.root / path).stat().st_size for path in self.paths)
@@ -293,8 +292,12 @@ def files_of(source: Source | None) -> list[Path]:
     return source.paths if isinstance(source, Files) else []
 
 
-def _is_library(path: Path) -> bool:
-    return not _LEFT_OUT.intersection(path.parts) and not any(_BUILT.match(part) for part in path.parts)
+def _library(root: Path) -> Iterator[Path]:
+    """The library's files, relative to `root`. What is left out is not walked through: it holds most files."""
+    ours = lambda name: name not in _LEFT_OUT and not _BUILT.match(name)
+    for place, folders, names in os.walk(root):
+        folders[:] = filter(ours, folders)
+        yield from (Path(place, name).relative_to(root) for name in names if name.endswith(".py") and ours(name))
 
 
 def _below(folder: Path) -> Iterator[Path]:

@@ -156,6 +156,17 @@ def prepare_prompts(
     return PromptCorpus(stored, digest.hexdigest())
 
 
+def foreseen_examples(source: str, validation: str | None, tokenizer: Tokenizer, recipe: Recipe, limit: int) -> int:
+    """How many examples will be held out, counted up to `limit`, without encoding those to train on."""
+    found = _Filling()
+    for name, record in _assigned(source, validation, recipe):
+        for parts in record.examples if name == VALIDATION else ():
+            found.add(parts, encoded(parts, tokenizer, recipe.eos, recipe.length), tokenizer, recipe)
+        if len(found.tokens) >= limit:
+            break
+    return min(limit, len(found.tokens))
+
+
 class _Filling:
     """The examples of one split, as they come."""
 

@@ -43,6 +43,8 @@ from redraft.text.tokenizer import Tokenizer
 Progress = Callable[[int, int | None], None]
 Encode = Callable[[Sequence[str]], list[NDArray[np.int64]]]
 
+FRACTION = 0.05  # of the documents, held out where no validation source is named
+SHARD_TOKENS = 2**26
 _BATCH = 1 << 20  # characters in a worker's task
 # Processes are worth their start (half a second) from so many bytes of a source, and more than threads from so many workers
 # (measured with two: threads 6.6 MB/s, processes 6.0).
@@ -55,8 +57,8 @@ def prepare(
     into: Path,
     *,
     validation: str | None = None,
-    fraction: float = 0.05,
-    shard_tokens: int = 2**26,
+    fraction: float = FRACTION,
+    shard_tokens: int = SHARD_TOKENS,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Corpus:
@@ -77,8 +79,8 @@ def prepare_cached(
     cache: Path | None = None,
     *,
     validation: str | None = None,
-    fraction: float = 0.05,
-    shard_tokens: int = 2**26,
+    fraction: float = FRACTION,
+    shard_tokens: int = SHARD_TOKENS,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Corpus:
@@ -86,6 +88,19 @@ def prepare_cached(
     root = cache or default_cache()
     folder: Callable[[_Plan], Path] = lambda plan: root / plan.identity[:16]
     return _corpus(source, tokenizer, folder, validation, fraction, shard_tokens, workers, progress)
+
+
+def at_hand(source: str, tokenizer: Tokenizer, *, validation: str | None = None) -> Corpus | None:
+    """What `prepare_cached` would find made already; None where it would have to read text."""
+    there = prepared_corpus(source, tokenizer)
+    if there is not None:
+        return there
+    packed = packed_sources(source, validation)
+    if packed is not None:
+        return Corpus.from_packed(*packed, tokenizer, source)
+    plan = _planned(source, tokenizer, validation)
+    into = default_cache() / plan.identity[:16]
+    return Corpus.open(into) if _is_prepared(plan, into) else None
 
 
 def default_cache() -> Path:
@@ -145,7 +160,13 @@ def _corpus(
     return Corpus.open(into)
 
 
-def _planned(source: str, tokenizer: Tokenizer, validation: str | None, fraction: float, shard_tokens: int) -> _Plan:
+def _planned(
+    source: str,
+    tokenizer: Tokenizer,
+    validation: str | None,
+    fraction: float = FRACTION,
+    shard_tokens: int = SHARD_TOKENS,
+) -> _Plan:
     if not 0 < fraction < 1:
         raise UserError(f"the fraction for validation is {fraction}: it must lie between 0 and 1, both excluded.")
     train, held_out = open_source(source), None if validation is None else open_source(validation)

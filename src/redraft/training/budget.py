@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
-
-import numpy as np
 
 from redraft.config import RunConfig
 from redraft.errors import UserError
 from redraft.network.ledger import CONVENTIONS, non_embedding, parameters, training_flops_per_token
 from redraft.network.sizes import Shape, from_config
 from redraft.registry import FAMILIES
-
-# What a training step on a CPU adds up to: a share of the matmul rate, and a time for its few hundred small operations.
-# Read off benchmarks/train_step.py and the demo's smallest networks, on one machine.
-CPU_EFFICIENCY = 0.4
-STEP_OVERHEAD = 4e-3  # seconds
 
 # Numbers that a block keeps for a token: multiples of d in float32, of d and of the MLP's inner width in the compute format.
 # dit: two residuals, two norms, two gated outputs; two modulated inputs, q k v, q and k turned, the mixed values twice; two
@@ -241,22 +233,3 @@ def shards_of(config: RunConfig, count: int, ranks: int, per_node: int) -> int:
             f"train.parallel.shards {shards} (the GPUs of a node, if left out) must divide the {ranks} ranks"
         )
     return shards
-
-
-def seconds(budgets: Sequence[Budget], flops_per_second: float, at_a_time: int = 1) -> float:
-    """Time to expect at the machine's rate of useful FLOPs (everything counted), and a little for each step."""
-    work = sum(budget.flops["full"] for budget in budgets) / flops_per_second
-    return work + sum(budget.steps for budget in budgets) * STEP_OVERHEAD / at_a_time
-
-
-def cpu_rate() -> float:
-    """Useful float32 FLOP/s to expect from this machine's cores: a timed matrix product x CPU_EFFICIENCY."""
-    a, b = np.ones((512, 256), np.float32), np.ones((256, 1024), np.float32)
-    best = min(_timed(a, b) for _ in range(5))
-    return 2 * 512 * 256 * 1024 / best * CPU_EFFICIENCY
-
-
-def _timed(a: np.ndarray, b: np.ndarray) -> float:
-    start = time.perf_counter()
-    a @ b
-    return time.perf_counter() - start

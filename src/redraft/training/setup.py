@@ -69,10 +69,10 @@ def set_up(config: RunConfig, progress: Progress | None = None, corpus: Corpus |
         budget = plan_run(config, tokenizer.size)
         samples = samples_of(there, data, tokenizer.eos, config.seed, budget.steps * config.train.batch)
     reader = Reader(samples, data, train.batch, config.seed, tokenizer.size)
-    return Setup(config, tokenizer, there, family, budget, reader, _validation_rows(there, config))
+    return Setup(config, tokenizer, there, family, budget, reader, validation_rows(there, config))
 
 
-def _validation_rows(corpus: Corpus | PromptCorpus, config: RunConfig) -> int:
+def validation_rows(corpus: Corpus | PromptCorpus, config: RunConfig) -> int:
     """`UserError` where there is not one: what the end of a run needs is asked for at its beginning."""
     if isinstance(corpus, PromptCorpus):
         return min(config.evaluate.rows, corpus.split("validation").count)

@@ -36,13 +36,17 @@ if TYPE_CHECKING:
     from redraft.hub.model import Model
 
 SETTINGS = ("k", "order", "steps")
+ROWS, DRAWS = 512, 4
+ROWS_HELP = (
+    f"windows or examples at most, spread evenly; of its own validation split as many as training scored, else {ROWS}"
+)
 TASKS_ONLY = ("data_dir", "text", "limit", "guidance", "guidance_kind", "truncate", "cache", "against")
 
 
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("model", type=Path, help="a run folder or an exported model folder")
     parser.add_argument("--data", help="a source to score; the validation split it was trained with if left out")
-    parser.add_argument("--rows", type=whole(1, WIDEST), default=512, help="windows or examples at most, spread evenly")
+    parser.add_argument("--rows", type=whole(1, WIDEST), help=ROWS_HELP)
     parser.add_argument("--wrap", default="stream", help="stream, or documents: each with windows of its own")
     parser.add_argument("--stride", type=whole(1, WIDEST), help="new tokens a window of --data; no overlap if left out")
     parser.add_argument("--framed", action="store_true", help="windows begin and end with the end-of-document id")
@@ -109,7 +113,7 @@ def _text(options: Namespace, given: dict[str, Any]) -> None:
     estimator = build(options.estimator or own, given, model.family)
     source, scored = _windows(options, model)
     result = estimate(
-        model.network, model.family, scored.rows, estimator, options.draws or 4, options.batch or 32, options.seed
+        model.network, model.family, scored.rows, estimator, _draws(options, model), options.batch or 32, options.seed
     )
     table = {
         **{name: None if value == math.inf else value for name, value in asdict(result).items()},
@@ -147,6 +151,12 @@ def _text(options: Namespace, given: dict[str, Any]) -> None:
     return None
 
 
+def _draws(options: Namespace, model: Model) -> int:
+    """Of its own validation split by its own estimator as many as training took: the number is then the record's."""
+    own = options.data is None and options.estimator is None
+    return options.draws or (model.record.get("draws") if own else None) or DRAWS
+
+
 def _windows(options: Namespace, model: Model) -> tuple[str, Scored]:
     """What is scored, and where it is from: the validation split of the run, or the whole of --data."""
     from redraft.config import DataConfig
@@ -162,25 +172,27 @@ def _windows(options: Namespace, model: Model) -> tuple[str, Scored]:
     if options.data is None or options.data == record.get("source"):
         if how != Convention(model.length):
             raise UserError("--wrap, --stride, --framed and --detokenize are for a text of --data")
-        return _split(resolved(_trained_on(options, model)), options, model)
+        limit = options.rows or model.record.get("windows") or ROWS  # the very windows that training scored
+        return _split(resolved(_trained_on(options, model)), limit, options, model)
     if packed_sources(options.data, options.data) is not None:  # tokens already: their own validation files
-        return _split(DataConfig(source=options.data, format="text", length=model.length), options, model)
+        packed = DataConfig(source=options.data, format="text", length=model.length)
+        return _split(packed, options.rows or ROWS, options, model)
     form = options.data_format or detected(options.data)
     if form == "text":
         texts = (document.text for document in open_source(options.data).documents())
-        return options.data, windows(texts, model.tokenizer, how, options.rows)
+        return options.data, windows(texts, model.tokenizer, how, options.rows or ROWS)
     data = DataConfig(source=options.data, format=form, template=options.template, length=model.length)
     examples = prepared(data, model.tokenizer, tokenising(options.json))
     assert isinstance(examples, PromptCorpus)
-    return options.data, of_examples(examples, model.length, form, options.rows)
+    return options.data, of_examples(examples, model.length, form, options.rows or ROWS)
 
 
-def _split(data: DataConfig, options: Namespace, model: Model) -> tuple[str, Scored]:
+def _split(data: DataConfig, limit: int, options: Namespace, model: Model) -> tuple[str, Scored]:
     from redraft.evaluation.perplexity import of_split
     from redraft.training.setup import held_out, prepared
 
     corpus = prepared(data, model.tokenizer, tokenising(options.json))
-    rows = held_out(corpus, data.model_copy(update={"length": model.length}), model.tokenizer.eos, options.rows)
+    rows = held_out(corpus, data.model_copy(update={"length": model.length}), model.tokenizer.eos, limit)
     source = (data.source, data.validation)
     return data.source, of_split(corpus.split("validation"), rows, source, model.length, data.format)
 

@@ -1,4 +1,4 @@
-"""Families, samplers, sizes, recipes, and every key of a run. Loads no torch.
+"""Families, samplers, sizes, recipes, and every key of a run and of a study. Loads no torch.
 
 redraft list [families|samplers|sizes|recipes|presets|keys]
 """
@@ -10,11 +10,12 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from redraft.config import RunConfig
+from redraft.config import FamilyConfig, RunConfig
 from redraft.display import emit
 from redraft.errors import unknown
 from redraft.network.sizes import LADDER, from_size
 from redraft.registry import FAMILIES, SAMPLERS
+from redraft.studies.plan import StudyConfig
 from redraft.studies.presets import PRESETS
 from redraft.verbs.plan import recipes
 
@@ -30,6 +31,8 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
     if options.kind and options.kind not in KINDS:
         raise unknown("list", options.kind, KINDS)
     listed = {kind: _rows(kind) for kind in KINDS if options.kind in (None, kind)}
+    if options.kind == "keys":
+        listed["keys of a study"] = _keys(StudyConfig, "")
     if options.json:
         return emit(listed)
     for kind, rows in listed.items():
@@ -67,7 +70,7 @@ def _keys(model: type[BaseModel], prefix: str) -> dict[str, Any]:
     rows: dict[str, Any] = {}
     for name, field in model.model_fields.items():
         part = next((k for k in (field.annotation, *get_args(field.annotation)) if _is_part(k)), None)
-        if part is not None:
+        if part is not None and not (part is FamilyConfig and prefix):  # those of an arm go by their names
             rows |= _keys(part, f"{prefix}{name}.")
         else:
             rows[prefix + name] = {"summary": field.description or "", "options": {"default": _plain(field.default)}}

@@ -13,6 +13,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,13 @@ from redraft.studies.serving import USEFUL, hardware
 from redraft.training.budget import (
     GPU,
     Budget,
-    cpu_rate,
     memory_plan,
     micro_batches,
     on_gpu,
     plan_run,
     rows_at_a_time,
-    seconds,
 )
+from redraft.training.pace import cpu_rate, scoring_flops, seconds
 from redraft.training.schedule import idle
 
 OVERRIDES = True
@@ -62,6 +62,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace, overrides: dict[str, Any]) -> None:
+    from redraft.text.foreseen import foreseen
     from redraft.text.tokenizer import vocabulary
 
     if any(value is not None for value in (options.budget, options.quality, options.latency)):
@@ -72,25 +73,37 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
         overrides = merge({"train": {"device": GPU}}, overrides)
     ranks = options.gpus or 1
     per_node = min(ranks, options.gpus_per_node)
-    if "arm" in table:
-        from redraft.studies.plan import plan_study, study_sentences
+    from redraft.studies.plan import is_study, plan_study, study_rate, study_sentences
 
+    if is_study(table):
         _refuse_arms(overrides)
         study = plan_study(merge(table, {"base": merge(table.get("base", {}), overrides)}))
+        rate = rate or study_rate(study)
         if options.json:
             return emit({**study.to_json(), "flops_per_second": rate, "rate_from": source})
         largest = max(study.runs, key=lambda run: sum(run.budget.parameters.values()))
         shared = cluster_sentences(largest.config, largest.budget, ranks, per_node)
-        sentences = [*study_sentences(study, rate), f"Its rate: {source}.", *shared]
+        first = study.runs[0].config
+        held_out = foreseen(first.data, first.evaluate.rows).sentence
+        sentences = [*study_sentences(study, rate), held_out, f"Its rate: {source}.", *shared]
         return print("\n".join(sentences))
     config = validated(RunConfig, merge(table, overrides))
     budget = plan_run(config, vocabulary(config.data.tokenizer))
+    rate = rate or cpu_rate([budget], config.train.threads)
+    scoring = scoring_flops(config, budget) / rate
     if options.json:
         memory = memory_plan(config, budget.shape, passes_of(config), ranks, per_node)
         told = {"memory": {**asdict(memory), "total": memory.total}, "gpus": ranks}
-        took = {"seconds": seconds([budget], rate), "flops_per_second": rate, "rate_from": source}
-        return emit({**budget.to_json(), **told, **took})
-    sentences = [*run_sentences(config, budget), time_sentence(seconds([budget], rate), rate, source)]
+        took = {
+            "seconds": seconds([budget], rate),
+            "scoring_seconds": scoring,
+            "flops_per_second": rate,
+            "rate_from": source,
+        }
+        rows = asdict(foreseen(config.data, config.evaluate.rows))
+        return emit({**budget.to_json(), **told, **took, "validation": rows, "exports": exports(config)})
+    sentences = [*run_sentences(config, budget), foreseen(config.data, config.evaluate.rows).sentence]
+    sentences += [time_sentence(seconds([budget], rate), scoring, rate, source)]
     print("\n".join([*sentences, *cluster_sentences(config, budget, ranks, per_node)]))
     return None
 
@@ -104,10 +117,10 @@ def _refuse_arms(overrides: dict[str, Any]) -> None:
         raise UserError(f"--{given[0]}: the arms of a study say that for each of its runs: change the recipe")
 
 
-def expected_rate(options: Namespace) -> tuple[float, str]:
-    """Useful FLOP/s of all ranks, and what says so: `--rate` or a finished run's times the ranks; else this CPU's, or of
-    GPUs a share of a data sheet. That ranks do so many times as much is what one hopes for; a record of as many says
-    it."""
+def expected_rate(options: Namespace) -> tuple[float | None, str]:
+    """Useful FLOP/s of all ranks, and what says so: `--rate` or a finished run's times the ranks; of GPUs a share of a data
+    sheet; else None, for this CPU's is another for every network. That ranks do so many times as much is what one hopes
+    for; a record of as many says it."""
     hardware(options.hardware)  # known, or refused
     gpus = 1 if options.gpus is None else options.gpus
     if options.like is not None:
@@ -124,7 +137,7 @@ def expected_rate(options: Namespace) -> tuple[float, str]:
         sheet = f"{USEFUL:.0%} of the data sheet of {gpus} {options.hardware}, a guess: --like RUN measures"
         return hardware(options.hardware).rate * gpus, sheet
     if options.rate is None:
-        return cpu_rate(), "measured on this CPU"
+        return None, "measured on this CPU"
     return options.rate * gpus, "--rate"
 
 
@@ -189,6 +202,16 @@ def recipe_table(name: str | None, overrides: dict[str, Any]) -> dict[str, Any]:
     return merge(read_toml(Path(name)), overrides)
 
 
+def run_table(name: str | None, overrides: dict[str, Any]) -> dict[str, Any]:
+    """The recipe of a run with flags over it; `UserError` for that of a study."""
+    from redraft.studies.plan import is_study
+
+    table = recipe_table(name, {})
+    if is_study(table):
+        raise UserError(f"{name} is the recipe of a study: `redraft study run {name} --into FOLDER` trains its runs")
+    return merge(table, overrides)
+
+
 def run_sentences(config: RunConfig, budget: Budget) -> list[str]:
     """The plan of one run in sentences."""
     shape, counts = budget.shape, budget.parameters
@@ -204,8 +227,25 @@ def run_sentences(config: RunConfig, budget: Budget) -> list[str]:
         f"{quantity(budget.params)} parameters outside the embedding.",
         f"Compute: {flops}.",
         f"Memory: about {quantity(budget.memory_bytes, 'B')} above the idle process.",
+        exports_sentence(config),
         *(f"Note: {told}" for told in idle(config.train, budget.steps)),
     ]
+
+
+def exports(config: RunConfig) -> list[str]:
+    """What the model can be exported to, as far as family and network decide it."""
+    stock = FAMILIES[config.family.name].causal and config.network.block == "llama"
+    return ["transformers", "native", *(["llama", "gguf"] if stock else [])]
+
+
+def exports_sentence(config: RunConfig) -> str:
+    """The same in a sentence, with the settings that would allow more: after training it is too late."""
+    if not FAMILIES[config.family.name].causal:
+        return "Exports: transformers, native (a stock Llama and GGUF are for --family ar)."
+    if "llama" not in exports(config):
+        return "Exports: transformers, native; a stock Llama or GGUF file needs --network.block llama."
+    missing = "" if find_spec("gguf") else " (needs: pip install 'redraft[gguf]')"
+    return f"Exports: transformers, native, a stock Llama, a GGUF file{missing}."
 
 
 def text_of(data: DataConfig) -> str:
@@ -219,5 +259,8 @@ def _mixed(sources: Sequence[SourceConfig]) -> str:
     return " + ".join(f"{one.weight:g} {one.source}" for one in sources)
 
 
-def time_sentence(total: float, rate: float, source: str = "measured on this CPU") -> str:
-    return f"Time: about {duration(total)} at {quantity(rate, 'FLOP/s')} (everything counted; {source})."
+def time_sentence(training: float, scoring: float, rate: float, source: str = "measured on this CPU") -> str:
+    return (
+        f"Time: about {duration(training + scoring)}, {duration(training)} of training and {duration(scoring)} of scoring, "
+        f"at {quantity(rate, 'FLOP/s')} (everything counted; {source})."
+    )

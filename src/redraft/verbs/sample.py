@@ -51,6 +51,9 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
     canvas = model.canvas(
         options.prompt, options.n, model.length if options.length is None else options.length, options.suffix
     )
+    told = model.beyond(canvas.tokens.shape[1])
+    if told:
+        print(f"Note: {told}.", file=sys.stderr)
     denoiser = model.denoiser(options.temperature, options.top_p, compute.compiled)
     began = time.perf_counter()
     further = overrides.get("sampler", {})
@@ -63,17 +66,23 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
     texts = [model.text(row, len(model.tokenizer.encode(options.prompt))) for row in canvas.tokens]
     new = int((~canvas.fixed).sum())
     if options.json:
+        lengths = {
+            "length": canvas.tokens.shape[1],
+            "trained_length": model.length,
+            "beyond_training": told is not None,
+        }
         counts = {"forwards": denoiser.calls, "new_tokens": new, "seconds": seconds}
-        return emit({"texts": texts, **counts, **compute.record(model)})
+        return emit({"texts": texts, **lengths, **counts, **compute.record(model)})
     print("\n\n".join(texts))
     print(f"[{new} tokens in {denoiser.calls} forwards, {new / seconds:.0f} tokens/s]", file=sys.stderr)
     return None
 
 
 def _show(model: Model, canvas: Canvas, options: Namespace) -> None:
-    """The first row as it is written, on one line of a terminal; what is not yet written is a dot."""
+    """The first row as it is written, on one line of a terminal; what is not yet written is marked."""
+    from redraft.types import Canvas
+
     if options.json or not sys.stderr.isatty():
         return
-    ids = canvas.tokens[0].tolist()
-    text = "".join(model.tokenizer.decode([i]) if i < model.family.vocab else "·" for i in ids[:200])
+    [text] = model.show(Canvas(canvas.tokens[:1, :200], canvas.fixed[:1, :200]))
     print(f"\r\033[K{' '.join(text.split())[:100]}", end="", file=sys.stderr, flush=True)

@@ -1,5 +1,6 @@
 """Many runs: carry them out, see where they stand, fit scaling laws, draw the frontier, write the report.
 
+redraft study new RECIPE.toml                      write a commented recipe to begin with
 redraft study run RECIPE --into studies/first      train and score every run (continues; skips what is recorded)
 redraft study run RECIPE --into studies/first --launcher slurm --workers 16 --slurm.slurm_partition gpu --slurm.timeout_min 240
 torchrun --nproc-per-node 8 -m redraft study work studies/first        eight more workers on its queue, a GPU each
@@ -25,11 +26,11 @@ from redraft.numbers import WIDEST, whole
 from redraft.verbs import study_queue, study_results, where
 
 OVERRIDES = True
-ACTIONS = ("run", "tune", "status", "fit", "import", "frontier", "report", "work")
+ACTIONS = ("new", "run", "tune", "status", "fit", "import", "frontier", "report", "work")
 
 
 def arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("action", help="run, tune, status, fit, import, frontier or report")
+    parser.add_argument("action", help="new, run, tune, status, fit, import, frontier or report")
     parser.add_argument("of", metavar="RECIPE|FOLDER|FILE")
     parser.add_argument("others", nargs="*", type=Path, help="more studies to compare with (report)")
     parser.add_argument(
@@ -60,6 +61,7 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
         raise unknown(f"flag of `redraft study {options.action}`:", f"--{next(iter(overrides))}", ["--json", "--into"])
     _check_where(options)
     actions = {
+        "new": study_queue.new,
         "run": study_queue.run,
         "tune": study_queue.tune,
         "status": study_queue.status,

@@ -1,4 +1,4 @@
-"""The part of `redraft study` that works on the queue: run, tune, status, work."""
+"""The part of `redraft study` that writes recipes and works on the queue: new, run, tune, status, work."""
 
 from __future__ import annotations
 
@@ -23,6 +23,24 @@ if TYPE_CHECKING:
 TUNED = "tuned.toml"
 
 
+def new(options: Namespace, overrides: dict[str, Any]) -> None:
+    """A commented recipe in a file that is not there yet."""
+    from redraft.files import make_folder, write_text
+    from redraft.studies.plan import new_recipe
+
+    path = Path(options.of)
+    if path.suffix != ".toml":
+        raise UserError(f"a recipe is a TOML file: name it {path.name}.toml")
+    if path.exists() or path.is_symlink():
+        raise UserError(f"{path} is there already: give another name, or remove it")
+    make_folder(path.parent)
+    write_text(path, new_recipe())
+    if options.json:
+        return emit({"recipe": str(path)})
+    print(f"{path} is a recipe to begin with: change it, then `redraft plan {path}` and `redraft study run {path}`")
+    return None
+
+
 def run(options: Namespace, overrides: dict[str, Any]) -> None:
     carry_out(_table(options, overrides), into(options), options.json, options.launcher)
     if options.json:
@@ -39,9 +57,11 @@ def into(options: Namespace) -> Path:
 
 def _table(options: Namespace, overrides: dict[str, Any]) -> dict[str, Any]:
     """The recipe with flags over it: those of Slurm for the study, the others for every run."""
+    from redraft.studies.plan import check_study
     from redraft.verbs.plan import recipe_table
 
     table = recipe_table(options.of, {})
+    check_study(table)
     if options.workers is not None:
         table["workers"] = options.workers
     overrides = merge(overrides, where.trained(options))
@@ -85,25 +105,39 @@ def carry_out(
     table: dict[str, Any], folder: Path, quiet: bool = False, launcher: str = "local", diverged: bool = False
 ) -> None:
     """Plan, say the plan, train every run. `UserError` where runs failed (the others are kept), `diverged` ones apart."""
-    from redraft.studies.execute import execute, open_study
+    from redraft.studies.execute import check_folder, execute, open_study
     from redraft.studies.launch import Jobs, Processes
-    from redraft.studies.plan import study_sentences
-    from redraft.text.prepare import prepare_cached
-    from redraft.text.tokenizer import load_tokenizer
-    from redraft.training.budget import cpu_rate
+    from redraft.studies.plan import plan_study, study_rate, study_sentences
 
     elsewhere = launcher == "local" and _devices(table) != {"cpu"}
-    study = open_study(table, folder)
+    study = plan_study(table)
+    check_folder(study, folder)
     if not quiet:
-        print("\n".join(study_sentences(study, None if elsewhere else cpu_rate())), flush=True)
-    data = study.runs[0].config.data
-    prepare_cached(data.source, load_tokenizer(data.tokenizer), validation=data.validation, progress=tokenising(quiet))
+        print("\n".join(study_sentences(study, None if elsewhere else study_rate(study))), flush=True)
+    _check_ends(study, quiet)
+    study = open_study(table, folder)
     how, count = study.config, min(study.config.workers, len(study.runs))
     workers = Jobs(folder, count, how.slurm) if launcher == "slurm" else Processes(folder, count, how.gpus)
     failed = follow(study, execute(study, folder, workers), quiet)
     failed = [s for s in failed if not (diverged and s.state == "diverged")]
     if failed:
         raise UserError(f"{len(failed)} of {len(study.runs)} runs failed; {failed[0].run.name}: {failed[0].why}")
+
+
+def _check_ends(study: Study, quiet: bool) -> None:
+    """`UserError` for what a run, or the frontier after the last one, would be refused for: the judges are opened, the text is
+    prepared and its rows of validation are counted before the study's folder is made."""
+    from redraft.studies.samples import check_judges
+    from redraft.text.tokenizer import load_tokenizer
+    from redraft.training.setup import prepared, resolved, validation_rows
+
+    if study.config.frontier is not None:
+        check_judges(study.config.frontier)
+    every = {run.config.data.model_dump_json(): run.config for run in study.runs}
+    for config in every.values():
+        data = resolved(config.data)
+        corpus = prepared(data, load_tokenizer(data.tokenizer), tokenising(quiet))
+        validation_rows(corpus, config.model_copy(update={"data": data}))
 
 
 def _devices(table: dict[str, Any]) -> set[str]:

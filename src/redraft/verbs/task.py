@@ -178,7 +178,8 @@ def train(jobs: list[Any], options: Namespace) -> None:
 def plan_sentence(jobs: list[Any], workers: int, timed: bool) -> str:
     """What is to be done, in one sentence. `timed`: how long too; only a CPU's rate is measured."""
     from redraft.text.tokenizer import load_tokenizer
-    from redraft.training.budget import cpu_rate, plan_run, seconds
+    from redraft.training.budget import plan_run
+    from redraft.training.pace import cpu_rate, seconds
 
     left = [job.config for job in jobs if not job.done]
     budgets = [plan_run(config, load_tokenizer(config.data.tokenizer).size) for config in left]
@@ -186,7 +187,8 @@ def plan_sentence(jobs: list[Any], workers: int, timed: bool) -> str:
         return f"{len(jobs)} runs, all done."
     flops = sum(budget.flops["full"] for budget in budgets)
     at_a_time = min(workers, len(left))
-    time_left = f", about {duration(seconds(budgets, cpu_rate() * at_a_time, at_a_time))}" if timed else ""
+    rate = cpu_rate(budgets, left[0].train.threads, at_a_time) if timed else 0.0
+    time_left = f", about {duration(seconds(budgets, rate, at_a_time))}" if timed else ""
     return (
         f"{len(jobs)} runs of {min(b.params for b in budgets):,} to {max(b.params for b in budgets):,} parameters without the "
         f"input embedding, {len(left)} to do: {quantity(sum(b.steps for b in budgets))} steps, {quantity(flops, 'FLOPs')} "

@@ -23,8 +23,9 @@ from redraft.config import RunConfig
 from redraft.display import Line, duration, emit, lost_sentence, monte_carlo, perplexity, quantity, tokenising
 from redraft.errors import UserError
 from redraft.numbers import WIDEST, real, whole
-from redraft.training.budget import GPU, cpu_rate, plan_run, seconds
-from redraft.verbs.plan import cluster_sentences, recipe_table, run_sentences, time_sentence
+from redraft.training.budget import GPU, plan_run
+from redraft.training.pace import cpu_rate, scoring_flops, seconds
+from redraft.verbs.plan import cluster_sentences, run_sentences, run_table, time_sentence
 
 if TYPE_CHECKING:
     from redraft.text.shards import Corpus
@@ -88,7 +89,7 @@ def submit(options: Namespace, overrides: dict[str, Any]) -> None:
     from redraft.text.tokenizer import load_tokenizer
     from redraft.training.launch import launch, log_of, options_of, words_of
 
-    table = recipe_table(options.recipe, overrides)
+    table = run_table(options.recipe, overrides)
     table = table if options.start is None else merge(start_table(Path(options.start)), table)
     nodes, gpus = (1 if options.nodes is None else options.nodes), options.gpus_per_node
     slurm, gpus = options_of(options.slurm), 8 if gpus is None else gpus
@@ -112,13 +113,16 @@ def lead(options: Namespace, overrides: dict[str, Any], ranks: Ranks) -> None:
     if not options.json:
         sentences = run_sentences(setup.config, setup.budget)
         print("\n".join([*sentences, *data_sentences(setup), *_time(setup)]), flush=True)
-    line, began, start = Line(quiet=options.json), 0.0, None
+    line, began, start, measured = Line(quiet=options.json), 0.0, None, False
     watching = onlookers(options.track, options.into, setup.config.model_dump())
     for at in carry_out(setup, options.into):
         watching.log(asdict(at))
         if start is None:  # what comes before is warming up, and no measure of what is left
             start, began = at.step, time.monotonic()
         pace = (time.monotonic() - began) / (at.step - start) if at.step > start else 0.0
+        if pace and not measured and not options.json:
+            print(pace_sentence(setup, at.step, pace, at.step - start), flush=True)
+        measured = measured or pace > 0
         line.show(
             f"step {at.step} of {setup.budget.steps}   loss {at.loss:.4f} nats/token   lr {at.lr:.2e}"
             + (_pace(setup, at.step, pace) if pace else ""),
@@ -132,9 +136,21 @@ def lead(options: Namespace, overrides: dict[str, Any], ranks: Ranks) -> None:
     emit(record) if options.json else print(result_sentence(record))
 
 
+def time_left(setup: Setup, step: int, seconds: float) -> float:
+    """Seconds to the end, scoring included, at so many seconds a step."""
+    rate = setup.budget.flops["full"] / setup.budget.steps / seconds
+    return (setup.budget.steps - step) * seconds + scoring_flops(setup.config, setup.budget) / rate
+
+
+def pace_sentence(setup: Setup, step: int, seconds: float, steps: int) -> str:
+    """What the first steps say of the others: it replaces what was expected before them."""
+    left = duration(time_left(setup, step, seconds))
+    return f"Time: about {left} from step {step} on, scoring included (measured on {steps} steps)."
+
+
 def _pace(setup: Setup, step: int, seconds: float) -> str:
     """Tokens a second and what is left, at so many seconds a step."""
-    left = (setup.budget.steps - step) * seconds
+    left = time_left(setup, step, seconds)
     return f"   {quantity(setup.budget.tokens_per_step / seconds)} tokens/s   {duration(left)} left"
 
 
@@ -145,7 +161,7 @@ def opened(options: Namespace, overrides: dict[str, Any], ranks: Ranks) -> Setup
     from redraft.text.shards import Corpus, spot
 
     try:
-        table = recipe_table(options.recipe, overrides)
+        table = run_table(options.recipe, overrides)
         table = table if options.start is None else merge(start_table(Path(options.start)), table)
         setup = open_run(validated(RunConfig, table), options.into, tokenising(options.json))
     except UserError as error:
@@ -224,8 +240,7 @@ def data_sentences(setup: Setup) -> list[str]:
     from redraft.text.examples import PromptCorpus
     from redraft.text.shards import Corpus
 
-    one = ["Validation: one row, so that the error of its choice will not be known; hold out more by data.validation."]
-    said = one if setup.validation_rows == 1 else []
+    said = [*_gguf_sentence(setup), f"Validation: {_held_out(setup)}."]
     if lost := setup.corpus.split("validation").lost_share:
         said = [*said, f"Validation: {lost_sentence(lost)}."]
     if isinstance(setup.corpus, Corpus) and setup.corpus.shared:
@@ -244,16 +259,40 @@ def data_sentences(setup: Setup) -> list[str]:
     ]
 
 
+def _held_out(setup: Setup) -> str:
+    from redraft.text.examples import PromptCorpus
+
+    if setup.validation_rows == 1:
+        return "one row, so that the error of its choice will not be known; hold out more by data.validation"
+    examples = isinstance(setup.corpus, PromptCorpus)
+    return f"{setup.validation_rows} {'examples' if examples else f'rows of {setup.config.data.length} tokens'}"
+
+
+def _gguf_sentence(setup: Setup) -> list[str]:
+    """Where the tokenizer alone keeps a run from becoming a GGUF file."""
+    from redraft.hub.gguf import vocabulary_of
+    from redraft.verbs.plan import exports
+
+    try:
+        if "gguf" in exports(setup.config):
+            vocabulary_of(setup.tokenizer)
+    except UserError as error:
+        return [f"GGUF: {error}"]
+    return []
+
+
 def _time(setup: Setup) -> list[str]:
     """How long to expect; only a CPU's rate is measured."""
     if setup.config.train.device != "cpu":
         return []
-    rate = cpu_rate()
-    return [time_sentence(seconds([setup.budget], rate), rate)]
+    rate = cpu_rate([setup.budget], setup.config.train.threads)
+    scoring = scoring_flops(setup.config, setup.budget) / rate
+    return [time_sentence(seconds([setup.budget], rate), scoring, rate)]
 
 
 def result_sentence(record: dict[str, Any]) -> str:
     """One line: the loss, what kind it is, and its error."""
     bits = f", {record['bits_per_byte']:.4f} bits/byte" if record["bits_per_byte"] is not None else ""
     kind = "exact" if record["loss_kind"] == "exact" else f"a bound, {monte_carlo(record['loss_se'])}"
-    return f"{record['name']}: {record['loss']:.4f} nats/token ({kind}){bits}, perplexity {perplexity(record['ppl'])}"
+    told = f"{record['name']}: {record['loss']:.4f} nats/token ({kind}){bits}, perplexity {perplexity(record['ppl'])}, "
+    return f"{told}{record['windows']} windows of validation text"

@@ -1,6 +1,6 @@
 """An exported redraft model. It needs torch and transformers alone.
 
-    RedraftForCausalLM   family "ar": reads [BOS] + text; logits[:, i] are of token i + 1; `generate` as usual
+    RedraftForCausalLM   left to right: reads [BOS] + text; logits[:, i] are of token i + 1; `generate` as usual
     RedraftForMaskedLM   the diffusion families: logits[:, i] are of token i; `log_p` and `sample`
 
 Logits have V + 1 columns: the head's own V, unnormalised, and for the spare id, which is never predicted, a constant so low
@@ -20,7 +20,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast, MaskedLMOutput
 
 from .configuration_redraft import RedraftConfig
 from .network_redraft import Trunk, wide
-from .sampling_redraft import CLOCKED, Process, ancestral, by_blocks, categorical, in_order, sharpened
+from .sampling_redraft import CARRIED, Process, ancestral, by_blocks, categorical, in_order, sharpened
 
 NEVER = -1e4  # the spare id's logit
 CHUNK_LOGITS = 1 << 24  # float64 probabilities alive at once when sampling
@@ -94,7 +94,7 @@ class RedraftForCausalLM(RedraftPreTrainedModel, GenerationMixin):
 
 
 class RedraftForMaskedLM(RedraftPreTrainedModel):
-    """A diffusion family. [MASK] is the id `config.mask_token_id` = V; family "duo" has none."""
+    """A diffusion family. [MASK] is the id `config.mask_token_id` = V; a uniform process has none."""
 
     def forward(
         self,
@@ -128,7 +128,7 @@ class RedraftForMaskedLM(RedraftPreTrainedModel):
         prediction. (Duo and GIDD may see a wrong token, and predict every one.)"""
         logits = wide(self.output(self.hidden(input_ids, timesteps, attention_mask, order)))
         log_p = logits.log_softmax(-1)
-        if self.config.family in ("duo", "gidd"):
+        if self.config.process["kind"] not in CARRIED:
             return log_p
         vocab = log_p.shape[-1]
         own = F.one_hot(input_ids.clamp(max=vocab - 1), vocab).bool()
@@ -140,14 +140,14 @@ class RedraftForMaskedLM(RedraftPreTrainedModel):
     ) -> Tensor:
         """[B, L] -> [B, L, d], in the positions of `tokens`."""
         mask = torch.ones_like(tokens) if mask is None else mask
-        if self.config.family == "esolm":
+        if self.config.process["kind"] == "ordered":
             return self._ordered(tokens, mask, order)
         pattern = mask.bool()[:, None] | itself(tokens)
-        if self.config.family == "bd3lm":
-            block = places(mask) // self.config.family_options["block"]
+        if self.config.process["kind"] == "blocks":
+            block = places(mask) // self.config.process["block"]
             pattern = pattern & (block[:, :, None] >= block[:, None]) | itself(tokens)
         sigma = None
-        if self.config.family in CLOCKED:
+        if self.config.process["clocked"]:
             t = torch.as_tensor(0.0 if t is None else t, dtype=torch.float64, device=tokens.device)
             sigma = Process(self.config).sigma(t.reshape(-1, 1).expand(len(tokens), 1))
         return self.model(tokens, places(mask), None if bool(pattern.all()) else pattern, sigma)
@@ -164,7 +164,7 @@ class RedraftForMaskedLM(RedraftPreTrainedModel):
     def _in_order(self, tokens: Tensor, positions: Tensor, mask: Tensor, written: Tensor) -> Tensor:
         """Tokens as they were generated: causal; in variant A the first `written` [B] of them see one another."""
         pattern = causal(mask)
-        if self.config.family_options["variant"] == "A":
+        if self.config.process["variant"] == "A":
             among = torch.arange(tokens.shape[1], device=tokens.device) < written[:, None]
             pattern = pattern | (among[:, :, None] & (among & mask.bool())[:, None])
         return self.model(tokens, positions, pattern)
@@ -186,14 +186,15 @@ class RedraftForMaskedLM(RedraftPreTrainedModel):
         `temperature` divides log p(x0).
         """
         tokens, free = self._canvas(prompt_ids, n, self.config.max_position_embeddings if length is None else length)
-        if steps < (self.config.family != "bd3lm") or temperature < 0:
+        kind = self.config.process["kind"]
+        if steps < (kind != "blocks") or temperature < 0:
             raise ValueError(f"steps must be at least 1 and temperature at least 0: got {steps} and {temperature}")
         draw = lambda rows, law=lambda p0, part: p0: self._drawn(rows, law, temperature, generator)
-        options, rest = self.config.family_options, (draw, tokens, free, steps, generator)
-        if self.config.family == "esolm":
+        options, rest = self.config.process, (draw, tokens, free, steps, generator)
+        if kind == "ordered":
             ones = lambda seen, order, written: self._in_order(seen, order, torch.ones_like(seen), written)
             return in_order(options, ones, *rest)
-        if self.config.family == "bd3lm":
+        if kind == "blocks":
             return by_blocks(options, self.hidden, *rest)
         return ancestral(Process(self.config), self.hidden, *rest)
 

@@ -83,10 +83,10 @@ class NoiseLevel(nn.Module):
         return F.silu(self.second(F.silu(self.first(waves))))
 
 
-def rotary(positions: Tensor, head: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """cos and sin [B or 1, 1, Q, D/2] of RoPE: base 10000, all of the head, half-split pairs."""
+def rotary(positions: Tensor, head: int, dtype: torch.dtype, base: float) -> tuple[Tensor, Tensor]:
+    """cos and sin [B or 1, 1, Q, D/2] of RoPE with a `base`: all of the head, half-split pairs."""
     wider = torch.promote_types(dtype, torch.float32)
-    inverse = 10000.0 ** (-torch.arange(0, head, 2, device=positions.device, dtype=wider) / head)
+    inverse = base ** (-torch.arange(0, head, 2, device=positions.device, dtype=wider) / head)
     angles = positions[:, None, :, None].to(wider) * inverse
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
@@ -134,7 +134,7 @@ class Trunk(nn.Module):
 
     def __init__(self, config: RedraftConfig):
         super().__init__()
-        self.head = config.hidden_size // config.num_attention_heads
+        self.head, self.base = config.hidden_size // config.num_attention_heads, config.rotary_base
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.time = NoiseLevel(config.cond_size) if config.cond_size else None
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
@@ -150,7 +150,7 @@ class Trunk(nn.Module):
         cache: Cache | None = None,
     ) -> Tensor:
         h = self.embedding(tokens)
-        turn = rotary(positions, self.head, h.dtype)
+        turn = rotary(positions, self.head, h.dtype, self.base)
         cond = None
         if self.time is not None:
             cond = self.time(h.new_zeros(1, 1) if sigma is None else sigma)

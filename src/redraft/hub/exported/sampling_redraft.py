@@ -15,8 +15,8 @@ from torch import Tensor
 from .configuration_redraft import RedraftConfig
 from .network_redraft import wide
 
-ABSORBING = ("mdlm", "sedd", "d3pm")  # a token that is no longer [MASK] stays
-CLOCKED = ("duo", "gidd", "sedd", "d3pm")  # the network reads the time
+CARRIED = ("absorbing", "ordered", "blocks")  # what is visible is the text's own, and predicts itself
+SCHEDULES = ("linear", "log_linear", "cosine")
 
 Hidden = Callable[..., Tensor]
 """What the network makes of tokens [B, Q]: [B, Q, d]."""
@@ -28,14 +28,16 @@ class Process:
     """Each token alone: q(x_t | x_0) = alpha_t x_0 + (1 - alpha_t) pi_t, with pi_t over V ids and [MASK]."""
 
     def __init__(self, config: RedraftConfig):
-        self.family, self.vocab = config.family, config.vocab_size - 1
-        self.schedule = config.family_options.get("schedule", "linear")
-        share = config.family_options.get("uniform", 0.0)
-        self.mass = 2 * share / (1 - share)  # of GIDD's uniform noise
+        self.kind, self.vocab = config.process["kind"], config.vocab_size - 1
+        self.schedule = config.process.get("schedule", "linear")
+        if self.kind not in ("absorbing", "uniform", "hybrid") or self.schedule not in SCHEDULES:
+            raise ValueError(f"this code knows no process {self.kind!r} with schedule {self.schedule!r}")
+        share = config.process.get("uniform", 0.0)
+        self.mass = 2 * share / (1 - share)  # of a hybrid's uniform noise
 
     def alpha(self, t: Tensor) -> Tensor:
         """The share of tokens that survive to time t, float64."""
-        if self.family == "gidd":
+        if self.kind == "hybrid":
             return (1 - t) / (1 + self.mass * (t * (1 - t)).sqrt())
         if self.schedule == "cosine":
             return 1 - (math.pi / 2 * (1 - t)).cos()
@@ -43,10 +45,10 @@ class Process:
 
     def law(self, t: Tensor) -> Tensor:
         """pi_t, [V + 1]."""
-        if self.family == "gidd":
+        if self.kind == "hybrid":
             masked = 1 / (1 + self.mass * ((1 - t) / t.clamp(min=torch.finfo(t.dtype).tiny)).sqrt())
         else:
-            masked = torch.full_like(t, 0.0 if self.family == "duo" else 1.0)
+            masked = torch.full_like(t, 0.0 if self.kind == "uniform" else 1.0)
         return torch.cat([((1 - masked) / self.vocab).expand(self.vocab), masked[None]])
 
     def sigma(self, t: Tensor) -> Tensor:
@@ -102,7 +104,7 @@ def ancestral(
     prior = categorical(process.law(one).expand(tokens.numel(), -1), generator).view_as(tokens)
     tokens = torch.where(free, prior, tokens)
     for t, s in pairwise(torch.linspace(1, 0, steps + 1, dtype=torch.float64, device=tokens.device)):
-        where = free & (tokens == process.vocab) if process.family in ABSORBING else free
+        where = free & (tokens == process.vocab) if process.kind == "absorbing" else free
         if not where.any():
             break
         rows, xt = hidden(tokens, t=t)[where], tokens[where]

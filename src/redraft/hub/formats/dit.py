@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from redraft.errors import UserError
+from redraft.families.base import family_class
 from redraft.hub.formats.facts import Facts
 from redraft.hub.formats.plan import Choices, Plan, check_tensors, spare_of
 from redraft.hub.formats.vocabulary import Speaker, Vocabulary, place
@@ -26,7 +27,6 @@ FAMILIES = {
     "ar": "ar", "mdlm": "mdlm", "subs": "mdlm", "duo": "duo", "duo_base": "duo", "distillation": "duo", "esolm": "esolm",
     "sedd": "sedd", "d3pm": "d3pm", "bd3lm": "bd3lm", "gidd": "gidd", "dit": "gidd",
 }  # fmt: skip
-CLOCKED = ("duo", "sedd", "d3pm", "gidd")
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ def plan(source: Source, have: dict[str, Stored], prefix: str, depth: int, facts
 def timeless(family: str, facts: Facts, sizes: Sizes, notes: list[str]) -> bool:
     """Whether a network of a family with a clock was never shown it: its time conditioning then always sees zero."""
     said = facts.flag("time_conditioning", "algo.time_conditioning")
-    if family in CLOCKED and sizes.cond and said is False:
+    if family_class(family).clocked and sizes.cond and said is False:
         notes.append("the network was trained without its clock: the time conditioning is made constant")
         return True
     return False
@@ -229,7 +229,8 @@ def timeless(family: str, facts: Facts, sizes: Sizes, notes: list[str]) -> bool:
 
 def _check_clock(source: Source, family: str, facts: Facts, sizes: Sizes) -> None:
     said = facts.flag("time_conditioning", "algo.time_conditioning")
-    if said and sizes.cond and family not in (*CLOCKED, "ar"):
+    kind = family_class(family)
+    if said and sizes.cond and not kind.clocked and kind.spare != "bos":
         raise UserError(
             f"{source.path} was trained with time conditioning, and family {family!r} has no clock: "
             f"give --family d3pm for masked diffusion with one, or --family sedd"

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from redraft.errors import UserError
+from redraft.families.base import family_class
 from redraft.hub.formats.facts import Facts
 from redraft.hub.formats.plan import Choices
 
 MASKS = {50258: 50257, 30522: 103, 32001: 32000, 131072: 3, 126464: 126336}  # rows: [MASK], of public checkpoints
 BOSES = {50258: 50256, 50257: 50256, 30522: 101, 32001: 1, 32000: 1, 131072: 1}
-WITHOUT_MASK = ("ar", "duo")
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def place(
     usable = _usable(rows, head, facts, notes)
     mask = _mask(usable, head, family, facts, choices, speaker, notes, uniform_mask)
     last = mask is not None and mask == usable - 1 and speaker.size <= mask
-    if family == "duo" or mask is None:
+    if not family_class(family).spare or mask is None:
         size = usable
     else:
         size = usable - 1 if last and not keeps_mask else usable
@@ -69,11 +69,15 @@ def place(
             f"give the tokenizer that it was trained with (--tokenizer)"
         )
     silent = () if mask is None or mask >= size or keeps_mask else (mask,)
-    if mask is not None and mask < size and family != "duo":
+    if mask is not None and mask < size and family_class(family).spare:
         notes.append(
             f"[MASK] is id {mask}, within the text ids: it keeps its id, and its embedding is copied to id {size}"
         )
-    spare = mask if family not in WITHOUT_MASK else _beginning(usable, family, facts, choices, speaker, mask, notes)
+    spare = (
+        mask
+        if family_class(family).spare == "mask"
+        else _beginning(usable, family, facts, choices, speaker, mask, notes)
+    )
     return Vocabulary(size, spare, mask, silent)
 
 
@@ -99,21 +103,24 @@ def _mask(
     if choices.mask is not None:
         if choices.mask >= usable:
             raise UserError(f"--mask {choices.mask} is no id of the checkpoint, which has {usable}")
-        if choices.mask < 0 and family not in WITHOUT_MASK:
+        if choices.mask < 0 and family_class(family).spare == "mask":
             raise UserError(f"family {family!r} needs a [MASK]: give its id by --mask")
         return choices.mask if choices.mask >= 0 else None
-    if family == "duo" and not uniform:
+    if not family_class(family).spare and not uniform:
         notes.append(f"uniform noise is over all {usable} ids, none of them a [MASK] (else give --mask ID)")
         return None
     said = facts.number("mask_token_id", "mask_index", "mask_id", "model.mask_index")
     if said is not None and 0 <= said < usable:
         return said
-    if family == "ar" and speaker.size >= usable:
+    if family_class(family).spare == "bos" and speaker.size >= usable:
         return None
     for guess, why in (
         (speaker.mask, f"as the tokenizer {speaker.name} names it"),
         (MASKS.get(usable), f"as in public checkpoints of {usable} ids"),
-        (usable - 1 if family != "ar" or head == usable == speaker.size + 1 else None, "the last id"),
+        (
+            usable - 1 if family_class(family).spare != "bos" or head == usable == speaker.size + 1 else None,
+            "the last id",
+        ),
     ):
         if guess is not None and guess < usable:
             notes.append(f"[MASK] is taken to be id {guess}, {why} (else give --mask ID)")
@@ -125,7 +132,7 @@ def _beginning(
     usable: int, family: str, facts: Facts, choices: Choices, speaker: Speaker, mask: int | None, notes: list[str]
 ) -> int | None:
     """The id whose embedding begins a text of an AR model: ours has a beginning that is no text id."""
-    if family != "ar":
+    if family_class(family).spare != "bos":
         return None
     if choices.bos is not None:
         if not 0 <= choices.bos < usable:
