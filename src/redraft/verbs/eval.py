@@ -8,8 +8,9 @@ redraft eval runs/first --estimator chain_rule --order random
 redraft eval runs/first --tasks hellaswag,piqa,blimp --data-dir data --out scores.json
 redraft eval runs/first --tasks continuation_choice --text books.jsonl --guidance 1 --against scores.json
 
-Estimators: continuous_time (the family's own), mask_count (mdlm), chain_rule (ar, mdlm, esolm, bd3lm; --order left_to_right,
-random or generative), importance_weighted (mdlm, esolm, bd3lm; --k), path_weighted (families with a clock; --k, --steps).
+Estimators: the family's own, continuous_time or (where its times are a grid) discrete_time; mask_count (mdlm); chain_rule (ar,
+mdlm, esolm, bd3lm; --order left_to_right, random or generative); importance_weighted (mdlm, esolm, bd3lm; --k); path_weighted
+(families with a clock; --k, --steps). The last three take many passes through the network: what they cost is said beforehand.
 
 Tasks (lm-evaluation-harness, offline): hellaswag, piqa, arc_easy, arc_challenge, openbookqa, social_iqa, winogrande, boolq,
 lambada_openai, blimp, wikitext from the folder --data-dir or REDRAFT_DATA; continuation_choice from --text; or a task file
@@ -20,18 +21,25 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from redraft.display import Line, emit, lost_sentence, monte_carlo, over_windows, perplexity, tokenising
-from redraft.errors import UserError
+from redraft.display import Left, Line, emit, lost_sentence, monte_carlo, over_windows, perplexity, tokenising
+from redraft.errors import UserError, unknown
 from redraft.numbers import WIDEST, real, seed, whole
+from redraft.registry import ESTIMATORS
+from redraft.text.corpus import check_named
 from redraft.verbs import where
 
 if TYPE_CHECKING:
     from redraft.config import DataConfig
+    from redraft.evaluation.estimators import Estimator
+    from redraft.evaluation.likelihood import Bound
     from redraft.evaluation.perplexity import Scored
     from redraft.hub.model import Model
 
@@ -42,7 +50,11 @@ TASKS_ONLY = ("data_dir", "text", "limit", "guidance", "guidance_kind", "truncat
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("model", type=Path, help="a run folder or an exported model folder")
     parser.add_argument("--data", help="a source to score; the validation split it was trained with if left out")
-    parser.add_argument("--rows", type=whole(1, WIDEST), default=512, help="windows or examples at most, spread evenly")
+    parser.add_argument(
+        "--rows",
+        type=whole(1, WIDEST),
+        help="windows or examples at most, spread evenly: 512, or of an estimator of many passes what takes seconds",
+    )
     parser.add_argument("--wrap", default="stream", help="stream, or documents: each with windows of its own")
     parser.add_argument("--stride", type=whole(1, WIDEST), help="new tokens a window of --data; no overlap if left out")
     parser.add_argument("--framed", action="store_true", help="windows begin and end with the end-of-document id")
@@ -50,7 +62,9 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--data-format", help="text, prompts, chat or traces; read off the file if left out")
     parser.add_argument("--template", help="of chat or traces")
     parser.add_argument(
-        "--draws", type=whole(1, WIDEST), help="noise draws a window (4) or a request of a task (32), where needed"
+        "--draws",
+        type=whole(1, WIDEST),
+        help="noise draws a window (4, or 1 of many passes) or a request of a task (32), where needed",
     )
     parser.add_argument("--estimator", help="how -log p is estimated (see above)")
     parser.add_argument(
@@ -82,6 +96,9 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
         raise UserError(f"--out {options.out} cannot be a file: it is a folder, or lies below a file")
     if options.out is not None and not os.access(_folder_above(options.out), os.W_OK):
         raise UserError(f"--out {options.out} cannot be written: {_folder_above(options.out)} is not ours to write in")
+    where.model(options)
+    if options.estimator is not None and options.estimator not in ESTIMATORS:
+        raise unknown("estimator", options.estimator, ESTIMATORS)
     given = {name: value for name in SETTINGS if (value := getattr(options, name)) is not None}
     if options.tasks is not None:
         if options.data:
@@ -91,6 +108,8 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
         return _tasks(options, given)
     if stray := [name for name in TASKS_ONLY if getattr(options, name) not in (None, False)]:
         raise UserError(f"--{stray[0].replace('_', '-')} is for tasks: name some with --tasks")
+    if options.data is not None:
+        check_named(options.data)
     return _text(options, given)
 
 
@@ -100,17 +119,17 @@ def _folder_above(path: Path) -> Path:
 
 
 def _text(options: Namespace, given: dict[str, Any]) -> None:
-    from redraft.evaluation.estimators import build
-    from redraft.evaluation.likelihood import estimate
+    from redraft.evaluation.cost import affordable
+    from redraft.evaluation.estimators import build, own_bound
 
     compute = where.compute(options)
     model = compute.load(options.model)
-    own = "chain_rule" if model.family.exact else "continuous_time"
+    own = "chain_rule" if model.family.exact else own_bound(model.family).name
     estimator = build(options.estimator or own, given, model.family)
+    rows, draws = affordable(estimator, model.family, model.length)
+    options.rows, draws = options.rows or rows, options.draws or draws  # none of them can be 0
     source, scored = _windows(options, model)
-    result = estimate(
-        model.network, model.family, scored.rows, estimator, options.draws or 4, options.batch or 32, options.seed
-    )
+    result = _estimated(options, model, estimator, scored, draws)
     table = {
         **{name: None if value == math.inf else value for name, value in asdict(result).items()},
         **scored.per_text(result),
@@ -145,6 +164,24 @@ def _text(options: Namespace, given: dict[str, Any]) -> None:
         + (f"; {lost_sentence(scored.lost)}" if scored.lost else "")
     )
     return None
+
+
+def _estimated(options: Namespace, model: Model, estimator: Estimator, scored: Scored, draws: int) -> Bound:
+    """The bound of the windows: first its cost is said, then how much is left of it."""
+    from redraft.evaluation.cost import cost, cost_sentence, seconds
+    from redraft.evaluation.likelihood import batches, estimate
+
+    network, family, rows = model.network, model.family, scored.rows
+    batch, line = options.batch or 32, Line(quiet=options.json)
+    price = cost(rows, estimator, family, draws, batch)
+    if not options.json:
+        expected = seconds(price, network, family, next(batches(rows, 1, batch, model.device)))
+        print(cost_sentence(price, f"windows of at most {model.length} tokens", expected), file=sys.stderr, flush=True)
+    left = Left(price.passes, "passes")
+    told = lambda done: line.show(left(done))
+    result = estimate(network, family, rows, estimator, draws, batch, options.seed, told)
+    line.close()
+    return result
 
 
 def _windows(options: Namespace, model: Model) -> tuple[str, Scored]:
@@ -208,13 +245,14 @@ def _tasks(options: Namespace, given: dict[str, Any]) -> None:
     names = [name for name in options.tasks.split(",") if name]
     if not names:
         raise UserError(f"--tasks names no task: give some of {', '.join(tasks.NAMES)}, or a FILE.yaml")
+    tasks.check(names, options.data_dir, options.text)
     compute = where.compute(options)
     suite = tasks.load(names, options.data_dir, options.text)
     from redraft.evaluation.harness import RedraftLM
     from redraft.evaluation.requests import DRAWS
     from redraft.evaluation.suite import against, evaluate
 
-    line = Line(quiet=options.json)
+    line, say = Line(quiet=options.json), None if options.json else partial(print, file=sys.stderr, flush=True)
     lm = RedraftLM(
         options.model,
         estimator=options.estimator or "",
@@ -228,7 +266,8 @@ def _tasks(options: Namespace, given: dict[str, Any]) -> None:
         truncate=options.truncate,
         greedy=tasks.ask_greedy(suite),
         cache=options.cache,
-        progress=lambda doing, done, total: line.show(f"{doing} {done} of {total} requests", force=done == total),
+        progress=progress_on(line),
+        say=say,
         **given,
     )
     result = evaluate(lm, suite, options.limit)
@@ -242,6 +281,17 @@ def _tasks(options: Namespace, given: dict[str, Any]) -> None:
         make_folder(options.out.parent)
         write_json(options.out, result)
     return emit(result) if options.json else print("\n".join(lines(result)))
+
+
+def progress_on(line: Line) -> Callable[[str, int, int], None]:
+    """What shows how many requests of a kind are answered, and how long the others will take."""
+    counts = dict[tuple[str, int], Left]()
+
+    def show(doing: str, done: int, total: int) -> None:
+        left = counts.setdefault((doing, total), Left(total, "requests"))
+        line.show(f"{doing} {left(done)}", force=done == total)
+
+    return show
 
 
 def lines(result: dict[str, Any]) -> list[str]:

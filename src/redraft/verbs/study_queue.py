@@ -87,11 +87,14 @@ def carry_out(
     """Plan, say the plan, train every run. `UserError` where runs failed (the others are kept), `diverged` ones apart."""
     from redraft.studies.execute import execute, open_study
     from redraft.studies.launch import Jobs, Processes
-    from redraft.studies.plan import study_sentences
+    from redraft.studies.plan import plan_study, study_sentences
     from redraft.text.prepare import prepare_cached
     from redraft.text.tokenizer import load_tokenizer
     from redraft.training.budget import cpu_rate
+    from redraft.verbs.plan import check_sources
 
+    for data in {repr(one.config.data): one.config.data for one in plan_study(table).runs}.values():
+        check_sources(data)
     elsewhere = launcher == "local" and _devices(table) != {"cpu"}
     study = open_study(table, folder)
     if not quiet:
@@ -215,7 +218,8 @@ def _row(s: Status) -> dict[str, Any]:
         "state": s.state,
         "step": s.step,
         "steps": s.run.budget.steps,
-        "loss": s.loss,
+        "loss": s.loss if s.state == "done" else None,
+        "objective": None if s.state == "done" else s.loss,
         "why": s.why,
     }
 
@@ -223,5 +227,5 @@ def _row(s: Status) -> dict[str, Any]:
 def _sentence(s: Status) -> str:
     if s.settled and s.state != "done":
         return f"{s.run.name}: {s.state}: {s.why}"
-    loss = "" if s.loss is None else f", {'' if s.state == 'done' else 'training '}loss {s.loss:.4f}"
+    loss = "" if s.loss is None else f", {'validation loss' if s.state == 'done' else 'objective'} {s.loss:.4f}"
     return f"{s.run.name}: {s.state}, step {s.step} of {s.run.budget.steps}{loss}"
