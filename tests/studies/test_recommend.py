@@ -216,7 +216,7 @@ def test_size_and_tokens_outside_the_runs_count_as_outside(fits: Fits) -> None:
     told = "\n".join(recommendation_lines(found, "a study"))
     assert f"{own.beyond_in} {own.beyond:.3g}x outside the study" in told
     first = found.options[0]
-    assert f"That is {first.beyond_in} {first.beyond:.3g}x outside the study: a guess." in told.splitlines()[0]
+    assert f"Outside the study, {first.beyond_in} {first.beyond:.3g}x: a guess." in told.splitlines()[0]
     assert "times outside those that were fitted" in told
 
 

@@ -22,7 +22,7 @@ from redraft.types import Batch, Network, View
 ROWS, DRAWS = 512, 4  # windows and draws of each, where nobody says
 # Tokens to read where nobody says how many windows, by an estimator that takes many passes for one: about half a minute of
 # two cores for a network of a hundred thousand parameters.
-PATIENCE = 1 << 22
+PATIENCE = 1 << 21
 
 
 @dataclass(frozen=True)

@@ -104,14 +104,16 @@ def load(names: Sequence[str], folder: str | Path | None = None, text: str | Non
 
 
 def check(names: Sequence[str], folder: str | Path | None = None, text: str | None = None) -> None:
-    """Raises what `load` does for names and files, before anything is read or imported."""
+    """Raises what `load` does for names and for files of a folder that is given, before anything is read or imported."""
+    given = bool(folder or os.environ.get("REDRAFT_DATA"))
     for name in names:
         if Path(name).suffix in (".yaml", ".yml"):
             _own_file(Path(name))
         elif name == CONTINUATION_CHOICE:
-            check_named(text or str(data_file(folder, TEXT)))
+            check_named(text or (str(data_file(folder, TEXT)) if given else None))
         elif name in NAMES:
-            data_file(folder, BLIMP if name == "blimp" else PUBLIC[name].file)
+            if given:
+                data_file(folder, BLIMP if name == "blimp" else PUBLIC[name].file)
         else:
             raise unknown("task", name, [*NAMES, "FILE.yaml"])
 

@@ -46,7 +46,7 @@ def _verdict(found: Recommendation) -> str:
         f"({best.loss_kind}), {quantity(best.training_flops, 'FLOPs')} of training"
         + (f" and {quantity(best.serving_flops, 'FLOPs')} of generating" if best.serving_flops else "")
         + f", {best.seconds:.3g} s a text."
-        + (f" That is {_far(best)} outside the study: a guess." if best.beyond > FAR else "")
+        + (f" Outside the study, {_far(best)}: a guess." if best.beyond > FAR else "")
         + against
     )
 

@@ -48,8 +48,8 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
         raise unknown("flag of `redraft convert`:", f"--{stray[0]}", ["--family", "--family.OPTION", "--tokenizer"])
     family = overrides.get("family")
     table = family if isinstance(family, dict) else {"name": family}
-    if isinstance(table.get("name"), str):
-        find("family", FAMILIES, table["name"])
+    if isinstance(name := table.get("name"), str):
+        find("family", FAMILIES, name)
     if not options.source.exists():
         raise UserError(f"no such checkpoint: {options.source}{whereabouts(options.source)}")
     from redraft.hub.convert import convert
