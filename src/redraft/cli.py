@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import redraft
 from redraft.errors import ASKED, MISTAKE, UserError, unknown
+from redraft.verbs import Part
 
 VERBS = {
     "demo": "a miniature study from start to report: AR, MDLM, Duo, Eso-LM at equal FLOPs (about 7 minutes on 2 cores)",
@@ -55,6 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except UserError as error:
         print(f"redraft: {error}", file=sys.stderr)
         sys.exit(MISTAKE)
+    except PermissionError as error:
+        print(f"redraft: cannot read or write {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
+        sys.exit(MISTAKE)
     except KeyboardInterrupt:
         print("redraft: interrupted; the same command continues where it stopped", file=sys.stderr)
         sys.exit(ASKED)
@@ -77,12 +81,27 @@ def dispatch(arguments: list[str]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     verb.arguments(parser)
+    if rest and rest[0] in getattr(verb, "PARTS", {}) and {"-h", "--help"} & set(rest):
+        return narrow(parser, rest[0], verb.PARTS[rest[0]]).print_help()
     own, others = split_flags(rest, parser._option_string_actions)
     if others and not getattr(verb, "OVERRIDES", False):
         raise unknown(f"flag of `redraft {name}`:", others[0].partition("=")[0], parser._option_string_actions)
     _known(name, others, list(parser._option_string_actions))
     verb.run(parser.parse_args(own), overrides(others))
     return None
+
+
+def narrow(parser: Parser, part: str, of: Part) -> Parser:
+    """The parser's help cut down to one part of its verb."""
+    parser.prog, parser.description = f"{parser.prog} {part}", of.text
+    for action in parser._actions:
+        if action.dest in of.renamed:
+            action.metavar = of.renamed[action.dest]
+        elif action.dest not in ("help", *of.takes):
+            action.help = argparse.SUPPRESS
+        elif action.help is not None:
+            action.help = of.says.get(action.dest, action.help.removesuffix(f" ({part})").removeprefix(f"{part}: "))
+    return parser
 
 
 def _known(verb: str, others: list[str], flags: list[str]) -> None:

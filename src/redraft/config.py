@@ -16,10 +16,18 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from redraft.errors import UserError, unknown
-from redraft.files import read_text
+from redraft.files import read_text, whereabouts
 from redraft.numbers import LONGEST, WIDEST, Amount, BelowOne, Count, Many, Positive, Seed, Share
 from redraft.registry import FAMILIES, checked_options
 
@@ -52,7 +60,11 @@ class NetworkConfig(Part):
     """The transformer: a size by name or number, or depth, heads and width."""
 
     block: Literal["dit", "llama"] = "dit"
-    size: str | None = None
+    size: str | None = Field(
+        None,
+        description="a name of SMDM's ladder, or a number (200k, 3M) of weights in the matrices of the blocks: head, "
+        "embedding and modulation come on top, and `redraft plan` counts them; 3M if left out",
+    )
     depth: Count | None = None
     heads: Count | None = None
     width: Count | None = None
@@ -110,6 +122,12 @@ class DataConfig(Part):
     short: float = Field(
         0.0, ge=0, le=1, description="share of the steps whose rows of text get a random shorter length"
     )
+
+    @model_serializer(mode="wrap")
+    def _read(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Beside a mixture there is no source, and a file does not name one."""
+        table: dict[str, Any] = handler(self)
+        return {key: value for key, value in table.items() if key != "source" or not (self.mixture or self.phases)}
 
     @model_validator(mode="after")
     def _fits(self) -> DataConfig:
@@ -279,7 +297,7 @@ def _renames(old: Any, new: Any) -> bool:
 def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file as a table, or a `UserError` that names what is wrong with it."""
     if not path.exists():
-        raise UserError(f"no such recipe: {path}")
+        raise UserError(f"no such recipe: {path}{whereabouts(path)}")
     try:
         return tomllib.loads(read_text(path))
     except tomllib.TOMLDecodeError as error:

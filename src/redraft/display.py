@@ -10,6 +10,7 @@ from typing import Any
 
 def quantity(value: float, unit: str = "") -> str:
     """12.3M, 270 GFLOPs, 1.5e+18 FLOPs: three figures, a letter up to a quadrillion; a billion is B, of a unit G."""
+    value = float(f"{value:.3g}")  # before a letter is chosen: 999.9 G is 1 T
     for limit, letter in ((1e12, "T"), (1e9, "G" if unit else "B"), (1e6, "M"), (1e3, "k")):
         if limit <= abs(value) < 1e15:
             return f"{value / limit:.3g}{' ' if unit else ''}{letter}{unit}"
@@ -62,6 +63,18 @@ class Line:
         if self.live and self.shown:
             print(file=sys.stderr)
             self.shown = False
+
+
+class Left:
+    """How much is done and how long the rest will take, for a line of progress."""
+
+    def __init__(self, total: int, what: str):
+        self.total, self.what, self.began = total, what, time.monotonic()
+
+    def __call__(self, done: int) -> str:
+        gone = time.monotonic() - self.began
+        left = f", {duration(gone / done * (self.total - done))} left" if 0 < done < self.total else ""
+        return f"{quantity(done)} of {quantity(self.total)} {self.what}{left}"
 
 
 def tokenising(quiet: bool = False) -> Any:

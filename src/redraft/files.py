@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -29,8 +31,35 @@ def disk(folder: Path) -> Iterator[None]:
         if error.errno in _FULL:
             raise UserError(f"no space is left in {folder}: free some, or choose another folder") from None
         if error.errno in _REFUSED:
-            raise UserError(f"cannot write in {folder}: {os.strerror(error.errno)}") from None
+            raise UserError(_refused(error, folder)) from None
         raise
+
+
+def _refused(error: OSError, folder: Path) -> str:
+    """What could not be done: what is read elsewhere while `folder` is written is named itself."""
+    other = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else folder
+    why = os.strerror(error.errno or 0)
+    if other.absolute().is_relative_to(folder.absolute()) or folder.absolute().is_relative_to(other.absolute()):
+        return f"cannot write in {folder}: {why}"
+    return f"cannot read {other}: {why}"
+
+
+def whereabouts(path: Path) -> str:
+    """Why nothing is found at `path`, to follow its name in a message: a link that leads nowhere, a file where a folder
+    should be, a folder that may not be looked into, or a name that is nearly right; empty where nothing tells."""
+    first = next((part for part in (*reversed(path.parents), path) if not os.path.exists(part)), path)
+    if first.is_symlink():
+        return f" ({first} is a link to {os.readlink(first)}, which leads nowhere)"
+    if first.exists():
+        return f" ({path} is a {'folder' if path.is_dir() else 'file'})"
+    try:
+        names = [item.name for item in first.parent.iterdir()]
+    except NotADirectoryError:
+        return f" ({first.parent} is a file)"
+    except OSError as error:
+        return f" (cannot look into {first.parent}: {error.strerror})"
+    near = get_close_matches(first.name, names, n=1, cutoff=0.6)
+    return f" (did you mean {first.parent / near[0]}?)" if near else ""
 
 
 def make_folder(folder: Path) -> None:
@@ -103,7 +132,7 @@ def read_text(path: Path) -> str:
     try:
         return decoded(path.read_bytes(), path)
     except FileNotFoundError:
-        raise UserError(f"no such file: {path}") from None
+        raise UserError(f"no such file: {path}{whereabouts(path)}") from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
 
@@ -136,6 +165,16 @@ def read_json(path: Path) -> Any:
         return json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise UserError(f"cannot read {path} as JSON: {error}") from None
+
+
+def sha256(*paths: Path) -> str:
+    """Of the files' bytes, one after the other."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while piece := file.read(1 << 20):
+                digest.update(piece)
+    return digest.hexdigest()
 
 
 @contextmanager

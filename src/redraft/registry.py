@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from redraft.errors import unknown
+from redraft.errors import UserError, unknown
 
 
 @dataclass(frozen=True)
@@ -180,11 +180,26 @@ SAMPLERS: dict[str, Entry] = {
 }
 
 
+# What estimates -log p of a text: as `estimators.py` has them, told here without torch.
+ESTIMATORS = (
+    "continuous_time", "discrete_time", "mask_count", "chain_rule", "importance_weighted", "path_weighted",
+)  # fmt: skip
+# What a model can be exported to: as `hub.export` has them.
+TARGETS = ("transformers", "llama", "gguf", "native")
+
+
 def find(kind: str, entries: Mapping[str, Entry], name: str) -> Entry:
     """The entry of that name, or a `UserError` with the nearest names."""
     if name not in entries:
         raise unknown(kind, name, entries)
     return entries[name]
+
+
+def checked_steps(sampler: str, given: int | None, default: int) -> int:
+    """The steps that were `given`, or the default. `UserError` where the sampler would make nothing of them."""
+    if given is not None and "steps" not in find("sampler", SAMPLERS, sampler).options:
+        raise UserError(f"sampler {sampler!r} takes no steps ({SAMPLERS[sampler].summary}): leave --steps out")
+    return default if given is None else given
 
 
 def checked_options(kind: str, entries: Mapping[str, Entry], name: str, given: Mapping[str, Any]) -> dict[str, Any]:

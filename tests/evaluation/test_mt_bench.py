@@ -108,9 +108,10 @@ def test_a_second_turn_without_room_is_left_empty() -> None:
 def test_an_interrupted_file_goes_on_after_its_last_answer(
     asked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("redraft.evaluation.compute.load", lambda path, device, precision: model("ar"))
+    monkeypatch.setattr("redraft.evaluation.compute.load", lambda path, device, precision: model("mdlm"))
+    monkeypatch.setattr("redraft.verbs.where.model", lambda options: None)
     into = tmp_path / "answers" / "mine.jsonl"
-    first = answer(model("ar"), "mine", QUESTIONS[0], SHORT) | {"tstamp": 1.0}
+    first = answer(model("mdlm"), "mine", QUESTIONS[0], SHORT) | {"tstamp": 1.0}
     into.parent.mkdir()
     into.with_name("mine.jsonl.partial").write_text(json.dumps(first) + "\n" + '{"question_id": 82, "ans')
     dispatch(f"answer run --questions {asked} --into {into} --template plain --length 500 --steps 3 --json".split())

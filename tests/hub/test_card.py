@@ -85,3 +85,10 @@ def test_a_tokenizer_without_json_is_said(tmp_path: Path) -> None:
         names = {path.name for path in into.iterdir()}
         assert ("tokenizer.model" in names) == (kind == "unigram") != ("tokenizer.json" in names)
         assert ("encode with the package sentencepiece" in (into / "README.md").read_text()) == (kind == "unigram")
+
+
+@pytest.mark.parametrize("family", ["ar", "mdlm"])
+def test_a_card_shows_the_way_that_runs_no_code_first_and_says_what_the_flag_means(family: str, tmp_path: Path) -> None:
+    text = card(redraft.load(folder(tmp_path / family, family, "llama", {}, RECORD)), "transformers")
+    assert text.index("redraft.load(") < text.index("trust_remote_code") < text.index("from_pretrained(")
+    assert "lets\ntransformers run it" in text and "read these files first" in text

@@ -269,7 +269,8 @@ def test_sedd_and_d3pm_refuse_what_reads_no_clock() -> None:
     for name in ("sedd", "d3pm"):
         family = build(name, {}, V)
         for refused in ("mask_count", "chain_rule", "importance_weighted"):
-            with pytest.raises(UserError, match=f"'{refused}' cannot score family '{name}'.*Try: continuous_time"):
+            own = {"sedd": "continuous_time", "d3pm": "discrete_time"}[name]
+            with pytest.raises(UserError, match=f"'{refused}' cannot score family '{name}'.*Try: {own}"):
                 estimator(refused, {}, family)
         with pytest.raises(UserError, match=r"its network reads the time.*Try: .*ancestral"):
             sampler("first_hitting", {}, family)

@@ -105,6 +105,7 @@ def test_small_designs_have_all_keys(
 ) -> None:
     told = fitted(law_points(budgets=budgets, sizes=sizes), tmp_path, capsys)["families"]["ar"]
     assert set(told["size_exponent"]) == {"value", "low", "high"}
-    assert (told["size_exponent"]["value"] is None) == (budgets == 1)
+    # Two lowest runs are a line whatever the noise, so no law: (2, 2).
+    assert (told["size_exponent"]["value"] is None) == (budgets == 1 or (budgets, sizes) == (2, 2))
     assert len(told["minima"]) == budgets
     assert all(set(told["parametric"][name]) >= {"value", "low", "high"} for name in PARAMETERS)

@@ -201,3 +201,25 @@ def test_impossible_demands_are_refused_by_name(demand: Demand, message: str, fi
 def test_unknown_hardware_is_refused_with_the_known() -> None:
     with pytest.raises(UserError, match="Did you mean 'h100'"):
         hardware("h10")
+
+
+def test_size_and_tokens_outside_the_runs_count_as_outside(fits: Fits) -> None:
+    """A budget within the study's, spent on a model far smaller than any that was trained and on far more tokens."""
+    demand = Demand(budget=float(BUDGETS[-1]), latency=1e-5)
+    found = recommend(fits, demand, DEVICE)
+    own = option(found, "ar")
+    runs = fits.families["ar"]
+    assert own.tokens > 10 * runs.trained[1] and own.params < runs.sizes[0] / 10
+    ratios = {"tokens": own.tokens / runs.trained[1], "size": runs.sizes[0] / own.params}
+    assert own.beyond == pytest.approx(max(ratios.values())) and own.beyond_in == max(ratios, key=lambda k: ratios[k])
+    assert own.loss.low is None and own.loss.high is None
+    told = "\n".join(recommendation_lines(found, "a study"))
+    assert f"{own.beyond_in} {own.beyond:.3g}x outside the study" in told
+    first = found.options[0]
+    assert f"Outside the study, {first.beyond_in} {first.beyond:.3g}x: a guess." in told.splitlines()[0]
+    assert "times outside those that were fitted" in told
+
+
+def test_the_optimum_of_a_budget_that_was_trained_is_not_outside(fits: Fits) -> None:
+    for own in recommend(fits, Demand(budget=float(BUDGETS[2])), DEVICE).options:
+        assert own.beyond == 1 and own.beyond_in == ""

@@ -114,17 +114,22 @@ def write(scorer: Scorer, jobs: Sequence[tuple[Request, Writing]], progress: Pro
     return [texts[n] for n in range(len(jobs))]
 
 
-def is_greedy(scorer: Scorer, requests: Sequence[Request]) -> list[bool]:
+def is_greedy(scorer: Scorer, requests: Sequence[Request], progress: Progress | None = None) -> list[bool]:
     """Whether greedy decoding writes each request's continuation, were it to stop there."""
+    told = progress or (lambda done, total: None)
     if greedy_way(scorer.model.family) == "argmax_chain":
-        chunks = (requests[at : at + scorer.batch] for at in range(0, len(requests), scorer.batch))
-        return [wrong == 0 for chunk in chunks for wrong in scorer.mismatches(chunk)]
+        flags = list[bool]()
+        for at in range(0, len(requests), scorer.batch):
+            flags += [wrong == 0 for wrong in scorer.mismatches(requests[at : at + scorer.batch])]
+            told(len(flags), len(requests))
+        return flags
     jobs = [(request, Writing(len(request.continuation))) for request in requests]
     out: dict[int, bool] = {}
     for numbers in _together(scorer, jobs):
         canvas = _canvas_of(scorer, [requests[n] for n in numbers], jobs[numbers[0]][1])
         for n, row in zip(numbers, last(_frames(scorer, canvas, jobs[numbers[0]])).tokens.tolist(), strict=True):
             out[n] = tuple(row) == requests[n].context + requests[n].continuation
+        told(len(out), len(requests))
     return [out[n] for n in range(len(requests))]
 
 

@@ -1,6 +1,7 @@
 """Estimators of -log p(x): draws of nats a text, of which a mean and a standard error follow.
 
   continuous_time       the family's own bound, a random time a draw; for ar the exact value
+  discrete_time         the same of a family whose bound is that of T steps (d3pm; mdlm with a grid): a random step a draw
   mask_count            MDLM's bound with a random *number* of hidden tokens (LLaDA, arXiv:2502.09992, eq. 6)
   chain_rule            exact, for one order of generation: -log p(x | order)
   importance_weighted   -log 1/k sum_k p(x | order_k): from the bound at k = 1 to the exact value as k grows
@@ -49,6 +50,14 @@ class Estimator(ABC):
     def random(self, family: Family) -> bool:
         """Whether draws differ. If not, one is the exact value."""
 
+    def passes(self, family: Family, scored: int) -> int:
+        """Times that a draw reads a row of so many scored tokens."""
+        return 1
+
+    def headed(self, family: Family, scored: int) -> int:
+        """Times that a draw predicts all its scored tokens, which may be one by one."""
+        return self.passes(family, scored)
+
     @abstractmethod
     def nats(self, network: Network, family: Family, batch: Batch, *, draws: int, key: Key) -> Tensor:
         """One draw for each row, float64 [B]. `batch.index` w R + r says which of the R = `draws` of text w it is."""
@@ -56,18 +65,41 @@ class Estimator(ABC):
 
 @dataclass(frozen=True)
 class ContinuousTime(Estimator):
-    """The family's `nelbo`."""
+    """The family's `nelbo`, where time is continuous or there is none."""
 
     name: ClassVar[str] = "continuous_time"
 
     def refusal(self, family: Family) -> str | None:
-        return None
+        grid = _grid(family)
+        return f"its bound is that of a chain of {grid} steps" if grid else None
 
     def random(self, family: Family) -> bool:
         return not family.exact
 
+    def passes(self, family: Family, scored: int) -> int:
+        return 2 if isinstance(family, EsoLM) and 0 < family.alpha_0 < 1 else 1  # both its phases
+
     def nats(self, network: Network, family: Family, batch: Batch, *, draws: int, key: Key) -> Tensor:
         return family.nelbo(network, batch, key=key).nats.double().sum(1)
+
+
+@dataclass(frozen=True)
+class DiscreteTime(ContinuousTime):
+    """The family's `nelbo`, where its times are those of a grid."""
+
+    name: ClassVar[str] = "discrete_time"
+
+    def refusal(self, family: Family) -> str | None:
+        return None if _grid(family) else "its bound is not that of a chain of steps"
+
+
+def own_bound(family: Family) -> Estimator:
+    """The estimator that is the family's `nelbo`."""
+    return DiscreteTime() if _grid(family) else ContinuousTime()
+
+
+def _grid(family: Family) -> int:
+    return family.grid if isinstance(family, DiffusionFamily) else 0
 
 
 @dataclass(frozen=True)
@@ -116,6 +148,12 @@ class ChainRule(Estimator):
     def random(self, family: Family) -> bool:
         return self.order != "left_to_right"
 
+    def passes(self, family: Family, scored: int) -> int:
+        return family.chain_passes(scored) if isinstance(family, AnyOrder) else 1
+
+    def headed(self, family: Family, scored: int) -> int:
+        return 1
+
     def nats(self, network: Network, family: Family, batch: Batch, *, draws: int, key: Key) -> Tensor:
         if isinstance(family, AR):
             return family.nelbo(network, batch, key=key).nats.double().sum(1)
@@ -152,6 +190,12 @@ class ImportanceWeighted(Estimator):
     def random(self, family: Family) -> bool:
         return not (isinstance(family, EsoLM) and family.alpha_0 == 0)
 
+    def passes(self, family: Family, scored: int) -> int:
+        return self.k * ChainRule("generative").passes(family, scored)
+
+    def headed(self, family: Family, scored: int) -> int:
+        return self.k
+
     def nats(self, network: Network, family: Family, batch: Batch, *, draws: int, key: Key) -> Tensor:
         one = ChainRule("generative")
         parts = [one.nats(network, family, _sample(batch, self.k, i), draws=draws, key=key) for i in range(self.k)]
@@ -179,6 +223,9 @@ class PathWeighted(Estimator):
     def random(self, family: Family) -> bool:
         return True
 
+    def passes(self, family: Family, scored: int) -> int:
+        return self.k * self.steps
+
     def nats(self, network: Network, family: Family, batch: Batch, *, draws: int, key: Key) -> Tensor:
         key = key.fold("path", self.steps)
         parts = [self._one(network, family, _sample(batch, self.k, i), key) for i in range(self.k)]
@@ -199,7 +246,7 @@ class PathWeighted(Estimator):
 
 
 ESTIMATORS: dict[str, type[Estimator]] = {
-    kind.name: kind for kind in (ContinuousTime, MaskCount, ChainRule, ImportanceWeighted, PathWeighted)
+    kind.name: kind for kind in (ContinuousTime, DiscreteTime, MaskCount, ChainRule, ImportanceWeighted, PathWeighted)
 }
 
 

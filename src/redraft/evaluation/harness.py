@@ -12,6 +12,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ from lm_eval.api.registry import register_model
 from torch import Tensor, distributed
 
 from redraft.accelerator import accelerator
+from redraft.display import quantity
 from redraft.errors import UserError
 from redraft.evaluation.answers import Answers, fingerprint
+from redraft.evaluation.cost import Cost, cost_sentence, seconds
 from redraft.evaluation.decoding import Writing, greedy_way, is_greedy, write
 from redraft.evaluation.estimators import build
 from redraft.evaluation.requests import (
@@ -50,6 +53,7 @@ class RedraftLM(LM):
     `guidance`: its weight. `greedy`: whether to say if greedy decoding writes an answer, or the names of the tasks that want
     to know (it costs a decoding for each request); without, the flag is False.
     `truncate`: contexts may lose their left end. `cache`: a file of answers. A `device` that is not there is the CPU.
+    `progress` hears how many requests are done, `say` beforehand what they will cost.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class RedraftLM(LM):
         greedy: bool | frozenset[str] = True,
         cache: str | Path | None = None,
         progress: Callable[[str, int, int], None] | None = None,
+        say: Callable[[str], object] | None = None,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -86,6 +91,7 @@ class RedraftLM(LM):
         self.errors: list[float] = []
         self._device = loaded.device
         self._rank, self._world_size = join()
+        self.say = say if self._rank == 0 else None
 
     # What defines a number
 
@@ -154,6 +160,7 @@ class RedraftLM(LM):
         ]  # fmt: skip
         known = {} if self.answers is None else self.answers.known(keys)
         missing = [n for n, key in enumerate(keys) if key not in known]
+        self._announce_texts([jobs[n][1] for n in missing])
         texts = write(self.scorer, [jobs[n] for n in missing], self._told("writing"))
         fresh = dict(zip(missing, texts, strict=True))
         if self.answers is not None:
@@ -237,25 +244,50 @@ class RedraftLM(LM):
         """From the file of answers where they are there; else scored, and kept batch by batch."""
         distinct = list(dict.fromkeys(requests))
         if self.answers is None:
+            self._announce(distinct)
             found = dict(zip(distinct, self.scorer.score(distinct, self._told("scoring")), strict=True))
         else:
             keys = {request: self.answers.key("nats", vars(request)) for request in distinct}
             known = self.answers.known(keys.values())
             found = {request: Nats(*known[key]) for request, key in keys.items() if key in known}
             told, before = self._told("scoring"), len(found)
-            for some, nats in self.scorer.scored([request for request in distinct if request not in found]):
+            missing = [request for request in distinct if request not in found]
+            self._announce(missing)
+            for some, nats in self.scorer.scored(missing):
                 self.answers.keep({keys[r]: (n.nats, n.error) for r, n in zip(some, nats, strict=True)})
                 found |= zip(some, nats, strict=True)
                 told(len(found) - before, len(distinct) - before)
         self.errors += [found[request].error for request in distinct]
         return [found[request] for request in requests]
 
+    def _announce(self, requests: Sequence[Request]) -> None:
+        """What scoring them will cost, by a batch of some of them."""
+        if self.say is None or not requests:
+            return
+        scorer, family = self.scorer, self.scorer.model.family
+        sizes, each = (
+            [len(request.continuation) for request in requests],
+            scorer.rows * (2 if scorer.guidance.weight else 1),
+        )
+        passes, headed = (
+            sum(map(partial(of, family), sizes)) for of in (scorer.estimator.passes, scorer.estimator.headed)
+        )
+        some = list(requests[:: max(1, len(requests) // scorer.batch)][: scorer.batch])
+        part = next(replace(scorer, draws=1, batch=len(some)).passes(some))
+        price = Cost(len(requests), scorer.rows, passes * each, headed * each)
+        self.say(cost_sentence(price, "requests", seconds(price, scorer.model.network, family, part)))
+
+    def _announce_texts(self, ways: Sequence[Writing]) -> None:
+        if self.say is not None and ways:
+            most = sum(way.steps or way.tokens for way in ways)
+            self.say(f"Writing {len(ways)} texts: at most {quantity(most)} passes of a row through the network.")
+
     def _asks_greedy(self, instance: Any) -> bool:
         return self.greedy if isinstance(self.greedy, bool) else instance.task_name in self.greedy
 
     def _flags(self, requests: Sequence[Request]) -> list[bool]:
         distinct = list(dict.fromkeys(requests))
-        found = dict(zip(distinct, is_greedy(self.scorer, distinct), strict=True))
+        found = dict(zip(distinct, is_greedy(self.scorer, distinct, self._told("decoding")), strict=True))
         return [found[request] for request in requests]
 
     def _hooked(self, kind: str, requests: Sequence[Any], out: list[Any]) -> list[Any]:

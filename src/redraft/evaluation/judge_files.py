@@ -6,7 +6,6 @@ model than the one it was made from, and the file's name says so in every record
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ import torch
 from redraft.errors import UserError
 from redraft.evaluation.judges import CausalJudge, Identity, Judge, RedraftJudge, refuse_bound
 from redraft.families.base import family_class
-from redraft.files import read_json
+from redraft.files import read_json, sha256
 from redraft.hub.folder import CONFIG, read_config
 from redraft.hub.model import load
 from redraft.hub.shards import weight_files
@@ -162,13 +161,3 @@ def _library(spec: str, offline: bool = True) -> Iterator[Any]:
 
 def _first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")[:200]
-
-
-def sha256(*paths: Path) -> str:
-    """Of the files' bytes, one after the other."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            while piece := file.read(1 << 20):
-                digest.update(piece)
-    return digest.hexdigest()

@@ -7,7 +7,7 @@ sample is a function of its number: the same for every family, model, estimator,
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,13 +15,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from redraft.evaluation.estimators import ContinuousTime, Estimator
+from redraft.evaluation.estimators import Estimator, own_bound
 from redraft.families.base import Family
 from redraft.network.padding import reading
 from redraft.network.transformer import Transformer
+from redraft.network.wrapped import Wrapped
 from redraft.noise.draws import Key
 from redraft.text.packing import Rows
-from redraft.types import Batch
+from redraft.types import Batch, Network, View
+
+Told = Callable[[int], object]
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,17 @@ def exponential(nats: float) -> float | None:
 
 
 def bound(
-    network: Transformer, family: Family, windows: NDArray[np.int64] | Rows, draws: int, batch: int, seed: int = 0
+    network: Transformer,
+    family: Family,
+    windows: NDArray[np.int64] | Rows,
+    draws: int,
+    batch: int,
+    seed: int = 0,
+    told: Told | None = None,
 ) -> Bound:
     """Score `windows`, [N, L] or rows of their own lengths, with `draws` draws each of the family's own bound (one where the
     family is exact)."""
-    return estimate(network, family, windows, ContinuousTime(), draws, batch, seed)
+    return estimate(network, family, windows, own_bound(family), draws, batch, seed, told)
 
 
 def estimate(
@@ -69,6 +78,7 @@ def estimate(
     draws: int,
     batch: int,
     seed: int = 0,
+    told: Told | None = None,
 ) -> Bound:
     """Score `windows` with `draws` draws each of `estimator` (one where they would not differ). The mean is over all scored
     tokens: rows weigh as many as they have.
@@ -77,7 +87,7 @@ def estimate(
     """
     rows = as_rows(windows)
     counts = torch.from_numpy(rows.scored.sum(1)).double()
-    per_token = draw_nats(network, family, rows, estimator, draws, batch, seed) / counts.mean()
+    per_token = draw_nats(network, family, rows, estimator, draws, batch, seed, told) / counts.mean()
     nats, n = float(per_token.mean()), len(rows.tokens)
     # Of a ratio of two means, nats and tokens: the spread of what a row pays beyond its share.
     beyond = per_token.mean(1) - nats * (counts / counts.mean() - 1)
@@ -100,15 +110,30 @@ def draw_nats(
     draws: int,
     batch: int,
     seed: int = 0,
+    told: Told | None = None,
 ) -> Tensor:
-    """Nats of each window by each draw, float64 [N, R]; R = 1 where draws would not differ. `batch` rows a pass."""
+    """Nats of each window by each draw, float64 [N, R]; R = 1 where draws would not differ. `batch` rows a pass. `told`: hears
+    how many rows the network has read."""
     draws, rows = draws if estimator.random(family) else 1, as_rows(windows)
-    key = Key.of(seed).fold("evaluation")
+    key, read = Key.of(seed).fold("evaluation"), network if told is None else Counted(network, told)
     parts = [
-        estimator.nats(reading(network, part), family, part, draws=draws, key=key).cpu()
-        for part in _batches(rows, draws, batch, network.embedding.device)
+        estimator.nats(reading(read, part), family, part, draws=draws, key=key).cpu()
+        for part in batches(rows, draws, batch, network.embedding.device)
     ]
     return torch.cat(parts).view(len(rows.tokens), draws)
+
+
+class Counted(Wrapped):
+    """A network that tells how many rows it has read."""
+
+    def __init__(self, network: Network, told: Told):
+        self.network, self.told, self.rows = network, told, 0
+
+    def trunk(self, view: View) -> Tensor:
+        out = self.network.trunk(view)
+        self.rows += len(view.tokens)
+        self.told(self.rows)
+        return out
 
 
 def as_rows(windows: NDArray[np.int64] | Rows) -> Rows:
@@ -118,7 +143,7 @@ def as_rows(windows: NDArray[np.int64] | Rows) -> Rows:
     return Rows(windows, np.ones(windows.shape, np.bool_), np.arange(len(windows)))
 
 
-def _batches(rows: Rows, draws: int, size: int, device: torch.device) -> Iterator[Batch]:
+def batches(rows: Rows, draws: int, size: int, device: torch.device) -> Iterator[Batch]:
     """Draw r of row i as sample i R + r, with no more padding than the longest row of a batch needs."""
     for index in torch.arange(len(rows.tokens) * draws).split(size):
         number = index.numpy() // draws

@@ -15,12 +15,14 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from redraft.errors import UserError
 from redraft.files import lines, read_text
-from redraft.hub.model import Model
 from redraft.text.chat import END, template
+
+if TYPE_CHECKING:
+    from redraft.hub.model import Model
 
 JUDGE = (
     "Rate how well the assistant answers the user in the conversation below: how helpful, relevant, accurate, deep and "

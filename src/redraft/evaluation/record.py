@@ -40,6 +40,7 @@ def run_record(
         "seed": config.seed,
         "start": start,
         "size": config.network.size,
+        "block_weights": budget.shape.block_weights,  # what a size that is a number counts
         "params": budget.params,
         "parameters": budget.parameters,
         "tokens": budget.tokens,

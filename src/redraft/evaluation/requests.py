@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from redraft.errors import UserError, unknown
-from redraft.evaluation.estimators import ChainRule, Estimator, build
+from redraft.evaluation.estimators import ChainRule, Estimator, build, own_bound
 from redraft.families.ar import AR
 from redraft.families.base import Family
 from redraft.families.mdlm import MDLM
@@ -71,8 +71,9 @@ class Guidance:
 def default_estimator(family: Family) -> Estimator:
     """The one that is fixed in advance for the family: exact for AR, by the number of hidden tokens for MDLM (LLaDA,
     arXiv:2502.09992, eq. 6), and else the family's own bound."""
-    name = "chain_rule" if isinstance(family, AR) else "mask_count" if isinstance(family, MDLM) else "continuous_time"
-    return build(name, {}, family)
+    if isinstance(family, AR | MDLM):
+        return build("chain_rule" if isinstance(family, AR) else "mask_count", {}, family)
+    return own_bound(family)
 
 
 def pair(

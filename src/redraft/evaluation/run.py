@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from torch import Tensor
 from redraft.config import RunConfig, dump_toml, read_toml, validated
 from redraft.display import quantity
 from redraft.errors import Diverged, UserError
+from redraft.evaluation.cost import cost
+from redraft.evaluation.estimators import own_bound
 from redraft.evaluation.likelihood import bound
 from redraft.evaluation.provenance import start_summary
 from redraft.evaluation.record import RECORD, Timing, run_record
@@ -93,10 +95,12 @@ def carry_out(
     arm: str = "",
     branch: Branch | None = None,
     forks: Mapping[int, Sequence[Path]] | None = None,
+    scoring: Callable[[int, int], object] | None = None,
 ) -> Iterator[StepRecord]:
     """Train (or go on training), score, save: yields what training logs. A finished run yields nothing.
 
-    `forks`: files for its state after so many steps, from which branches go on. Closed early, the state is saved.
+    `forks`: files for its state after so many steps, from which branches go on. `scoring`: hears how many of all passes of the
+    last evaluation are done. Closed early, the state is saved.
     """
     if (folder / RECORD).exists():
         return
@@ -109,7 +113,10 @@ def carry_out(
     timing = Timing(time.perf_counter() - began, setup.budget.steps - started)
     network = trainer.final_weights().eval()
     windows = held_out(setup.corpus, config.data, setup.tokenizer.eos, config.evaluate.rows)
-    result = bound(network, setup.family, windows, config.evaluate.draws, config.evaluate.batch)
+    draws, batch = config.evaluate.draws, config.evaluate.batch
+    passes = cost(windows, own_bound(setup.family), setup.family, draws, batch).passes
+    told = None if scoring is None else lambda done: scoring(done, passes)
+    result = bound(network, setup.family, windows, draws, batch, told=told)
     if not math.isfinite(result.nats):
         raise Diverged(f"the trained network gives the validation rows {result.nats} nats per token: lower train.lr")
     start = read_json(folder / START) if config.train.start is not None else None

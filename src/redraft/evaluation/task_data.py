@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from redraft.errors import UserError
-from redraft.files import decoded, lines
+from redraft.files import decoded, lines, whereabouts
 from redraft.text.formats import read_records
 
 Docs = list[dict[str, Any]]
@@ -214,5 +214,5 @@ def _opened(path: Path) -> str:
 
 def _exists(path: Path) -> Path:
     if not path.is_file():
-        raise UserError(f"no such task file: {path}")
+        raise UserError(f"no such task file: {path}{whereabouts(path)}")
     return path

@@ -19,8 +19,8 @@ from typing import Any
 
 from redraft.errors import UserError, unknown
 from redraft.evaluation import task_data
-from redraft.evaluation.judge_files import sha256
-from redraft.text.corpus import open_source
+from redraft.files import sha256, whereabouts
+from redraft.text.corpus import check_named, open_source
 
 NEEDED = "tasks need lm-evaluation-harness 0.4.13 or newer: pip install 'redraft[harness]'"
 QUESTIONS, CONTEXT, CONTINUATION = 1000, 72, 32  # of continuation_choice: how many, and characters
@@ -87,6 +87,7 @@ def load(names: Sequence[str], folder: str | Path | None = None, text: str | Non
     Raises `UserError` for a name that is unknown, a file that is missing or malformed, and where lm-eval is not installed.
     """
     items, sources = list[Any](), dict[str, dict[str, Any]]()
+    check(names, folder, text)
     with quiet():
         for name in dict.fromkeys(names):
             if Path(name).suffix in (".yaml", ".yml"):
@@ -95,13 +96,26 @@ def load(names: Sequence[str], folder: str | Path | None = None, text: str | Non
                 item, about = _continuation_choice(text or str(data_file(folder, TEXT)))
             elif name == "blimp":
                 item, about = _blimp(data_file(folder, BLIMP))
-            elif name in PUBLIC:
-                item, about = _public(name, data_file(folder, PUBLIC[name].file))
             else:
-                raise unknown("task", name, [*NAMES, "FILE.yaml"])
+                item, about = _public(name, data_file(folder, PUBLIC[name].file))
             items += item
             sources |= dict.fromkeys([each.task_name for each in _leaves(item)], about)
     return Suite(items, sources)
+
+
+def check(names: Sequence[str], folder: str | Path | None = None, text: str | None = None) -> None:
+    """Raises what `load` does for names and for files of a folder that is given, before anything is read or imported."""
+    given = bool(folder or os.environ.get("REDRAFT_DATA"))
+    for name in names:
+        if Path(name).suffix in (".yaml", ".yml"):
+            _own_file(Path(name))
+        elif name == CONTINUATION_CHOICE:
+            check_named(text or (str(data_file(folder, TEXT)) if given else None))
+        elif name in NAMES:
+            if given:
+                data_file(folder, BLIMP if name == "blimp" else PUBLIC[name].file)
+        else:
+            raise unknown("task", name, [*NAMES, "FILE.yaml"])
 
 
 def data_file(folder: str | Path | None, name: str) -> Path:
@@ -111,7 +125,9 @@ def data_file(folder: str | Path | None, name: str) -> Path:
         raise UserError("tasks are read from local files: say where they are with --data-dir, or set REDRAFT_DATA")
     path = Path(root).expanduser() / name
     if not path.is_file():
-        raise UserError(f"no such task file: {path} (--data-dir or REDRAFT_DATA names the folder that holds {name})")
+        raise UserError(
+            f"no such task file: {path}{whereabouts(path)} (--data-dir or REDRAFT_DATA names the folder that holds {name})"
+        )
     return path
 
 
@@ -216,8 +232,7 @@ def _own(path: Path) -> tuple[list[Any], dict[str, Any]]:
     """A task file of the user's. Whatever is wrong with it is one line: every request is built before any is scored."""
     from lm_eval.tasks import TaskManager
 
-    if not path.is_file():
-        raise UserError(f"no such task file: {path}")
+    _own_file(path)
     try:
         loaded = TaskManager(include_path=None, include_defaults=False).load([str(path)])
         tasks = list(loaded["tasks"].values())
@@ -229,6 +244,11 @@ def _own(path: Path) -> tuple[list[Any], dict[str, Any]]:
         what = " ".join(str(error).split())[:300] or "no reason given"
         raise UserError(f"task file {path} cannot be used: {type(error).__name__}: {what}") from None
     return list(loaded.get("groups", {}).values()) or tasks, _about(path)
+
+
+def _own_file(path: Path) -> None:
+    if not path.is_file():
+        raise UserError(f"no such task file: {path}{whereabouts(path)}")
 
 
 def _task(config: dict[str, Any], docs: task_data.Docs) -> Any:

@@ -219,6 +219,10 @@ class AnyOrder(ABC):
         """-log p(x | order) by token [B, L], unscored tokens given. `order` [B, L]: permutations, the given first."""
 
     @abstractmethod
+    def chain_passes(self, scored: int) -> int:
+        """Times that `chain_nats` reads a row of so many scored tokens."""
+
+    @abstractmethod
     def orders(self, scored: Tensor, noise: Noise) -> Tensor:
         """[B, L] orders, drawn as the family generates, in the limit of one token a call; given tokens first."""
 

@@ -111,6 +111,9 @@ class BD3LM(Family, AnyOrder):
             paid = paid + nats.where(rank == now, 0.0)
         return paid
 
+    def chain_passes(self, scored: int) -> int:
+        return min(scored, self.block)
+
     def orders(self, scored: Tensor, noise: Noise) -> Tensor:
         """Block after block, each in a uniformly random order."""
         block = torch.arange(scored.shape[1], device=scored.device) // self.block

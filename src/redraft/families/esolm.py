@@ -152,6 +152,9 @@ class EsoLM(Family, AnyOrder):
             z = x0.where(now, z)
         return paid
 
+    def chain_passes(self, scored: int) -> int:
+        return 1 if self.variant == "B" or self.alpha_0 == 0 else scored
+
     def orders(self, scored: Tensor, noise: Noise) -> Tensor:
         """Given tokens, then each other with probability alpha_0 by diffusion, both shuffled; then the rest left to right."""
         late = scored & (noise("corrupt") >= self.alpha_0)

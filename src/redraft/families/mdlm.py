@@ -74,6 +74,9 @@ class MDLM(Absorbing, AnyOrder):
                 z = x0.where(now, z)
         return paid
 
+    def chain_passes(self, scored: int) -> int:
+        return scored
+
     def orders(self, scored: Tensor, noise: Noise) -> Tensor:
         """A uniformly random order, as tokens move at independent times."""
         return (scored + noise("order")).argsort(1)

@@ -17,7 +17,14 @@ import redraft
 model = redraft.load("{name}")
 print(model.sample("Once", n=1, length={length}, steps=64)[0])
 ```""",
-    "transformers": """```python
+    "transformers": """With redraft no code of this folder is run: `redraft.load("RUN")` reads the run that this was made of,
+or what `redraft export RUN --to native --into DIR` makes of it, as data alone.
+
+With transformers the model's code comes along, in the `*_redraft.py` beside the weights. `trust_remote_code=True` lets
+transformers run it, with all the rights that your Python has: read these files first, and name a fixed `revision` where you
+load from the hub, for what is there may change. Without the flag the model cannot be loaded this way.
+
+```python
 from transformers import AutoTokenizer, {auto}
 
 tokenizer = AutoTokenizer.from_pretrained("{name}")

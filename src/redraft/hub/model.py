@@ -18,8 +18,8 @@ from redraft.accelerator import accelerated
 from redraft.errors import UserError
 from redraft.families.base import Family, build
 from redraft.files import clean
+from redraft.hub.config import located
 from redraft.hub.folder import load_model
-from redraft.hub.remote import fetch, is_hub_name
 from redraft.network.device import pick_device, pick_dtype
 from redraft.network.fold import folded
 from redraft.network.ledger import parameters
@@ -252,8 +252,7 @@ def load(path: str | Path, device: str = "auto", precision: str = "float32") -> 
     there is no network). `device`: auto (an accelerator where there is one), cpu, or one by name.
     `precision`: in which its matrices multiply, float32 or bfloat16."""
     place, dtype = pick_device(device), pick_dtype(precision)
-    folder = fetch(str(path)) if is_hub_name(str(path)) else Path(path)
-    config, network, tokenizer = load_model(folder, place)
+    config, network, tokenizer = load_model(located(path), place)
     network.compute = dtype
     family = build(config.family, config.options, config.shape.vocab)
     if family.clocked or network.time is None:  # others are folded first, from float32

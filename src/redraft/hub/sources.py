@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from redraft.errors import UserError
-from redraft.files import read_json
+from redraft.files import read_json, whereabouts
 from redraft.hub.archive import read_archive
 from redraft.hub.globals import Ref, Stub
 from redraft.hub.stored import Stored, contiguous
@@ -50,7 +50,7 @@ class Source:
 def open_source(path: Path) -> Source:
     """The checkpoint at `path`. `UserError` when it is missing, damaged, or no checkpoint."""
     if not path.exists():
-        raise UserError(f"no such checkpoint: {path}")
+        raise UserError(f"no such checkpoint: {path}{whereabouts(path)}")
     if path.is_dir():
         return _folder(path)
     source = _file(path)

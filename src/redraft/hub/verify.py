@@ -13,6 +13,7 @@ from redraft.families.ar import AR
 from redraft.families.base import Family, full_view
 from redraft.families.bd3lm import BD3LM
 from redraft.families.esolm import EsoLM
+from redraft.files import whereabouts
 from redraft.hub.sources import read_safetensors
 from redraft.network.transformer import Transformer
 from redraft.noise.schedules import Hybrid
@@ -35,7 +36,7 @@ class Golden:
 def read_golden(path: Path) -> Golden:
     """`UserError` when the file is missing, damaged, or holds something else."""
     if not path.is_file():
-        raise UserError(f"no such file: {path}")
+        raise UserError(f"no such file: {path}{whereabouts(path)}")
     held = {name: stored.whole() for name, stored in read_safetensors(path).items()}
     if "tokens" not in held or "logits" not in held:
         raise UserError(f"{path} must hold `tokens` and `logits`: it holds {', '.join(held) or 'nothing'}")

@@ -122,6 +122,14 @@ def _heads(width: int) -> int:
     return width // math.gcd(width, head_width(width))
 
 
+def size_sentence(size: str | None, shape: Shape) -> str:
+    """Which count a size is, and what the network of this one has."""
+    count = f"they have {shape.block_weights:,} weights"
+    if size in LADDER:
+        return f"Size {size} is a name of SMDM's ladder and no count of the blocks' matrices: {count}."
+    return f"Size {size or DEFAULT} counts the blocks' matrices, not head, embedding or modulation: {count}."
+
+
 def head_width(width: int) -> int:
     """Of a solved size: 64 from width 256 and 128 from 1280, as in the ladder; 32 from 128 and 16 below it."""
     return next(size for least, size in ((1280, 128), (256, 64), (128, 32), (0, 16)) if width >= least)

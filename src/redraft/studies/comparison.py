@@ -27,8 +27,8 @@ from redraft.studies.theme import (
     lines,
     panel,
     points,
+    quantity_axis,
     x_axis,
-    y_axis,
 )
 
 TOLD = {"convention": "counting convention", "tokenizer": "tokenizer", "data": "training data"}
@@ -96,7 +96,7 @@ def _figures(studies: dict[str, StudyResults]) -> Iterator[Figure]:
     for what, (title, caption) in titles.items():
         panels = tuple(p for n in families if (p := _family_panel(n, studies, what)))
         if panels:
-            yield Figure(what, title, caption + " Bars are 95 % intervals.", panels)
+            yield Figure(what, title, caption + " Bars are 95 % intervals, where they are known.", panels)
     rows = {n: _matched_rows(n, studies) for n in ordered(list(_matched_families(studies)))}
     if rows:
         every = (_panel(label(n), own, studies, "tokens/s", "nats/token under the judge") for n, own in rows.items())
@@ -146,7 +146,7 @@ def _panel(title: str, rows: list[Row], studies: dict[str, StudyResults], x: str
     hues, markers = ([v for v, _ in zip(cycle(values), names)] for values in (COLOURS, MARKERS))
     colour = alt.Color("study:N", scale=alt.Scale(domain=names, range=hues), legend=key)
     shape = alt.Shape("study:N", scale=alt.Scale(domain=names, range=markers), legend=key)
-    along, up = x_axis(x), y_axis(y, type="log", format="~s")
+    along, up = x_axis(x), quantity_axis(y)
     layers = [
         lines(rows, along, up, colour),
         bars(rows, along, colour),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import groupby, pairwise
 
 from redraft.display import quantity
-from redraft.studies.fit import FamilyFit, Fits, label, multiplier_sentence, pair_sentence, span
+from redraft.studies.fit import NEEDED, FamilyFit, Fits, label, multiplier_sentence, pair_sentence, span
 from redraft.studies.frontier import Frontier, Speed
 from redraft.studies.isoflop import GIVEN, TOO_FEW, Minimum
 from redraft.studies.matched import Lead, Matching
@@ -35,7 +35,8 @@ def conclude(fits: Fits, speeds: Frontier | None = None, matching: Matching | No
 def _loss_lines(fits: Fits) -> Iterator[str]:
     best = {name: m for name in fits.families if (m := _top(fits, name))}
     if not best:
-        yield "No family has two budgets with three sizes each, so nothing is fitted."
+        yield "No family has two budgets with three sizes each, or three budgets, so nothing is fitted."
+        yield from _lowest_line(fits)
         return
     ranked = sorted(best, key=lambda name: best[name].loss.value)
     first, others = best[ranked[0]], ranked[1:]
@@ -44,6 +45,8 @@ def _loss_lines(fits: Fits) -> Iterator[str]:
     close = [f"{label(a)} and {label(b)}" for a, b in pairwise(ranked) if _overlap(best[a], best[b])]
     bounds = [label(name) for name in ranked if fits.families[name].loss_kind == "bound"]
     how_far = [f"Intervals overlap, so the order is not settled, between {', '.join(close)}."] if close else []
+    if others and any(m.loss.low is None or m.loss.high is None for m in best.values()):
+        how_far.append("Nothing tells how far chance moves these losses, so the order is not settled: add seeds.")
     if bounds and len(bounds) < len(ranked):
         how_far.append(
             f"Those of {', '.join(bounds)} are upper bounds: part of their gap may be the bound, not the model."
@@ -52,7 +55,21 @@ def _loss_lines(fits: Fits) -> Iterator[str]:
         yield " ".join(how_far)
     laws = [(name, law) for name in best if (law := fits.families[name].laws.params)]
     exponents = ", ".join(f"{label(name)} {span(law.exponent, 2)}" for name, law in laws)
-    yield f"The best size grows with compute as C^a, with a: {exponents}."
+    if laws:
+        yield f"The best size grows with compute as C^a, with a: {exponents}."
+    if untold := [label(name) for name in best if not fits.families[name].laws.params]:
+        yield f"How the best size of {', '.join(untold)} grows with compute, these runs do not tell: {NEEDED}."
+
+
+def _lowest_line(fits: Fits) -> Iterator[str]:
+    """Where nothing is fitted: the lowest losses of the largest budget that all have."""
+    shared = set.intersection(*({m.budget for m in family.laws.minima} for family in fits.families.values()))
+    if not shared:
+        return
+    top = {n: next(m for m in family.laws.minima if m.budget == max(shared)) for n, family in fits.families.items()}
+    ranked = sorted(top, key=lambda name: top[name].loss.value)
+    told = "; ".join(f"{label(name)} {span(top[name].loss)}" for name in ranked)
+    yield f"Lowest losses at {quantity(max(shared), 'FLOPs')}, nats/token (by chance, perhaps: add seeds): {told}."
 
 
 def _top(fits: Fits, name: str) -> Minimum | None:

@@ -26,7 +26,7 @@ from typing import Any
 
 from redraft.config import dump_toml, read_toml
 from redraft.errors import Diverged, UserError
-from redraft.files import make_folder, read_json, write_json, write_text
+from redraft.files import make_folder, read_json, whereabouts, write_json, write_text
 from redraft.studies.plan import HOW, PlannedRun, Study, plan_study
 
 STUDY, RUNS, FORKS = "study.toml", "runs", "forks"
@@ -38,7 +38,8 @@ IDLE = 0.5  # seconds between looks at a queue from which nothing can be taken y
 
 @dataclass(frozen=True)
 class Status:
-    """Where one run stands: waiting, running, done, failed, diverged or died; the steps and loss it last logged."""
+    """Where one run stands: waiting, running, done, failed, diverged or died; the steps it last logged, and what
+    it then had: of a run that is done the validation loss, else the value of its training objective."""
 
     run: PlannedRun
     state: str
@@ -87,6 +88,8 @@ def _what(study: Study) -> dict[str, Any]:
 
 
 def read_study(folder: Path) -> Study:
+    if not folder.is_dir():
+        raise UserError(f"no such study folder: {folder}{whereabouts(folder)}")
     if not (folder / STUDY).exists():
         raise UserError(f"{folder} holds no study ({STUDY} is missing)")
     return plan_study(read_toml(folder / STUDY))

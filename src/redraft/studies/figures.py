@@ -34,6 +34,7 @@ from redraft.studies.theme import (
     lines,
     panel,
     points,
+    quantity_axis,
     words,
     x_axis,
     y_axis,
@@ -56,7 +57,7 @@ def figures(
         drawn.append(residual_figure(runs, fits))
     if fits.pairs:
         drawn.append(pairs_figure(fits))
-    return drawn + (speed_figures(speeds, matching) if speeds else [])
+    return [figure for figure in drawn if figure.panels] + (speed_figures(speeds, matching) if speeds else [])
 
 
 def told(p: Point) -> str:
@@ -69,12 +70,18 @@ def isoflop_figure(runs: Sequence[Point], fits: Fits, fitted: Mapping[str, Famil
     """Loss against size, a panel a family, a parabola a budget, minima marked and joined."""
     runs = with_budgets(runs)
     panels = [_isoflop_panel(n, family, [p for p in runs if p.family == n], fits) for n, family in fitted.items()]
+    minima = [m for family in fitted.values() for m in shown(family)]
+    curved, sure = any(m.parabola for m in minima), any(m.params.low and m.params.high for m in minima)
+    curves = "each curve is one budget, a parabola in the logarithm of size, darker" if curved else "points are darker"
+    marks = (
+        f"the minima{', with 95 % intervals of size' * sure}, or, where the sizes do not bracket one, "
+        if curved
+        else ""
+    )
     return Figure(
         "isoflop",
         "The best size for a budget",
-        "Held-out loss against parameters; each curve is one budget, a parabola in the logarithm of size, darker for a "
-        "larger budget. Crosses mark the minima, with 95 % intervals of size, or, where the sizes do not bracket one, the "
-        "lowest run.",
+        f"Held-out loss against parameters; {curves} for a larger budget. Crosses mark {marks}the lowest run of a budget.",
         tuple(panels),
     )
 
@@ -122,14 +129,16 @@ def _parabola(minimum: Minimum, runs: Sequence[Point]) -> list[Row]:
 
 def optima_figure(fits: Fits, fitted: Mapping[str, FamilyFit]) -> Figure:
     """Best size and best loss against FLOPs with the fitted power laws, log-log."""
-    size = _optima_panel(fits, fitted, "params", "best size N*, parameters")
-    loss = _optima_panel(fits, fitted, "loss", "best loss, nats/token")
+    parts = {"params": "best size N*, parameters", "loss": "best loss, nats/token"}
+    drawn = [part for part in parts if any(getattr(family.laws, part) for family in fitted.values())]
+    optima = [getattr(m, part) for part in drawn for family in fitted.values() for m in shown(family)]
+    spans = " Bars are 95 % intervals of each optimum, set side by side; bands join them."
     return Figure(
         "laws",
-        "How the best size and the best loss grow with compute",
-        "Optima of each budget against training FLOPs, with the power law of each family; all axes are logarithmic. Bars "
-        "are 95 % intervals of each optimum, set side by side; bands join them.",
-        (size, loss),
+        f"How the best {'size and the best loss grow' if len(drawn) > 1 else 'loss falls'} with compute",
+        "Optima of each budget against training FLOPs, with the power law of each family; all axes are logarithmic."
+        + spans * any(value.low is not None for value in optima),
+        tuple(_optima_panel(fits, fitted, part, parts[part]) for part in drawn),
     )
 
 
@@ -145,7 +154,7 @@ def _optima_panel(fits: Fits, fitted: Mapping[str, FamilyFit], part: str, title:
     drawn = [{"family": label(name), "x": float(c), "y": float(law.at(c))} for name, law in laws.items() for c in flops]
     x, y, (colour, shape) = (
         flops_axis(budgets),
-        y_axis(title, type="log", format="~s"),
+        quantity_axis(title),
         family_keys(fits.families, laws),
     )
     return panel(
@@ -213,10 +222,15 @@ def residual_figure(runs: Sequence[Point], fits: Fits) -> Figure:
     """What the fitted curves leave: loss less the parabola of its budget, and less L(N, D)."""
     rows = list(residuals(runs, fits))
     parts = {"parabola": "loss less its parabola, nats/token", "law": "loss less L(N, D), nats/token"}
-    names, panels = list(fits.families), []
+    says = {
+        "parabola": "the parabola of the run's own budget",
+        "law": "L(N, D) = E + A/N^α + B/D^β fitted to all runs of a family",
+    }
+    names, panels, against = list(fits.families), list[Any](), list[str]()
     for part, title in parts.items():
         kept = [row | {"family": label(row["family"]), "y": row[part]} for row in rows if row[part] is not None]
         if kept:
+            against.append(says[part])
             present = [name for name in names if label(name) in {row["family"] for row in kept}]
             colour, shape = family_keys(names, present)
             dots = points(kept, x_axis("parameters"), y_axis(title), colour, shape, size=30, opacity=0.75)
@@ -224,8 +238,8 @@ def residual_figure(runs: Sequence[Point], fits: Fits) -> Figure:
     return Figure(
         "residuals",
         "What the fits leave over",
-        "Left: against the parabola of the run's own budget. Right: against L(N, D) = E + A/N^α + B/D^β fitted to all runs of "
-        "a family. A pattern over size says that the curve, not the noise, is at fault.",
+        f"Losses against {' (left) and '.join(against)}{' (right)' * (len(against) > 1)}. A pattern over size says that the "
+        "curve, not the noise, is at fault.",
         tuple(panels),
     )
 

@@ -26,6 +26,7 @@ from redraft.studies.repeats import Repeats, fit_repeats
 from redraft.studies.robustness import Robustness, robustness
 
 REFERENCE = "ar"
+NEEDED = "it takes three sizes around the best one, at two budgets or more"
 LABELS = {"ar": "AR", "mdlm": "MDLM", "duo": "Duo", "esolm": "Eso-LM", "smdm": "SMDM"}
 LABELS |= {"bd3lm": "BD3-LM", "gidd": "GIDD", "sedd": "SEDD", "d3pm": "D3PM"}
 
@@ -45,6 +46,8 @@ class FamilyFit:
     looseness: Looseness | None  # of the bound, where a tighter loss stands beside it
     robustness: Robustness | None  # other intervals of L(N, D)
     repeats: Repeats | None  # where data were repeated
+    sizes: tuple[float, float]  # the fewest and the most parameters of a run
+    trained: tuple[float, float]  # and tokens
 
     @property
     def laws(self) -> IsoFlop:
@@ -120,6 +123,8 @@ def fit(points: Sequence[Point], *, reference: str = REFERENCE, seed: int = 0, r
             tight.get(family),
             _robustness(own, engines[family].parametric, seed, resamples),
             fit_repeats(own),
+            (min(p.params for p in own), max(p.params for p in own)),
+            (min(p.tokens for p in own), max(p.tokens for p in own)),
         )
         for family, own in runs.items()
     }
@@ -205,6 +210,8 @@ def summary(fits: Fits) -> list[str]:
     """The fits in plain sentences for a terminal: one or two a family, then pairs and warnings."""
     lines = [_opening(fits)]
     lines += [_family_sentence(name, family) for name, family in fits.families.items() if family.laws.loss]
+    if untold := [label(n) for n, family in fits.families.items() if family.laws.loss and not family.laws.params]:
+        lines.append(f"How the best size of {', '.join(untold)} grows with compute, these runs do not tell: {NEEDED}.")
     lines += filter(None, [multiplier_sentence(fits)])
     lines += [looseness_sentence(name, f.looseness) for name, f in fits.families.items() if f.looseness]
     allocations = [
@@ -261,9 +268,10 @@ def _opening(fits: Fits) -> str:
 def _family_sentence(name: str, family: FamilyFit) -> str:
     laws = family.laws
     top = ([m for m in laws.minima if TOO_FEW not in m.flags] or laws.minima)[-1]
-    assert laws.params and laws.loss
+    assert laws.loss
+    size = f"N* ~ C^{span(laws.params.exponent)}, " if laws.params else ""
     return (
-        f"{label(name)}: N* ~ C^{span(laws.params.exponent)}, loss ~ C^{span(laws.loss.exponent)}; "
+        f"{label(name)}: {size}loss ~ C^{span(laws.loss.exponent)}; "
         f"at {quantity(top.budget, 'FLOPs')} loss {span(top.loss, 4)} nats/token with {quantity(top.params.value)} "
         f"parameters on {quantity(top.tokens.value)} tokens."
     )

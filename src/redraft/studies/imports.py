@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from redraft.errors import UserError, unknown
-from redraft.files import make_folder, read_text, write_text
+from redraft.files import make_folder, read_text, whereabouts, write_text
 from redraft.studies.records import NUMBERS, REQUIRED, TEXTS, Row, as_point, missing, table_rows
 
 FIELDS = (*TEXTS, *NUMBERS, "seed")
@@ -51,7 +51,9 @@ def import_records(
         raise unknown("choice of a history's loss", take, TAKES)
     path = Path(source)
     if not path.exists():
-        raise UserError(f"{path} does not exist: give a table, a history export or a folder of TensorBoard events.")
+        raise UserError(
+            f"{path} does not exist{whereabouts(path)}: give a table, a history export or a folder of TensorBoard events."
+        )
     mapping = dict(columns) if isinstance(columns, Mapping) else read_columns(columns or "")
     rows = list(_events(path, mapping, take) if path.is_dir() else _rows(path, mapping, take))
     if not rows:

@@ -17,6 +17,10 @@ That the laws over budgets may be no power laws is in no interval.
 Where there is one run for each budget, as in tables of published optima, or where no two budgets have three sizes, the
 lowest run of each budget stands for the minimum (approach 1, the envelope) and intervals are Student's t from the
 scatter about the laws.
+
+What the data cannot tell is not fitted. Two lowest runs lie on a line whatever the noise, so an envelope needs three budgets
+(published optima are taken as they are given). Where the best size is the same at every budget, or at the edge of the grid at
+all but one, it is the grid's and not the law's: N* and D* then have none.
 """
 
 from __future__ import annotations
@@ -36,6 +40,7 @@ TOO_FEW, NOT_CONVEX = "too few sizes", "not convex"
 NOT_BRACKETED, OFF_CENTRE = "minimum not bracketed", "off-centre"
 GIVEN = "one run, taken as the best"
 PARABOLAS, CORRECTED, ENVELOPE = "parabolas", "parabolas less their bias", "lowest run of each budget"
+SAME_SIZE = 1e-9  # of ln N, below which sizes are one
 ENOUGH = 6  # degrees of freedom at which an interval is within a quarter of its width with infinitely many
 
 
@@ -100,8 +105,8 @@ class IsoFlop:
     """Approach 2 for one family, or 1. The laws are None where fewer than two budgets have three sizes."""
 
     minima: tuple[Minimum, ...]
-    params: PowerLaw | None  # exponent a
-    tokens: PowerLaw | None  # exponent b
+    params: PowerLaw | None  # exponent a; None too where the grid decides N*
+    tokens: PowerLaw | None  # exponent b; with a
     loss: PowerLaw | None  # exponent -g
     noise: Noise
     method: str = PARABOLAS
@@ -206,10 +211,9 @@ def fit_isoflop(
     used = [fit for fit in fits if TOO_FEW not in fit[0].flags]
     if len(used) < 2:
         return IsoFlop(minima, None, None, None, noise), None
-    # A size at the edge of the grid says only that N* is there or beyond: N* and D* use it where nothing better is.
-    sure = [fit for fit in used if fit[0].is_vertex]
-    shape = sure if len(sure) >= 2 else used
-    sizes, tokens, loss = (power_law(*_values(fits, part)) for part, fits in enumerate((shape, shape, used)))
+    # A size at the edge of the grid says only that N* is there or beyond.
+    sure, loss = [fit for fit in used if fit[0].is_vertex], power_law(*_values(used, 2))
+    sizes, tokens = (power_law(*_values(sure, part)) if len(sure) >= 2 else None for part in (0, 1))
     method = CORRECTED if any(m.bias for m in minima) else PARABOLAS
     return IsoFlop(minima, sizes, tokens, loss, noise, method), Best(*_values(used, 2))
 
@@ -223,11 +227,13 @@ def fit_envelope(family: Sequence[Curve], seed: Sequence[int], resamples: int) -
     lone = len(family) > 1 and all(len(curve.loss) == 1 for curve in family)
     minima = tuple(_lowest(curve, GIVEN if lone else TOO_FEW) for curve in family)
     hull = [m for i, m in enumerate(minima) if i == 0 or m.loss.value < min(b.loss.value for b in minima[:i])]
-    if len(hull) < 2:
+    if len(hull) < (2 if lone else 3):
         return IsoFlop(minima, None, None, None, unknown, ENVELOPE), None
     flops = np.array([m.flops for m in hull])
     values = [np.array([v.value for v in column]) for column in zip(*((m.params, m.tokens, m.loss) for m in hull))]
-    sizes, tokens, loss = (power_law(flops, v) for v in values)
+    moves = np.ptp(np.log(values[0])) > SAME_SIZE
+    sizes, tokens = (power_law(flops, v) if moves else None for v in values[:2])
+    loss = power_law(flops, values[2])
     best = Best(flops, values[2], _scattered(flops, values[2], np.random.default_rng(seed), resamples))
     return IsoFlop(minima, sizes, tokens, loss, unknown, ENVELOPE), best
 

@@ -22,7 +22,7 @@ from redraft.studies.surface import Surface, surface
 Cost = Callable[[float], float]  # of a number of parameters
 STEPS = (16, 64, 256, 1024)
 SMALLEST, LARGEST = 1e3, 1e15  # parameters that are looked at
-FAR = 3.0  # times the largest budget of a study, from which on a prediction is called far
+FAR = 3.0  # times the largest budget, size or tokens of a study, from which on a prediction is called far
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,10 @@ class Option:
     serving_flops: float  # of all tokens to be generated
     seconds: float  # a text alone on one device
     misses: str  # what of the demand it does not meet; empty if it meets all
-    beyond: float  # how many times its training budget is above the study's largest or below its smallest; else 1
+    beyond: (
+        float  # how many times its budget, size or tokens are above the study's largest or below its smallest; else 1
+    )
+    beyond_in: str  # which of them is farthest outside; empty where none is
 
     @property
     def total_flops(self) -> float:
@@ -75,9 +78,13 @@ def recommend(fits: Fits, demand: Demand, device: Hardware) -> Recommendation:
     _check(demand)
     if demand.budget is None and demand.quality is None:
         raise UserError("a recommendation needs --budget FLOPs, or --quality in nats per token, or both")
-    surfaces = [surface(name, fitted) for name, fitted in fits.families.items() if fitted.laws.loss]
+    surfaces = [
+        surface(name, fitted) for name, fitted in fits.families.items() if fitted.laws.loss and fitted.laws.params
+    ]
     if not surfaces:
-        raise UserError("the study fits no law of the best loss, so it can recommend nothing: add budgets and sizes")
+        raise UserError(
+            "the study fits no law of the best size and loss, so it can recommend nothing: add budgets and sizes"
+        )
     options = [
         option for s in surfaces for steps in _choices(s, demand) if (option := _option(s, steps, demand, device))
     ]
@@ -130,12 +137,17 @@ def _option(s: Surface, steps: int, demand: Demand, device: Hardware) -> Option 
         return None
     params, tokens = found
     flops, loss = s.cost * params * tokens, s.loss(params, tokens)
-    spread = s.spread(flops)
+    # The interval is of the best loss at a budget: it says nothing of sizes and tokens far from all that was trained.
+    spread = s.spread(flops) if s.off_optimum(params, tokens) <= FAR else Estimate(1.0)
     ends = Estimate(loss, spread.low and loss * spread.low, spread.high and loss * spread.high)
     seconds = way.seconds(params, s.cost / 3 * params, device)
-    kind, beyond = s.kind or "kind not stated", max(1.0, flops / s.budgets[1], s.budgets[0] / flops)
+    kind, outside = s.kind or "kind not stated", s.outside(params, tokens)
+    what, beyond = max(outside.items(), key=lambda item: item[1])
     misses = "; ".join(_misses(loss, seconds, demand))
-    return Option(s.family, steps, params, tokens, ends, kind, flops, serve(params), seconds, misses, beyond)
+    return Option(
+        s.family, steps, params, tokens, ends, kind, flops, serve(params), seconds, misses, beyond,
+        what if beyond > 1 else "",
+    )  # fmt: skip
 
 
 def _by_budget(s: Surface, serve: Cost, budget: float, most: float) -> tuple[float, float] | None:
@@ -178,9 +190,10 @@ def _misses(loss: float, seconds: float, demand: Demand) -> Iterator[str]:
 
 
 def _unknown(surfaces: Sequence[Surface], options: Sequence[Option], demand: Demand) -> Iterator[str]:
-    far = max((o.beyond for o in options), default=1.0)
-    if far > FAR:
-        yield f"Training budgets are up to {far:.3g} times outside those that were fitted: the laws may bend before that."
+    for what, name in (("budget", "Training budgets"), ("size", "Sizes"), ("tokens", "Tokens")):
+        far = max((o.beyond for o in options if o.beyond_in == what), default=1.0)
+        if far > FAR:
+            yield f"{name} are up to {far:.3g} times outside those that were fitted: the laws may bend before that."
     if any(not s.fitted for s in surfaces):
         whom = ", ".join(s.family for s in surfaces if not s.fitted)
         yield f"No irreducible loss: L(N, D) of {whom} is derived from optima alone, so gains far out are optimistic."

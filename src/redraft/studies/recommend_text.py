@@ -7,7 +7,7 @@ from typing import Any
 
 from redraft.display import quantity
 from redraft.studies.fit import label, span
-from redraft.studies.recommend import Demand, Option, Recommendation
+from redraft.studies.recommend import FAR, Demand, Option, Recommendation
 
 HEAD = ("family", "steps", "parameters", "tokens", "loss, nats/token", "training", "generating", "s a text", "")
 
@@ -45,7 +45,9 @@ def _verdict(found: Recommendation) -> str:
         f"Train {_short(best)} on {quantity(best.tokens)} tokens: {span(best.loss, 4)} nats/token "
         f"({best.loss_kind}), {quantity(best.training_flops, 'FLOPs')} of training"
         + (f" and {quantity(best.serving_flops, 'FLOPs')} of generating" if best.serving_flops else "")
-        + f", {best.seconds:.3g} s a text.{against}"
+        + f", {best.seconds:.3g} s a text."
+        + (f" Outside the study, {_far(best)}: a guess." if best.beyond > FAR else "")
+        + against
     )
 
 
@@ -71,8 +73,12 @@ def _hardware(found: Recommendation) -> str:
     )
 
 
+def _far(option: Option) -> str:
+    return f"{option.beyond_in} {option.beyond:.3g}x"
+
+
 def _row(option: Option) -> tuple[str, ...]:
-    far = f"{option.beyond:.3g}x outside the study" if option.beyond > 1 else ""
+    far = f"{_far(option)} outside the study" if option.beyond > 1 else ""
     return (
         label(option.family), str(option.steps), quantity(option.params), quantity(option.tokens), span(option.loss, 4),
         quantity(option.training_flops), quantity(option.serving_flops) if option.serving_flops else "-",

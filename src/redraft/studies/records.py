@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from redraft.errors import UserError
-from redraft.files import lines, read_text
+from redraft.files import lines, read_text, whereabouts
 
 REQUIRED = ("family", "params", "tokens", "flops", "loss")
 POSITIVE = ("params", "tokens", "flops", "loss", "budget", "unique_tokens", "loss_exact", "loss_tight")
@@ -98,7 +98,7 @@ def load_points(path: str | Path) -> list[Point]:
 
     path = published_path(str(path)) or Path(path)
     if not path.exists():
-        raise UserError(f"{path} does not exist: give a table of runs or a study directory.")
+        raise UserError(f"{path} does not exist{whereabouts(path)}: give a table of runs or a study directory.")
     rows = list(_study_rows(path) if path.is_dir() else table_rows(path))
     if not rows:
         raise UserError(f"{path} holds no runs.")

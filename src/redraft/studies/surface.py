@@ -31,6 +31,8 @@ class Surface:
     fitted: bool  # as L(N, D); else derived from the optima, with no irreducible loss
     cost: float
     budgets: tuple[float, float]
+    sizes: tuple[float, float]  # parameters of its runs, from the fewest to the most
+    trained: tuple[float, float]  # tokens of its runs
     optima: IsoFlop
 
     def loss(self, params: float, tokens: float) -> float:
@@ -40,6 +42,24 @@ class Surface:
         """Tokens with which N parameters reach a loss; infinite where they never do."""
         room = loss - self.law.E - self.law.A / params**self.law.alpha
         return math.inf if room <= 0 else float((self.law.B / room) ** (1 / self.law.beta))
+
+    def outside(self, params: float, tokens: float) -> dict[str, float]:
+        """How many times the budget, the size and the tokens are above the study's largest or below its smallest; else 1."""
+        given = {"budget": (self.cost * params * tokens, self.budgets), "size": (params, self.sizes)}
+        given |= {"tokens": (tokens, self.trained)}
+        return {name: max(1.0, value / most, least / value) for name, (value, (least, most)) in given.items()}
+
+    def off_optimum(self, params: float, tokens: float) -> float:
+        """How many times size or tokens are outside the study's and also beyond the best ones of that budget: 1 if not."""
+        assert self.optima.params and self.optima.tokens
+        flops, far = self.cost * params * tokens, 1.0
+        for value, law, (least, most) in (
+            (params, self.optima.params, self.sizes),
+            (tokens, self.optima.tokens, self.trained),
+        ):
+            best = float(law.at(flops))
+            far = max(far, value / max(most, best), min(least, best) / value)
+        return far
 
     def spread(self, flops: float) -> Estimate:
         """The best loss at a budget over what its law says: 1, with its 95 % interval."""
@@ -56,7 +76,7 @@ def surface(family: str, fitted: FamilyFit) -> Surface:
     own = fitted.parametric
     law = own.law if own.law is not None and not own.flags else _derived(optima)
     span = (min(m.flops for m in used), max(m.flops for m in used))
-    return Surface(family, fitted.loss_kind, law, law is own.law, cost, span, optima)
+    return Surface(family, fitted.loss_kind, law, law is own.law, cost, span, fitted.sizes, fitted.trained, optima)
 
 
 def _derived(optima: IsoFlop) -> Law:

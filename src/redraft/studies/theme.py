@@ -138,6 +138,10 @@ def flops_axis(budgets: Iterable[float]) -> alt.X:
     return alt.X("x:Q", title="training FLOPs", scale=alt.Scale(type="log", nice=False, padding=18), axis=axis)
 
 
+# A label of an axis that spans next to nothing has all digits of its number: then four will do.
+LABEL = "length(datum.label) > 7 ? format(datum.value, '.4~r') : datum.label"
+
+
 def x_axis(title: str, field: str = "x", type: Any = "log") -> alt.X:
     return alt.X(
         f"{field}:Q", title=title, scale=alt.Scale(type=type, nice=False, zero=False, padding=16), axis=short()
@@ -146,12 +150,17 @@ def x_axis(title: str, field: str = "x", type: Any = "log") -> alt.X:
 
 def y_axis(title: str, field: str = "y", type: Any = "linear", **axis: Any) -> alt.Y:
     scale = alt.Scale(type=type, zero=False, nice=False, padding=14)
-    return alt.Y(f"{field}:Q", title=title, scale=scale, axis=alt.Axis(**axis))
+    return alt.Y(f"{field}:Q", title=title, scale=scale, axis=alt.Axis(labelExpr=LABEL, **axis))
+
+
+def quantity_axis(title: str) -> alt.Y:
+    """A logarithmic axis; numbers of parameters as 10k and 3M, others as they are: 0.9 is no 900m."""
+    return y_axis(title, type="log", **({"format": ".3~s"} if "parameters" in title else {}))
 
 
 def short() -> alt.Axis:
     """Ticks as 10k and 3M."""
-    return alt.Axis(format="~s", tickCount=5, labelOverlap="greedy")
+    return alt.Axis(format=".3~s", tickCount=5, labelOverlap="greedy")
 
 
 def colours(families: Iterable[str]) -> dict[str, str]:

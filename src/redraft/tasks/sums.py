@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from redraft.errors import UserError
+from redraft.files import whereabouts
 from redraft.text.formats import read_records
 
 MARK = "####"
@@ -136,7 +137,7 @@ def problems(path: Path) -> Iterator[Problem]:
     `UserError` names the line of a record that is neither.
     """
     if not path.is_file():
-        raise UserError(f"no such file: {path}")
+        raise UserError(f"no such file: {path}{whereabouts(path)}")
     for at, row in read_records(path):
         yield (
             _of_trace(row, f"line {at} of {path}") if isinstance(row, str) else _of_record(row, f"line {at} of {path}")

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, final
 
 from redraft.errors import UserError
-from redraft.files import clean
+from redraft.files import clean, whereabouts
 from redraft.text.formats import ACCEPTED, is_usable, read_documents, text_field
 
 TRAIN, VALIDATION = "train", "validation"
@@ -167,10 +167,29 @@ def find_files(spec: str, wanted: Callable[[Path], bool], accepted: str) -> list
 
     A file named by itself must be `wanted(path)`; globs and folders give those of theirs that are.
     """
+    return once(path for entry in _entries(spec) for path in _entry(entry, wanted, accepted))
+
+
+def check_named(spec: str | None) -> None:
+    """`UserError` where a source names a file or folder that is not here. Nothing is opened."""
+    if spec is None or spec == "stdlib" or spec.startswith("hf:"):
+        return
+    for path in _entries(spec):
+        if not (path.exists() or glob.has_magic(str(path))):
+            raise _not_here(path)
+
+
+def _entries(spec: str) -> list[Path]:
+    """What a list of files, globs and folders is a list of."""
     entries = [spec] if os.path.exists(spec) else [entry.strip() for entry in spec.split(",") if entry.strip()]
     if not entries:
         raise UserError("the source of the text is empty: name 'stdlib', files, a folder or hf:NAME.")
-    return once(path for entry in entries for path in _entry(Path(entry).expanduser(), wanted, accepted))
+    return [Path(entry).expanduser() for entry in entries]
+
+
+def _not_here(path: Path) -> UserError:
+    why = whereabouts(path)
+    return UserError(f"there is no file or folder {path}{why}: name 'stdlib', files, globs, folders or hf:NAME.")
 
 
 def once(paths: Iterable[Path]) -> list[Path]:
@@ -313,6 +332,15 @@ def _below(folder: Path) -> Iterator[Path]:
         yield from (Path(place, name) for name in names)
 
 
+def _is_there(path: Path) -> bool:
+    """Whether it is a file. `UserError` for a link that leads nowhere: its text would be left out in silence. (An editor's
+    lock is such a link, and hidden.)"""
+    named = (is_usable(path) or path.suffix == ".bin") and not path.name.startswith(".")
+    if named and path.is_symlink() and not path.exists():
+        raise UserError(f"{path} cannot be read{whereabouts(path)}: mend the link, or remove it.")
+    return path.is_file()
+
+
 def _entry(path: Path, wanted: Callable[[Path], bool], accepted: str) -> list[Path]:
     found: Iterable[Path]
     if path.is_file():
@@ -324,8 +352,8 @@ def _entry(path: Path, wanted: Callable[[Path], bool], accepted: str) -> list[Pa
     elif glob.has_magic(str(path)):
         found, kind = map(Path, glob.iglob(str(path), recursive=True)), "glob"
     else:
-        raise UserError(f"there is no file or folder {path}: name 'stdlib', files, globs, folders or hf:NAME.")
-    files = sorted((file for file in found if file.is_file() and wanted(file)), key=Path.as_posix)
+        raise _not_here(path)
+    files = sorted((file for file in found if _is_there(file) and wanted(file)), key=Path.as_posix)
     if not files:
         raise UserError(f"the {kind} {path} gives no file to read: names must end in one of {accepted}.")
     return files

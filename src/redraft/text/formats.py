@@ -71,7 +71,9 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
             raw.seek(0)
             yield stream, raw
     except (OSError, EOFError, lzma.LZMAError, zlib.error, RecursionError) as error:
-        raise UserError(f"{path} cannot be read: it is damaged, cut short or not permitted ({error}).") from error
+        if isinstance(error, OSError) and error.errno and error.strerror:  # the system's own word, not a decoder's
+            raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+        raise UserError(f"{path} cannot be read: it is damaged or cut short ({error}).") from error
 
 
 def text_field(names: Sequence[str], where: str) -> str:

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from redraft.errors import UserError
-from redraft.files import clean, make_folder, read_text, whole_file
+from redraft.files import clean, make_folder, read_text, whereabouts, whole_file
 
 Ids = NDArray[np.int64]
 
@@ -229,7 +229,8 @@ def load_tokenizer(spec: str | Path) -> Tokenizer:
     if path.is_dir():
         return _from_folder(path)
     if not path.is_file():
-        raise UserError(f"no tokenizer {str(spec)!r} (--tokenizer names yours): a tokenizer is {_ACCEPTED}.")
+        why = whereabouts(path)
+        raise UserError(f"no tokenizer {str(spec)!r}{why} (--tokenizer names yours): a tokenizer is {_ACCEPTED}.")
     return _from_file(path)
 
 

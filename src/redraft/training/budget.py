@@ -39,7 +39,7 @@ class Budget:
 
     shape: Shape
     parameters: dict[str, int]
-    params: int  # without the input embedding
+    params: int  # without the input embedding, head included
     tokens_per_step: int
     steps: int
     tokens: int
@@ -49,7 +49,7 @@ class Budget:
     row: float
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return asdict(self) | {"block_weights": self.shape.block_weights}
 
 
 def plan_run(

@@ -22,7 +22,8 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One logged step: `step` counts from 1; loss in nats per token; `seconds` since the run (or its resumption) began."""
+    """One logged step: `step` counts from 1; `loss`, nats per token, is the training objective's; `seconds` since the run (or
+    its resumption) began."""
 
     step: int
     loss: float

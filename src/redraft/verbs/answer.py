@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-from redraft.display import Line, duration, emit
+from redraft.display import Line, duration, emit, quantity
 from redraft.errors import UserError
 from redraft.numbers import WIDEST, real, seed, whole
+from redraft.registry import SAMPLERS, checked_steps, find
 from redraft.verbs import where
 
 
@@ -28,7 +30,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--name", help="model_id of the answers; the folder's name if left out")
     parser.add_argument("--template", default="vicuna", help="vicuna, chatml, plain or a Jinja file")
     parser.add_argument("--length", type=whole(1, WIDEST), default=1024, help="tokens of the canvas, prompt and answer")
-    parser.add_argument("--steps", type=whole(1, WIDEST), default=128)
+    parser.add_argument("--steps", type=whole(1, WIDEST), help="128 if left out; for samplers that have steps")
     parser.add_argument("--temperature", type=real(0, 1e6), default=1.0)
     parser.add_argument("--top-p", type=real(0, 1, above=True), default=1.0)
     parser.add_argument("--sampler", default="")
@@ -46,10 +48,14 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
         raise UserError("--judge and --judge-model go together: the URL, and the name of the model there")
     from redraft.evaluation.mt_bench import How, questions
 
+    where.model(options)
+    if options.sampler:
+        find("sampler", SAMPLERS, options.sampler)
     asked = questions(options.questions)[: options.limit]
     if options.turns > (most := max(len(question["turns"]) for question in asked)) and options.turns != 2:
         raise UserError(f"--turns {options.turns}: the questions have at most {most}")
-    how = How(**{name: getattr(options, name) for name in How.__dataclass_fields__})
+    given = {name: value for name in How.__dataclass_fields__ if (value := getattr(options, name)) is not None}
+    how = How(**given)
     answers = _answers(options, asked, how)
     scores = _judge(options, asked, answers) if options.judge else []
     mean = sum(scores) / len(scores) if scores else None
@@ -71,7 +77,16 @@ def _answers(options: Namespace, asked: list[dict[str, Any]], how: Any) -> list[
 
     compute = where.compute(options)
     model, name = compute.load(options.model), options.name or options.model.resolve().name
-    said = compute.record(model)
+    sampler, said = options.sampler or model.family.sampler, compute.record(model)
+    steps = checked_steps(sampler, options.steps, how.steps)
+    if not options.json:
+        calls = steps if "steps" in SAMPLERS[sampler].options else how.length
+        texts = sum(len(question["turns"][: how.turns]) for question in asked)
+        passes = quantity(texts * calls)
+        print(
+            f"Answering {len(asked)} questions, {texts} turns: at most {passes} passes through the network.",
+            file=sys.stderr,
+        )
     work = lambda question: [answer(model, name, question, how) | said]
     return _each(options.into, asked, work, options.json, "answered")
 
@@ -107,7 +122,8 @@ def _each(path: Path, asked: list[dict[str, Any]], work: Any, quiet: bool, done_
                 file.writelines(json.dumps(entry) + "\n" for entry in new)
                 file.flush()
                 kept += new
-            line.show(f"{number} of {len(asked)} questions {done_word}, {duration(_now() - began)}")
+            left = duration((_now() - began) / number * (len(asked) - number))
+            line.show(f"{number} of {len(asked)} questions {done_word}, {duration(_now() - began)}, about {left} left")
     line.close()
     partial.replace(path)
     return kept

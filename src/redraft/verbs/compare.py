@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from redraft.display import emit
+from redraft.errors import UserError
+from redraft.files import whereabouts
 
 if TYPE_CHECKING:
     from redraft.evaluation.compare import Compared, Comparison
@@ -27,6 +29,9 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace, overrides: dict[str, Any]) -> None:
+    for path in (options.a, options.b):
+        if not path.exists():
+            raise UserError(f"no such run folder or result file: {path}{whereabouts(path)}")
     from redraft.evaluation.compare import compare, read_result
 
     found = compare(read_result(options.a), read_result(options.b))

@@ -17,7 +17,9 @@ from typing import Any
 
 from redraft.display import emit, quantity
 from redraft.errors import UserError, unknown
+from redraft.files import whereabouts
 from redraft.numbers import WIDEST, real, whole
+from redraft.registry import FAMILIES, find
 
 OVERRIDES = True
 FORMATS = ("auto", "dit-lightning", "dit-hf", "smdm", "gidd", "llada")
@@ -44,11 +46,15 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
         raise unknown("format", options.form, FORMATS)
     if stray := [key for key in overrides if key != "family"]:
         raise unknown("flag of `redraft convert`:", f"--{stray[0]}", ["--family", "--family.OPTION", "--tokenizer"])
+    family = overrides.get("family")
+    table = family if isinstance(family, dict) else {"name": family}
+    if isinstance(name := table.get("name"), str):
+        find("family", FAMILIES, name)
+    if not options.source.exists():
+        raise UserError(f"no such checkpoint: {options.source}{whereabouts(options.source)}")
     from redraft.hub.convert import convert
     from redraft.hub.formats.plan import Choices
 
-    family = overrides.get("family")
-    table = family if isinstance(family, dict) else {"name": family}
     choices = Choices(
         family=table.get("name"),
         heads=options.heads,

@@ -24,10 +24,10 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace, overrides: dict[str, Any]) -> None:
+    carry_out(recipe_table(options.recipe, {}), options.into, options.json)
     from redraft.evaluation.compute import AUTO
     from redraft.studies.report import conclusions, write_report
 
-    carry_out(recipe_table(options.recipe, {}), options.into, options.json)
     measure_frontier(options.into, AUTO, options.json)
     path = write_report(options.into)
     said = conclusions(options.into)

@@ -8,8 +8,9 @@ redraft eval runs/first --estimator chain_rule --order random
 redraft eval runs/first --tasks hellaswag,piqa,blimp --data-dir data --out scores.json
 redraft eval runs/first --tasks continuation_choice --text books.jsonl --guidance 1 --against scores.json
 
-Estimators: continuous_time (the family's own), mask_count (mdlm), chain_rule (ar, mdlm, esolm, bd3lm; --order left_to_right,
-random or generative), importance_weighted (mdlm, esolm, bd3lm; --k), path_weighted (families with a clock; --k, --steps).
+Estimators: the family's own, continuous_time or (where its times are a grid) discrete_time; mask_count (mdlm); chain_rule (ar,
+mdlm, esolm, bd3lm; --order left_to_right, random or generative); importance_weighted (mdlm, esolm, bd3lm; --k); path_weighted
+(families with a clock; --k, --steps). The last three take many passes through the network: what they cost is said beforehand.
 
 Tasks (lm-evaluation-harness, offline): hellaswag, piqa, arc_easy, arc_challenge, openbookqa, social_iqa, winogrande, boolq,
 lambada_openai, blimp, wikitext from the folder --data-dir or REDRAFT_DATA; continuation_choice from --text; or a task file
@@ -20,25 +21,32 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from redraft.display import Line, emit, lost_sentence, monte_carlo, over_windows, perplexity, tokenising
-from redraft.errors import UserError
+from redraft.display import Left, Line, emit, lost_sentence, monte_carlo, over_windows, perplexity, tokenising
+from redraft.errors import UserError, unknown
 from redraft.numbers import WIDEST, real, seed, whole
+from redraft.registry import ESTIMATORS
+from redraft.text.corpus import check_named
 from redraft.verbs import where
 
 if TYPE_CHECKING:
     from redraft.config import DataConfig
+    from redraft.evaluation.estimators import Estimator
+    from redraft.evaluation.likelihood import Bound
     from redraft.evaluation.perplexity import Scored
     from redraft.hub.model import Model
 
 SETTINGS = ("k", "order", "steps")
-ROWS, DRAWS = 512, 4
 ROWS_HELP = (
-    f"windows or examples at most, spread evenly; of its own validation split as many as training scored, else {ROWS}"
+    "windows or examples at most, spread evenly: of its own validation split as many as training scored, else 512, or of an "
+    "estimator of many passes what takes seconds"
 )
 TASKS_ONLY = ("data_dir", "text", "limit", "guidance", "guidance_kind", "truncate", "cache", "against")
 
@@ -54,7 +62,9 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--data-format", help="text, prompts, chat or traces; read off the file if left out")
     parser.add_argument("--template", help="of chat or traces")
     parser.add_argument(
-        "--draws", type=whole(1, WIDEST), help="noise draws a window (4) or a request of a task (32), where needed"
+        "--draws",
+        type=whole(1, WIDEST),
+        help="noise draws a window (4, or 1 of many passes) or a request of a task (32), where needed",
     )
     parser.add_argument("--estimator", help="how -log p is estimated (see above)")
     parser.add_argument(
@@ -86,6 +96,9 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
         raise UserError(f"--out {options.out} cannot be a file: it is a folder, or lies below a file")
     if options.out is not None and not os.access(_folder_above(options.out), os.W_OK):
         raise UserError(f"--out {options.out} cannot be written: {_folder_above(options.out)} is not ours to write in")
+    where.model(options)
+    if options.estimator is not None and options.estimator not in ESTIMATORS:
+        raise unknown("estimator", options.estimator, ESTIMATORS)
     given = {name: value for name in SETTINGS if (value := getattr(options, name)) is not None}
     if options.tasks is not None:
         if options.data:
@@ -95,6 +108,8 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
         return _tasks(options, given)
     if stray := [name for name in TASKS_ONLY if getattr(options, name) not in (None, False)]:
         raise UserError(f"--{stray[0].replace('_', '-')} is for tasks: name some with --tasks")
+    if options.data is not None:
+        check_named(options.data)
     return _text(options, given)
 
 
@@ -104,17 +119,15 @@ def _folder_above(path: Path) -> Path:
 
 
 def _text(options: Namespace, given: dict[str, Any]) -> None:
-    from redraft.evaluation.estimators import build
-    from redraft.evaluation.likelihood import estimate
+    from redraft.evaluation.estimators import build, own_bound
 
     compute = where.compute(options)
     model = compute.load(options.model)
-    own = "chain_rule" if model.family.exact else "continuous_time"
+    own = "chain_rule" if model.family.exact else own_bound(model.family).name
     estimator = build(options.estimator or own, given, model.family)
+    options.rows, options.draws = _most(options, model, estimator)
     source, scored = _windows(options, model)
-    result = estimate(
-        model.network, model.family, scored.rows, estimator, _draws(options, model), options.batch or 32, options.seed
-    )
+    result = _estimated(options, model, estimator, scored)
     table = {
         **{name: None if value == math.inf else value for name, value in asdict(result).items()},
         **scored.per_text(result),
@@ -151,10 +164,35 @@ def _text(options: Namespace, given: dict[str, Any]) -> None:
     return None
 
 
-def _draws(options: Namespace, model: Model) -> int:
-    """Of its own validation split by its own estimator as many as training took: the number is then the record's."""
-    own = options.data is None and options.estimator is None
-    return options.draws or (model.record.get("draws") if own else None) or DRAWS
+def _most(options: Namespace, model: Model, estimator: Estimator) -> tuple[int, int]:
+    """Windows and draws of each: of its own validation split by its own bound those that training scored, so that the number
+    is the record's; else what takes seconds."""
+    from redraft.evaluation.cost import affordable
+
+    rows, draws = affordable(estimator, model.family, model.length)
+    record = model.record if options.data in (None, model.record.get("data", {}).get("source")) else {}
+    windows = record.get("windows") or rows
+    if options.estimator is None:
+        rows, draws = windows, record.get("draws") or draws
+    return options.rows or min(rows, windows), options.draws or draws  # none of them can be 0
+
+
+def _estimated(options: Namespace, model: Model, estimator: Estimator, scored: Scored) -> Bound:
+    """The bound of the windows: first its cost is said, then how much is left of it."""
+    from redraft.evaluation.cost import cost, cost_sentence, seconds
+    from redraft.evaluation.likelihood import batches, estimate
+
+    network, family, rows = model.network, model.family, scored.rows
+    batch, draws, line = options.batch or 32, options.draws, Line(quiet=options.json)
+    price = cost(rows, estimator, family, draws, batch)
+    if not options.json:
+        expected = seconds(price, network, family, next(batches(rows, 1, batch, model.device)))
+        print(cost_sentence(price, f"windows of at most {model.length} tokens", expected), file=sys.stderr, flush=True)
+    left = Left(price.passes, "passes")
+    told = lambda done: line.show(left(done))
+    result = estimate(network, family, rows, estimator, draws, batch, options.seed, told)
+    line.close()
+    return result
 
 
 def _windows(options: Namespace, model: Model) -> tuple[str, Scored]:
@@ -172,27 +210,26 @@ def _windows(options: Namespace, model: Model) -> tuple[str, Scored]:
     if options.data is None or options.data == record.get("source"):
         if how != Convention(model.length):
             raise UserError("--wrap, --stride, --framed and --detokenize are for a text of --data")
-        limit = options.rows or model.record.get("windows") or ROWS  # the very windows that training scored
-        return _split(resolved(_trained_on(options, model)), limit, options, model)
+        return _split(resolved(_trained_on(options, model)), options, model)
     if packed_sources(options.data, options.data) is not None:  # tokens already: their own validation files
         packed = DataConfig(source=options.data, format="text", length=model.length)
-        return _split(packed, options.rows or ROWS, options, model)
+        return _split(packed, options, model)
     form = options.data_format or detected(options.data)
     if form == "text":
         texts = (document.text for document in open_source(options.data).documents())
-        return options.data, windows(texts, model.tokenizer, how, options.rows or ROWS)
+        return options.data, windows(texts, model.tokenizer, how, options.rows)
     data = DataConfig(source=options.data, format=form, template=options.template, length=model.length)
     examples = prepared(data, model.tokenizer, tokenising(options.json))
     assert isinstance(examples, PromptCorpus)
-    return options.data, of_examples(examples, model.length, form, options.rows or ROWS)
+    return options.data, of_examples(examples, model.length, form, options.rows)
 
 
-def _split(data: DataConfig, limit: int, options: Namespace, model: Model) -> tuple[str, Scored]:
+def _split(data: DataConfig, options: Namespace, model: Model) -> tuple[str, Scored]:
     from redraft.evaluation.perplexity import of_split
     from redraft.training.setup import held_out, prepared
 
     corpus = prepared(data, model.tokenizer, tokenising(options.json))
-    rows = held_out(corpus, data.model_copy(update={"length": model.length}), model.tokenizer.eos, limit)
+    rows = held_out(corpus, data.model_copy(update={"length": model.length}), model.tokenizer.eos, options.rows)
     source = (data.source, data.validation)
     return data.source, of_split(corpus.split("validation"), rows, source, model.length, data.format)
 
@@ -220,13 +257,14 @@ def _tasks(options: Namespace, given: dict[str, Any]) -> None:
     names = [name for name in options.tasks.split(",") if name]
     if not names:
         raise UserError(f"--tasks names no task: give some of {', '.join(tasks.NAMES)}, or a FILE.yaml")
+    tasks.check(names, options.data_dir, options.text)
     compute = where.compute(options)
     suite = tasks.load(names, options.data_dir, options.text)
     from redraft.evaluation.harness import RedraftLM
     from redraft.evaluation.requests import DRAWS
     from redraft.evaluation.suite import against, evaluate
 
-    line = Line(quiet=options.json)
+    line, say = Line(quiet=options.json), None if options.json else partial(print, file=sys.stderr, flush=True)
     lm = RedraftLM(
         options.model,
         estimator=options.estimator or "",
@@ -240,7 +278,8 @@ def _tasks(options: Namespace, given: dict[str, Any]) -> None:
         truncate=options.truncate,
         greedy=tasks.ask_greedy(suite),
         cache=options.cache,
-        progress=lambda doing, done, total: line.show(f"{doing} {done} of {total} requests", force=done == total),
+        progress=progress_on(line),
+        say=say,
         **given,
     )
     result = evaluate(lm, suite, options.limit)
@@ -254,6 +293,17 @@ def _tasks(options: Namespace, given: dict[str, Any]) -> None:
         make_folder(options.out.parent)
         write_json(options.out, result)
     return emit(result) if options.json else print("\n".join(lines(result)))
+
+
+def progress_on(line: Line) -> Callable[[str, int, int], None]:
+    """What shows how many requests of a kind are answered, and how long the others will take."""
+    counts = dict[tuple[str, int], Left]()
+
+    def show(doing: str, done: int, total: int) -> None:
+        left = counts.setdefault((doing, total), Left(total, "requests"))
+        line.show(f"{doing} {left(done)}", force=done == total)
+
+    return show
 
 
 def lines(result: dict[str, Any]) -> list[str]:

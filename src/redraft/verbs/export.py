@@ -1,9 +1,9 @@
 """A trained model as a folder for other programs.
 
-redraft export runs/first --to transformers --into out/first     (AutoModel....from_pretrained(DIR, trust_remote_code=True))
+redraft export runs/first --to native --into out/first           (data alone, for redraft.load(DIR); with a model card)
+redraft export runs/first --to transformers --into out/first     (with its code, which trust_remote_code=True lets run)
 redraft export runs/ar --to llama --into out/ar                  (a stock LlamaForCausalLM; family ar, block llama)
 redraft export runs/ar --to gguf --into out/ar-gguf              (model.gguf in float32; family ar, block llama)
-redraft export runs/first --to native --into out/first           (our own folder, with a model card)
 
 A run that still trains, on whatever number of ranks, comes out as its newest whole checkpoint has it.
 """
@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from redraft.display import emit, quantity
+from redraft.errors import unknown
+from redraft.hub.config import located
+from redraft.registry import TARGETS
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -25,11 +28,13 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace, overrides: dict[str, Any]) -> None:
+    if options.to not in TARGETS:
+        raise unknown("target", options.to, TARGETS)
+    folder = located(options.model)
     from redraft.evaluation.snapshot import snapshot, still_trains
     from redraft.hub.export import export
 
-    run = Path(options.model)
-    folder = export(snapshot(run) if still_trains(run) else options.model, options.to, options.into)
+    folder = export(snapshot(folder) if still_trains(folder) else folder, options.to, options.into)
     files = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
     if options.json:
         return emit({"folder": str(folder), "to": options.to, "files": files})

@@ -21,6 +21,7 @@ from redraft.config import DataConfig, RunConfig, SourceConfig, merge, read_toml
 from redraft.display import duration, emit, quantity
 from redraft.errors import UserError, unknown
 from redraft.files import read_json
+from redraft.network.sizes import size_sentence
 from redraft.numbers import WIDEST, real, whole
 from redraft.registry import FAMILIES
 from redraft.studies.serving import USEFUL, hardware
@@ -212,6 +213,28 @@ def run_table(name: str | None, overrides: dict[str, Any]) -> dict[str, Any]:
     return merge(table, overrides)
 
 
+def foreseen(table: dict[str, Any]) -> RunConfig:
+    """The configuration of a run. `UserError` for what is wrong with it and is seen without torch and without reading data:
+    a key, the family, the size, the budget, a tokenizer, a path."""
+    from redraft.text.tokenizer import load_tokenizer
+
+    config = validated(RunConfig, table)
+    check_sources(config.data)
+    plan_run(config, load_tokenizer(config.data.tokenizer).size)
+    return config
+
+
+def check_sources(data: DataConfig) -> None:
+    """`UserError` for a file or folder of text that is not here."""
+    from redraft.text.corpus import check_named
+    from redraft.text.mixture import phases_of
+
+    for phase in phases_of(data):
+        for one in phase.mixture:
+            check_named(one.source)
+            check_named(one.validation)
+
+
 def run_sentences(config: RunConfig, budget: Budget) -> list[str]:
     """The plan of one run in sentences."""
     shape, counts = budget.shape, budget.parameters
@@ -222,6 +245,7 @@ def run_sentences(config: RunConfig, budget: Budget) -> list[str]:
         f"seed {config.seed}.",
         f"Network: {shape.block}, {shape.depth} layers of width {shape.width}, {shape.heads} heads; "
         f"{quantity(sum(counts.values()))} parameters ({groups}).",
+        *([] if config.network.depth else [size_sentence(config.network.size, shape)]),
         f"Training: {budget.steps} steps of {config.train.batch} rows x {budget.row:.4g} tokens "
         f"= {quantity(budget.tokens)} tokens, {budget.tokens / budget.params:.3g} for each of the "
         f"{quantity(budget.params)} parameters outside the embedding.",

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from redraft.display import emit
-from redraft.errors import UserError
+from redraft.hub.config import there
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -22,11 +22,10 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace, overrides: dict[str, Any]) -> None:
+    there(options.folder)
     from redraft.hub.export import export
     from redraft.hub.remote import push
 
-    if not options.folder.is_dir():
-        raise UserError(f"no such model folder: {options.folder}")
     if (options.folder / "README.md").is_file():
         url = push(options.folder, options.name, options.private)
     else:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from redraft.display import emit
 from redraft.errors import unknown
 from redraft.numbers import WIDEST, real, seed, whole
+from redraft.registry import SAMPLERS, checked_options, checked_steps
 from redraft.verbs import where
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--suffix", default="", help="text at the end of the canvas, to fill in before")
     parser.add_argument("-n", type=whole(1, WIDEST), default=1, help="how many texts")
     parser.add_argument("--length", type=whole(1, WIDEST), default=None, help="tokens of the canvas, prompt included")
-    parser.add_argument("--steps", type=whole(1, WIDEST), default=64)
+    parser.add_argument("--steps", type=whole(1, WIDEST), help="64 if left out; for samplers that have steps")
     parser.add_argument("--temperature", type=real(0, 1e6), default=1.0)
     parser.add_argument("--top-p", type=real(0, 1, above=True), default=1.0)
     parser.add_argument("--sampler", default="", help="by name (redraft list samplers); the family's own if left out")
@@ -46,8 +47,10 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
         raise unknown(
             "flag of `redraft sample`:", f"--{stray[0]}", ["--prompt", "--suffix", "--length", "--sampler.OPTION"]
         )
+    check(options, further := overrides.get("sampler", {}))
     compute = where.compute(options)
     model = compute.load(options.model)
+    steps = checked_steps(options.sampler or model.family.sampler, options.steps, 64)
     canvas = model.canvas(
         options.prompt, options.n, model.length if options.length is None else options.length, options.suffix
     )
@@ -56,8 +59,7 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
         print(f"Note: {told}.", file=sys.stderr)
     denoiser = model.denoiser(options.temperature, options.top_p, compute.compiled)
     began = time.perf_counter()
-    further = overrides.get("sampler", {})
-    for frame in model.frames(canvas, denoiser, options.sampler, options.steps, options.seed, further):
+    for frame in model.frames(canvas, denoiser, options.sampler, steps, options.seed, further):
         canvas = frame
         _show(model, canvas, options)
     seconds = time.perf_counter() - began
@@ -76,6 +78,13 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
     print("\n\n".join(texts))
     print(f"[{new} tokens in {denoiser.calls} forwards, {new / seconds:.0f} tokens/s]", file=sys.stderr)
     return None
+
+
+def check(options: Namespace, further: dict[str, Any]) -> None:
+    """What is wrong and needs no torch to be seen."""
+    where.model(options)
+    if options.sampler:
+        checked_options("sampler", SAMPLERS, options.sampler, further)
 
 
 def _show(model: Model, canvas: Canvas, options: Namespace) -> None:

@@ -23,10 +23,51 @@ from typing import Any
 
 from redraft.errors import UserError, unknown
 from redraft.numbers import WIDEST, whole
-from redraft.verbs import study_queue, study_results, where
+from redraft.verbs import Part, study_queue, study_results, where
 
 OVERRIDES = True
 ACTIONS = ("new", "run", "tune", "status", "fit", "import", "frontier", "report", "work")
+
+SLURM = """
+Slurm's own settings are --slurm.NAME VALUE: --slurm.slurm_partition gpu --slurm.timeout_min 240."""
+KEYS = "Any key of a run can be set by a dotted flag (redraft list keys), for all runs of the study: --train.batch 8."
+RECIPE, FOLDER, INTO = {"of": "RECIPE"}, {"of": "FOLDER"}, {"into": "folder of the study: new, empty, or its own"}
+QUEUE = ("into", "workers", "device", "precision", "launcher", "json")
+PARTS = {
+    "run": Part(
+        "Train and score every run of a recipe. The same command continues, and skips what is recorded.\n\n"
+        "redraft study run demo --into studies/first\n"
+        "redraft study run RECIPE --into studies/first --launcher slurm --workers 16 --slurm.slurm_partition gpu\n\n"
+        + KEYS + SLURM,
+        QUEUE, RECIPE, INTO,
+    ),
+    "tune": Part(
+        "A learning rate for each family and size of a recipe: every run at several rates, of which the best are written into "
+        "tuned.toml, a recipe.\n\nredraft study tune RECIPE --into studies/rates --factors 0.5,1,2\n\n" + KEYS + SLURM,
+        (*QUEUE, "factors"), RECIPE, INTO,
+    ),
+    "status": Part("Where a study stands, from any terminal.", ("watch", "json"), FOLDER),
+    "fit": Part(
+        "Fits of a study folder, of any CSV, JSONL or parquet with the columns family, params, tokens, flops, loss, or of "
+        "published:scaling-beyond.",
+        ("reference", "resamples", "seed", "json"), {"of": "FILE|FOLDER"},
+    ),
+    "import": Part(
+        "Records of other origin as a table that `fit` reads.\n\n"
+        "redraft study import SRC --into runs.csv --columns loss=val_loss,params=n_params,family=ar",
+        ("into", "columns", "take", "json"), {"of": "SRC"}, {"into": "the table to write"},
+    ),
+    "frontier": Part(
+        "Speed and quality of each family's best run. The keys of the recipe's [frontier] can be given here: --steps "
+        '"[4, 64]".',
+        ("device", "precision", "compile", "json"), FOLDER,
+    ),
+    "report": Part(
+        "report.html of a study, one page that works offline; of several, one page that compares them.",
+        ("figures", "formats", "numbers", "into", "json"), FOLDER | {"others": "FOLDER"}, {"into": "the page, of several"},
+    ),
+    "work": Part("A worker on the queue of a study, beside those that `run` started.", ("json",), FOLDER),
+}  # fmt: skip
 
 
 def arguments(parser: ArgumentParser) -> None:

@@ -108,7 +108,10 @@ def carry_out(
     from redraft.studies.execute import check_folder, execute, open_study
     from redraft.studies.launch import Jobs, Processes
     from redraft.studies.plan import plan_study, study_rate, study_sentences
+    from redraft.verbs.plan import check_sources
 
+    for data in {repr(one.config.data): one.config.data for one in plan_study(table).runs}.values():
+        check_sources(data)
     elsewhere = launcher == "local" and _devices(table) != {"cpu"}
     study = plan_study(table)
     check_folder(study, folder)
@@ -249,7 +252,8 @@ def _row(s: Status) -> dict[str, Any]:
         "state": s.state,
         "step": s.step,
         "steps": s.run.budget.steps,
-        "loss": s.loss,
+        "loss": s.loss if s.state == "done" else None,
+        "objective": None if s.state == "done" else s.loss,
         "why": s.why,
     }
 
@@ -257,5 +261,5 @@ def _row(s: Status) -> dict[str, Any]:
 def _sentence(s: Status) -> str:
     if s.settled and s.state != "done":
         return f"{s.run.name}: {s.state}: {s.why}"
-    loss = "" if s.loss is None else f", {'' if s.state == 'done' else 'training '}loss {s.loss:.4f}"
+    loss = "" if s.loss is None else f", {'validation loss' if s.state == 'done' else 'objective'} {s.loss:.4f}"
     return f"{s.run.name}: {s.state}, step {s.step} of {s.run.budget.steps}{loss}"

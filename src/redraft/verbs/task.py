@@ -22,10 +22,33 @@ from typing import Any
 from redraft.display import Line, duration, emit, quantity
 from redraft.errors import UserError, unknown
 from redraft.numbers import WIDEST, real, seed, whole
-from redraft.verbs import where
+from redraft.verbs import Part, where
 
 OVERRIDES = True
 TASKS = ("reversal", "gsm8k", "shift", "arithmetic", "speed")
+KEYS = "\n\nThe same command continues. Any key of the runs can be set by a dotted flag (redraft list keys)."
+EACH = ("into", "steps", "workers", "device", "precision", "json")
+MANY = (*EACH, "families", "seeds", "first_seed")
+PARTS = {
+    "reversal": Part(
+        "The reversal curse in miniature: names and descriptions, learned in one direction and asked for in the other."
+        + KEYS,
+        (*MANY, "figures", "people", "original"),
+    ),
+    "gsm8k": Part(
+        "Fine-tune models on equation traces, then answer questions." + KEYS,
+        (*EACH, "starts", "train", "test", "limit", "longest", "temperature", "sampling_steps"),
+    ),
+    "shift": Part(
+        "Train on older documents, read newer ones: of one corpus with years, or of two corpora." + KEYS,
+        (*MANY, "data", "newer", "before", "after"),
+    ),
+    "arithmetic": Part("Sums or products, digit by digit." + KEYS, (*MANY, "digits", "operation", "order")),
+    "speed": Part(
+        "Time and quality on text of known entropy (llama2.c's stories260K)." + KEYS,
+        (*EACH, "families", "figures", "sampling_steps", "source", "rounds"),
+    ),
+}
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -78,8 +101,26 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
         raise unknown("task", options.task, TASKS)
     from redraft.config import merge
 
+    check(options, overrides)
     options.compute = where.compute(options)
     tasks[options.task](options, merge(overrides, where.trained(options)))
+
+
+def check(options: Namespace, overrides: dict[str, Any]) -> None:
+    """What is wrong and needs no torch to be seen: names, keys of the runs, paths."""
+    from redraft.config import RunConfig, merge, validated
+    from redraft.files import whereabouts
+    from redraft.hub.config import there
+    from redraft.text.corpus import check_named
+
+    validated(RunConfig, merge({"family": _families(options)[0]}, overrides))
+    for folder in options.starts:
+        there(folder)
+    for path in (options.original, options.train, options.test, options.source):
+        if path is not None and not path.exists():
+            raise UserError(f"no such file or folder: {path}{whereabouts(path)}")
+    check_named(options.data)
+    check_named(options.newer)
 
 
 def reversal(options: Namespace, overrides: dict[str, Any]) -> None:

@@ -25,7 +25,7 @@ from redraft.errors import UserError
 from redraft.numbers import WIDEST, real, whole
 from redraft.training.budget import GPU, plan_run
 from redraft.training.pace import cpu_rate, scoring_flops, seconds
-from redraft.verbs.plan import cluster_sentences, run_sentences, run_table, time_sentence
+from redraft.verbs.plan import cluster_sentences, foreseen, run_sentences, run_table, time_sentence
 
 if TYPE_CHECKING:
     from redraft.text.shards import Corpus
@@ -77,10 +77,22 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
         return
     if options.nodes is not None or options.gpus_per_node is not None or options.slurm:
         raise UserError("--nodes, --gpus-per-node and --slurm are for --launcher slurm; on one machine use torchrun")
+    from redraft.training.environment import told
+
+    if told() is None:  # of several ranks the first will say it, once
+        foreseen(_table(options, overrides))
     from redraft.training.ranks import joined, one_voice
 
     with joined(options.timeout) as ranks, one_voice(ranks):
         lead(options, overrides, ranks) if ranks.first else assist(options.into, ranks)
+
+
+def _table(options: Namespace, overrides: dict[str, Any]) -> dict[str, Any]:
+    """The recipe with flags over it, and under it what the model that the run starts from says."""
+    from redraft.config import merge
+
+    table = run_table(options.recipe, overrides)
+    return table if options.start is None else merge(start_table(Path(options.start)), table)
 
 
 def submit(options: Namespace, overrides: dict[str, Any]) -> None:
@@ -89,8 +101,7 @@ def submit(options: Namespace, overrides: dict[str, Any]) -> None:
     from redraft.text.tokenizer import load_tokenizer
     from redraft.training.launch import launch, log_of, options_of, words_of
 
-    table = run_table(options.recipe, overrides)
-    table = table if options.start is None else merge(start_table(Path(options.start)), table)
+    table = _table(options, overrides)
     nodes, gpus = (1 if options.nodes is None else options.nodes), options.gpus_per_node
     slurm, gpus = options_of(options.slurm), 8 if gpus is None else gpus
     config = validated(RunConfig, merge({"train": {"device": GPU if gpus else "cpu"}}, table))
@@ -115,7 +126,8 @@ def lead(options: Namespace, overrides: dict[str, Any], ranks: Ranks) -> None:
         print("\n".join([*sentences, *data_sentences(setup), *_time(setup)]), flush=True)
     line, began, start, measured = Line(quiet=options.json), 0.0, None, False
     watching = onlookers(options.track, options.into, setup.config.model_dump())
-    for at in carry_out(setup, options.into):
+    scoring = lambda done, total: line.show(f"scoring validation text: {done} of {total} passes")
+    for at in carry_out(setup, options.into, scoring=scoring):
         watching.log(asdict(at))
         if start is None:  # what comes before is warming up, and no measure of what is left
             start, began = at.step, time.monotonic()
@@ -124,7 +136,7 @@ def lead(options: Namespace, overrides: dict[str, Any], ranks: Ranks) -> None:
             print(pace_sentence(setup, at.step, pace, at.step - start), flush=True)
         measured = measured or pace > 0
         line.show(
-            f"step {at.step} of {setup.budget.steps}   loss {at.loss:.4f} nats/token   lr {at.lr:.2e}"
+            f"step {at.step} of {setup.budget.steps}   objective {at.loss:.4f} nats/token   lr {at.lr:.2e}"
             + (_pace(setup, at.step, pace) if pace else ""),
             force=at.step == setup.budget.steps,
         )
@@ -156,14 +168,12 @@ def _pace(setup: Setup, step: int, seconds: float) -> str:
 
 def opened(options: Namespace, overrides: dict[str, Any], ranks: Ranks) -> Setup:
     """The run in its folder, which the other ranks are told of once its data are there. An error of one is an error of all."""
-    from redraft.config import merge, validated
+    from redraft.config import validated
     from redraft.evaluation.run import open_run
     from redraft.text.shards import Corpus, spot
 
     try:
-        table = run_table(options.recipe, overrides)
-        table = table if options.start is None else merge(start_table(Path(options.start)), table)
-        setup = open_run(validated(RunConfig, table), options.into, tokenising(options.json))
+        setup = open_run(validated(RunConfig, _table(options, overrides)), options.into, tokenising(options.json))
     except UserError as error:
         ranks.agree(error, patiently=True)
         raise
@@ -220,7 +230,7 @@ def _seen(told: tuple[Corpus, str] | None) -> Corpus | None:
 
 def start_table(folder: Path) -> dict[str, Any]:
     """What a run that starts from a model takes over from it, unless told otherwise."""
-    from redraft.hub.folder import read_config
+    from redraft.hub.config import read_config
 
     start = read_config(folder)
     shape = {
@@ -291,8 +301,8 @@ def _time(setup: Setup) -> list[str]:
 
 
 def result_sentence(record: dict[str, Any]) -> str:
-    """One line: the loss, what kind it is, and its error."""
+    """One line: the loss on validation text, what kind it is, and its error. What training descended is another number."""
     bits = f", {record['bits_per_byte']:.4f} bits/byte" if record["bits_per_byte"] is not None else ""
     kind = "exact" if record["loss_kind"] == "exact" else f"a bound, {monte_carlo(record['loss_se'])}"
-    told = f"{record['name']}: {record['loss']:.4f} nats/token ({kind}){bits}, perplexity {perplexity(record['ppl'])}, "
-    return f"{told}{record['windows']} windows of validation text"
+    loss = f"validation loss {record['loss']:.4f} nats/token ({kind}){bits}, perplexity {perplexity(record['ppl'])}"
+    return f"{record['name']}: {loss}, {record['windows']} windows of validation text"

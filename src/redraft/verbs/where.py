@@ -30,6 +30,13 @@ def arguments(parser: ArgumentParser, *, train: bool = False, samples: bool = Fa
         )
 
 
+def model(options: Namespace) -> None:
+    """The folder of `options.model`, found or fetched, before torch is loaded. `UserError` where it is no model."""
+    from redraft.hub.config import located, read_config
+
+    read_config(located(options.model))
+
+
 def compute(options: Namespace) -> Compute:
     """What the flags ask for. `UserError` where it is not to be had here, before anything is read or written."""
     from redraft.evaluation.compute import Compute
