@@ -31,7 +31,7 @@ check: setup
 	$(RUN) -m ruff check src tests benchmarks
 	$(RUN) -m ruff format --check src tests benchmarks
 	$(RUN) -m mypy
-	$(RUN) -m pytest tests/test_house.py
+	$(RUN) -m pytest tests/test_imports.py
 
 format: setup
 	$(RUN) -m ruff check --fix src tests benchmarks

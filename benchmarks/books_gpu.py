@@ -21,9 +21,9 @@ from typing import Any
 import measure
 from zero_shot import learn_tokenizer
 
+from redraft.commands.plan import recipe_table
 from redraft.config import merge
 from redraft.files import make_folder, read_json, write_json, write_text
-from redraft.verbs.plan import recipe_table
 
 # A rehearsal: the same runs, at budgets of some seconds, of networks and rows an eighth as wide and long.
 SHRUNK, SMALLEST = 1e-5, 3e8

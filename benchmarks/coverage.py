@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 
 from redraft.files import write_json
-from redraft.studies.engines import Engines, family_number, fit_engines
-from redraft.studies.isoflop import curves
-from redraft.studies.multiplier import Estimate, multiplier
-from redraft.studies.parametric import Law
-from redraft.studies.records import Point
-from redraft.studies.robustness import robustness
+from redraft.scaling.approaches import Engines, family_number, fit_engines
+from redraft.scaling.laws.isoflop import curves
+from redraft.scaling.laws.multiplier import Estimate, multiplier
+from redraft.scaling.laws.parametric import Law
+from redraft.scaling.laws.robustness import robustness
+from redraft.scaling.records import Point
 
 LAWS = {
     "chinchilla": Law(E=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28),

@@ -19,9 +19,9 @@ import torch
 
 import redraft
 from redraft.config import RunConfig, validated
-from redraft.evaluation.generation import quality
-from redraft.evaluation.run import carry_out, open_run
+from redraft.evaluation.generation.speed import quality
 from redraft.hub.model import Model
+from redraft.runs.run import carry_out, open_run
 from redraft.types import last
 
 DATA = {"source": "stdlib", "length": 64}

@@ -31,7 +31,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from redraft.config import RunConfig, dump_toml, validated
-from redraft.text.packed import write_packed
+from redraft.text.shards.packed import write_packed
 from redraft.training.journal import last_record, read_events, read_journal
 
 STEPS, EVERY = 60, 10

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from redraft.files import write_json
-from redraft.studies.fit import fit
-from redraft.studies.parametric import Law
-from redraft.studies.records import Point
+from redraft.scaling.fit import fit
+from redraft.scaling.laws.parametric import Law
+from redraft.scaling.records import Point
 
 LAW = Law(E=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28)
 

@@ -35,8 +35,8 @@ from redraft.families.base import build
 from redraft.hub.model import Model
 from redraft.network.sizes import from_size
 from redraft.network.transformer import Transformer
-from redraft.text.tokenizer import Bytes
-from redraft.training.parallel import Descent
+from redraft.text.tokenizers.tokenizer import Bytes
+from redraft.training.distributed.parallel import Descent
 from redraft.types import Batch, View
 
 META = torch.device("meta")

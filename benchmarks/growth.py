@@ -21,8 +21,8 @@ import torch
 from redraft.families.base import DiffusionFamily, build
 from redraft.network.init import initialised
 from redraft.network.sizes import from_size
-from redraft.noise import draws
-from redraft.noise.draws import Key
+from redraft.noise import counter_rng as draws
+from redraft.noise.counter_rng import Key
 from redraft.sampling.base import Denoiser
 from redraft.types import Batch
 

@@ -20,7 +20,7 @@ from torch import Tensor
 import redraft
 from redraft.config import RunConfig, validated
 from redraft.evaluation.compute import wait
-from redraft.evaluation.estimators import (
+from redraft.evaluation.likelihood.estimators import (
     ChainRule,
     ContinuousTime,
     Estimator,
@@ -29,11 +29,11 @@ from redraft.evaluation.estimators import (
     PathWeighted,
     regrouped,
 )
-from redraft.evaluation.likelihood import draw_nats
-from redraft.evaluation.run import carry_out, open_run
+from redraft.evaluation.likelihood.nelbo import draw_nats
 from redraft.hub.model import Model
-from redraft.text.packing import ordered_windows
-from redraft.text.prepare import prepare_cached
+from redraft.runs.run import carry_out, open_run
+from redraft.text.shards.packing import ordered_windows
+from redraft.text.shards.prepare import prepare_cached
 
 MODELS: dict[str, Any] = {
     "mdlm": "mdlm",

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from measure import arguments, machine, parsed, publish, table, take_turns
 
-from redraft.text.mixture import Mixed
-from redraft.text.packing import Blocks
-from redraft.text.tokens import Shard, Tokens
+from redraft.text.shards.mixture import Mixed
+from redraft.text.shards.packing import Blocks
+from redraft.text.shards.tokens import Shard, Tokens
 
 BATCH, SHARDS = 512, 8
 LIMIT = 20.0  # nanoseconds a token

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from redraft.errors import MISTAKE, UserError
 from redraft.evaluation.compute import wait
-from redraft.evaluation.memory import forget_peak
+from redraft.evaluation.generation.memory import forget_peak
 from redraft.network.device import device_name, pick_device
 
 CPU = torch.device("cpu")

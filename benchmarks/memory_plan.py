@@ -17,7 +17,7 @@ import torch
 from measure import arguments, machine, parsed, peak_bytes, peak_words, publish, report_peak, table
 
 from redraft.config import RunConfig, merge, validated
-from redraft.training.budget import plan_run
+from redraft.planning.budget import plan_run
 from redraft.training.setup import Setup, set_up
 from redraft.training.trainer import Trainer
 

@@ -191,7 +191,7 @@ def planted(folder: Path, runs: int) -> Path:
     """A study of `runs` records, four families x ten budgets x ten sizes x seeds, on planted power laws."""
     import numpy as np
 
-    from redraft.studies.report import write_report
+    from redraft.report.report import write_report
 
     rng, seeds = np.random.default_rng(0), max(1, runs // 400)
     for number, family in enumerate(("ar", "mdlm", "duo", "esolm")):

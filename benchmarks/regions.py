@@ -18,10 +18,10 @@ from torch import Tensor
 from redraft.families.duo import uniform_nats
 from redraft.network import head
 from redraft.network.attention import rotary
-from redraft.network.fold import folded
+from redraft.network.fuse_adaln import folded
 from redraft.network.sizes import from_size
 from redraft.network.transformer import Block, Transformer
-from redraft.noise import draws
+from redraft.noise import counter_rng as draws
 from redraft.types import Attention
 
 META = torch.device("meta")

@@ -22,7 +22,7 @@ from redraft.families.base import build
 from redraft.hub.model import Model
 from redraft.network.init import initialised
 from redraft.network.sizes import from_size
-from redraft.text.tokenizer import Bytes
+from redraft.text.tokenizers.tokenizer import Bytes
 from redraft.types import Canvas
 
 VOCAB, NEW, BATCHES, TARGET = 32000, 256, (1, 8), 1.5

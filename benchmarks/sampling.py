@@ -30,10 +30,10 @@ from redraft.hub.model import Model
 from redraft.network.init import initialised
 from redraft.network.sizes import from_size
 from redraft.network.transformer import Transformer
-from redraft.noise.draws import Key
+from redraft.noise.counter_rng import Key
 from redraft.noise.kappa import even_times
 from redraft.sampling.ordered import Ordered
-from redraft.text.tokenizer import Bytes
+from redraft.text.tokenizers.tokenizer import Bytes
 from redraft.types import Canvas
 
 VOCAB, LENGTH, ROWS, STEPS = 32000, 1024, 4, 64

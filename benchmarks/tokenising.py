@@ -19,9 +19,9 @@ from measure import arguments, machine, medians, parsed, publish, ratio, table, 
 from tokenizers import Tokenizer as Library
 from tokenizers import models, pre_tokenizers, trainers
 
-from redraft.text.corpus import open_source
-from redraft.text.prepare import prepare
-from redraft.text.tokenizer import HuggingFace
+from redraft.text.shards.prepare import prepare
+from redraft.text.sources.corpus import open_source
+from redraft.text.tokenizers.tokenizer import HuggingFace
 
 VOCABULARY = 16384
 LEAST = 0.8  # of the library's speed

@@ -21,10 +21,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from redraft.config import TrainConfig
 from redraft.families.base import build
+from redraft.network.flops import training_flops_per_token
 from redraft.network.init import initialised
-from redraft.network.ledger import training_flops_per_token
 from redraft.network.sizes import from_size
-from redraft.noise.draws import Key
+from redraft.noise.counter_rng import Key
 from redraft.training.optim import adamw
 from redraft.types import Batch
 

@@ -25,7 +25,7 @@ from tests.definitions import whole_loss
 from redraft.families.base import build
 from redraft.network.init import initialised
 from redraft.network.sizes import from_size
-from redraft.noise.draws import Key
+from redraft.noise.counter_rng import Key
 from redraft.types import Batch
 
 VOCAB, ROWS, LENGTH = 32000, 8, 512

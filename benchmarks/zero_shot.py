@@ -19,8 +19,8 @@ from typing import Any
 
 import measure
 
+from redraft.commands.plan import recipe_table
 from redraft.files import make_folder, read_json, write_text
-from redraft.verbs.plan import recipe_table
 
 FAMILIES = ("ar", "mdlm", "duo", "esolm", "smdm")
 # name of the file: (what is asked, how many documents of each task)

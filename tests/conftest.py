@@ -25,3 +25,13 @@ def data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no data sets at {folder} (set REDRAFT_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished study directory: four families x three sizes x three budgets, one more arm, an evaluator, a frontier."""
+    from tests.planted import write_study
+
+    folder = tmp_path_factory.mktemp("study")
+    write_study(folder)
+    return folder

@@ -14,8 +14,8 @@ from redraft.families.base import DiffusionFamily, Family
 from redraft.families.duo import Duo
 from redraft.families.esolm import EsoLM
 from redraft.families.mdlm import MDLM
-from redraft.noise import draws
-from redraft.noise.draws import Key
+from redraft.noise import counter_rng as draws
+from redraft.noise.counter_rng import Key
 from redraft.noise.kappa import even_times
 from redraft.sampling.ordered import Ordered
 from redraft.types import Batch, Canvas, Network

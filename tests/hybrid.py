@@ -14,7 +14,7 @@ from torch import Tensor
 
 from redraft.families.base import DiffusionFamily, full_view
 from redraft.noise import kernels
-from redraft.noise.draws import Key, categorical
+from redraft.noise.counter_rng import Key, categorical
 from redraft.noise.schedules import Linear, Schedule
 from redraft.types import Batch, Network, Noise, Predict, TokenLoss, View
 

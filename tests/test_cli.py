@@ -17,7 +17,7 @@ import redraft
 from redraft.cli import main
 from redraft.families.base import full_view
 from tests.rounding import logits_apart
-from tests.runs import corpus
+from tests.small_runs import corpus
 
 SMALL = ["--network.depth", "1", "--network.heads", "1", "--network.width", "16", "--network.cond", "8"]
 SMALL += ["--length", "16", "--batch", "4", "--train.threads", "1", "--evaluate.rows", "4", "--evaluate.draws", "2"]
@@ -154,7 +154,7 @@ def test_no_space_left_is_one_line_and_leaves_no_half_file(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file system of 300 kB that was thought to be larger: the checkpoint does not fit."""
-    monkeypatch.setattr("redraft.evaluation.run._check_space", lambda setup, folder: None)
+    monkeypatch.setattr("redraft.runs.run._check_space", lambda setup, folder: None)
     place = tmp_path / "tiny"
     place.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(place)]

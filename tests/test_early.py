@@ -14,8 +14,8 @@ from redraft.cli import main
 from redraft.errors import UserError
 from redraft.files import disk, read_text, whereabouts
 from redraft.registry import ESTIMATORS, TARGETS
-from redraft.text.corpus import find_files, open_source
-from redraft.text.formats import ACCEPTED, is_usable, read_documents
+from redraft.text.sources.corpus import find_files, open_source
+from redraft.text.sources.formats import ACCEPTED, is_usable, read_documents
 
 MISTAKES = [
     (["train", "--into", "r", "--data", "absent.txt", "--steps", "1"], "there is no file or folder absent.txt"),
@@ -121,8 +121,8 @@ def test_a_folder_that_was_meant_and_a_name_on_the_hub_are_both_told(
 
 
 def test_the_names_that_are_told_without_torch_are_the_true_ones() -> None:
-    from redraft.evaluation import estimators
-    from redraft.hub import export
+    from redraft.evaluation.likelihood.nelbo import estimators
+    from redraft.hub.export.export import export
 
     assert set(ESTIMATORS) == set(estimators.ESTIMATORS)
     assert set(TARGETS) == set(export.TARGETS)

@@ -15,8 +15,8 @@ from redraft.cli import VERBS, Parser, main
 from redraft.config import RunConfig, validated
 from redraft.errors import UserError
 from redraft.numbers import SEEDS
-from redraft.studies.plan import StudyConfig
-from redraft.text.packing import permuted
+from redraft.planning.study import StudyConfig
+from redraft.text.shards.packing import permuted
 
 HUGE = 10**400  # no float either
 
@@ -55,7 +55,7 @@ def test_every_number_of_a_configuration_states_its_range(place: str, kind: str,
 @pytest.mark.parametrize("verb", VERBS)
 def test_no_flag_takes_a_number_without_a_range(verb: str) -> None:
     parser = Parser(prog=verb)
-    importlib.import_module(f"redraft.verbs.{verb}").arguments(parser)
+    importlib.import_module(f"redraft.commands.{verb}").arguments(parser)
     assert [action.dest for action in parser._actions if action.type in (int, float)] == []
     for action in parser._actions:
         if callable(action.type) and action.type.__module__ == "redraft.numbers":

@@ -12,10 +12,10 @@ import torch
 import redraft
 from redraft.cli import main
 from redraft.config import RunConfig, read_toml, validated
-from redraft.evaluation.run import carry_out, open_run
-from redraft.studies.fit import fit
-from redraft.studies.frontier import load_frontier
-from redraft.studies.records import load_points
+from redraft.frontier.pareto import load_frontier
+from redraft.runs.run import carry_out, open_run
+from redraft.scaling.fit import fit
+from redraft.scaling.records import load_points
 
 OLD = Path(__file__).parent / "fixtures" / "v0.1.0"
 KNOWN = json.loads((OLD / "known.json").read_text())

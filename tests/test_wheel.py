@@ -60,7 +60,7 @@ def test_installed_package_plans_trains_and_samples(installed: Path, tmp_path: P
         "main('train --into run --steps 2 --size 6k --network.cond 8 --length 16 --batch 2 "
         "--evaluate.rows 2 --evaluate.draws 1 --json'.split())\n"
         "main('sample run --length 8 --steps 2'.split())\n"
-        "from redraft.studies.report import write_report"
+        "from redraft.report.report import write_report"
     )
     assert "runs (" in run(installed, program, tmp_path)
     assert (tmp_path / "run" / "record.json").exists()

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from redraft.cli import main
+from redraft.commands import study, task
+from redraft.commands.study_queue import _row, _sentence
 from redraft.config import RunConfig, dump_toml, read_toml, validated
 from redraft.display import Left, quantity
 from redraft.errors import UserError
 from redraft.network.sizes import LADDER, from_size, size_sentence
 from redraft.registry import SAMPLERS, checked_steps
-from redraft.verbs import study, task
-from redraft.verbs.study_queue import _row, _sentence
-from tests.runs import corpus
+from tests.small_runs import corpus
 
 SMALL = ["--network.depth", "1", "--network.heads", "1", "--network.width", "16", "--network.cond", "8"]
 SMALL += ["--length", "16", "--batch", "4", "--train.threads", "1", "--evaluate.rows", "4", "--evaluate.draws", "2"]
@@ -40,9 +40,9 @@ def test_training_and_scoring_have_two_names(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_a_run_under_way_has_an_objective_and_a_finished_one_a_loss() -> None:
+    from redraft.commands.plan import recipe_table
+    from redraft.planning.study import plan_study
     from redraft.studies.execute import Status
-    from redraft.studies.plan import plan_study
-    from redraft.verbs.plan import recipe_table
 
     run = plan_study(recipe_table("demo", {})).runs[0]
     busy, done = (Status(run, state, 1, 2.5) for state in ("running", "done"))

@@ -20,11 +20,11 @@ from redraft.network.device import DTYPES
 from redraft.network.init import initialised
 from redraft.network.sizes import Shape
 from redraft.network.transformer import Transformer
-from redraft.noise.draws import Key
+from redraft.noise.counter_rng import Key
 from redraft.registry import FAMILIES, SAMPLERS
 from redraft.sampling.base import build as build_sampler
-from redraft.text.tokenizer import Bytes
-from redraft.training.parallel import Descent
+from redraft.text.tokenizers.tokenizer import Bytes
+from redraft.training.distributed.parallel import Descent
 from redraft.types import Batch, last
 
 V, L, ROWS = 257, 64, 4

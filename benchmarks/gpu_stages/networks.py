@@ -11,9 +11,9 @@ from redraft.config import TrainConfig
 from redraft.families.base import build
 from redraft.network.sizes import Shape
 from redraft.network.transformer import Transformer
+from redraft.training.distributed.parallel import Descent, spread
+from redraft.training.distributed.ranks import Ranks
 from redraft.training.optim import adamw
-from redraft.training.parallel import Descent, spread
-from redraft.training.ranks import Ranks
 from redraft.types import Batch
 
 

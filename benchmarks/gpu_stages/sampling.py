@@ -22,7 +22,7 @@ from redraft.hub.model import Model
 from redraft.network.sizes import from_size
 from redraft.network.transformer import Transformer
 from redraft.registry import SAMPLERS
-from redraft.text.tokenizer import Bytes
+from redraft.text.tokenizers.tokenizer import Bytes
 from redraft.types import last
 
 EVERY = 10**6  # more steps than tokens: a token a call

@@ -14,12 +14,12 @@ from gpu_stages.record import Cases
 from gpu_stages.runs import can_compile
 from gpu_stages.timing import forget, memory, pace, peak_flops, profiled
 from redraft.config import RunConfig, TrainConfig, validated
-from redraft.network.ledger import training_flops_per_token
+from redraft.network.flops import training_flops_per_token
 from redraft.network.sizes import from_size
 from redraft.network.transformer import Transformer
+from redraft.planning.budget import memory_plan
 from redraft.registry import FAMILIES as REGISTERED
 from redraft.registry import checked_options
-from redraft.training.budget import memory_plan
 
 # One program serves all families, each a little otherwise: past the default of 8, what is compiled would run eagerly.
 torch._dynamo.config.recompile_limit = 64

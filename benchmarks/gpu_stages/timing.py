@@ -14,9 +14,9 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from redraft.evaluation.compute import wait
-from redraft.evaluation.memory import forget_peak
+from redraft.evaluation.generation.memory import forget_peak
 from redraft.network.device import device_name
-from redraft.studies.serving import HARDWARE
+from redraft.planning.serving_cost import HARDWARE
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import redraft
+from redraft.commands import Part
 from redraft.errors import ASKED, MISTAKE, UserError, unknown
-from redraft.verbs import Part
 
 VERBS = {
     "demo": "a miniature study from start to report: AR, MDLM, Duo, Eso-LM at equal FLOPs (about 7 minutes on 2 cores)",
@@ -75,7 +75,7 @@ def dispatch(arguments: list[str]) -> None:
     name, *rest = arguments
     if name not in VERBS:
         raise unknown("verb", name, VERBS)
-    verb = importlib.import_module(f"redraft.verbs.{name}")
+    verb = importlib.import_module(f"redraft.commands.{name}")
     parser = Parser(
         prog=f"redraft {name}", description=verb.__doc__, allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -153,17 +153,17 @@ SAMPLERS: dict[str, Entry] = {
         {"steps": 64},
     ),
     "confident": Entry(
-        "redraft.sampling.confident:Confident",
+        "redraft.sampling.low_confidence:Confident",
         "masked families: the surest positions first, so many a step",
         {"steps": 64, "order": "top_probability"},
     ),
     "entropy_bounded": Entry(
-        "redraft.sampling.confident:EntropyBounded",
+        "redraft.sampling.low_confidence:EntropyBounded",
         "masked families: the surest positions first, as many a call as `gamma` nats allow",
         {"gamma": 0.1, "order": "entropy"},
     ),
     "blockwise": Entry(
-        "redraft.sampling.blockwise:Blockwise",
+        "redraft.sampling.semi_autoregressive:Blockwise",
         "blocks from left to right, each by the `inner` sampler",
         {"steps": 64, "block": 32, "inner": "ancestral"},
     ),
@@ -173,7 +173,7 @@ SAMPLERS: dict[str, Entry] = {
         {"steps": 64, "alpha_0": None, "order": "random", "super_blocks": 1},
     ),
     "blocks": Entry(
-        "redraft.sampling.blocks:Blocks",
+        "redraft.sampling.bd3lm:Blocks",
         "BD3-LM: `steps` a block (0: one token a call), with a KV cache, looking back `context` tokens (0: all)",
         {"steps": 64, "context": 0},
     ),

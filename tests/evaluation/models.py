@@ -10,7 +10,7 @@ from redraft.families.base import build
 from redraft.hub.model import Model
 from redraft.network.init import initialised
 from redraft.network.sizes import Shape
-from redraft.text.tokenizer import Bytes
+from redraft.text.tokenizers.tokenizer import Bytes
 from tests.rounding import in_float64
 
 SHAPE = Shape("dit", 2, 2, 16, 32, Bytes.size, 8)

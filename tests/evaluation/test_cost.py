@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from redraft.evaluation.cost import DRAWS, PATIENCE, ROWS, affordable, cost, cost_sentence, seconds
-from redraft.evaluation.estimators import ESTIMATORS, Estimator, build, own_bound
-from redraft.evaluation.likelihood import as_rows, batches, draw_nats
+from redraft.evaluation.likelihood.cost import DRAWS, PATIENCE, ROWS, affordable, cost, cost_sentence, seconds
+from redraft.evaluation.likelihood.estimators import ESTIMATORS, Estimator, build, own_bound
+from redraft.evaluation.likelihood.nelbo import as_rows, batches, draw_nats
 from redraft.families.base import Family
 from redraft.families.base import build as build_family
 from redraft.registry import FAMILIES
-from redraft.text.packing import Rows
+from redraft.text.shards.packing import Rows
 from tests.laws.test_sampling import small_network
 
 V = 5

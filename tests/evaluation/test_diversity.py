@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from redraft.evaluation.diversity import distinct, repetition, unigram_entropy
+from redraft.evaluation.generation.diversity import distinct, repetition, unigram_entropy
 
 
 def test_entropy_by_hand() -> None:

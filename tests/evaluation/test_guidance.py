@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from redraft.errors import UserError
-from redraft.evaluation.requests import Guidance, Request, Scorer, default_estimator
+from redraft.evaluation.likelihood.continuations import Guidance, Request, Scorer, default_estimator
 from redraft.families.ar import AR
 from redraft.families.base import Family, build
 from redraft.families.bd3lm import BD3LM
 from redraft.families.esolm import EsoLM
 from redraft.network.padding import Padded
-from redraft.noise import draws
-from redraft.noise.draws import Key
+from redraft.noise import counter_rng as draws
+from redraft.noise.counter_rng import Key
 from redraft.registry import FAMILIES
 from redraft.sampling.base import Denoiser
 from redraft.sampling.base import build as build_sampler

@@ -20,16 +20,16 @@ from lm_eval.api.task import ConfigurableTask
 
 from redraft.cli import main
 from redraft.errors import UserError
-from redraft.evaluation.decoding import Writing, cut, greedy_way
-from redraft.evaluation.harness import RedraftLM
-from redraft.evaluation.requests import Request
-from redraft.evaluation.run import carry_out, open_run
-from redraft.evaluation.suite import added, evaluate, mcnemar, ratio_error
-from redraft.evaluation.tasks import Suite, quiet
+from redraft.evaluation.likelihood.continuations import Request
+from redraft.evaluation.lm_eval.decoding import Writing, cut, greedy_way
+from redraft.evaluation.lm_eval.harness import RedraftLM
+from redraft.evaluation.lm_eval.suite import added, evaluate, mcnemar, ratio_error
+from redraft.evaluation.lm_eval.tasks import Suite, quiet
 from redraft.hub.model import Model
 from redraft.registry import FAMILIES
+from redraft.runs.run import carry_out, open_run
 from tests.evaluation.models import model
-from tests.runs import corpus, tiny
+from tests.small_runs import corpus, tiny
 
 DOCS = [{"q": f"Is {n} odd?", "c": ["yes", "no", "who knows"], "gold": n % 3} for n in range(7)]
 TEXTS = [{"t": f"A text of number {n}, " * (1 + 2 * n)} for n in range(4)]
@@ -148,7 +148,7 @@ def test_what_greedy_decoding_writes_is_greedy(name: str) -> None:
     lm = RedraftLM(model(name), draws=1)
     canvas_of = [Instance("generate_until", {"q": "abc"}, ("abc", {"until": [], "max_gen_toks": 3}), 0, ("task", 0, 1))]
     scorer, request = lm.scorer, lm._job(canvas_of[0])[0]
-    from redraft.evaluation.decoding import _canvas_of, _frames, is_greedy
+    from redraft.evaluation.lm_eval.decoding import _canvas_of, _frames, is_greedy
     from redraft.types import last
 
     writing = Writing(3)

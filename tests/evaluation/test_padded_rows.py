@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from redraft.evaluation.estimators import ESTIMATORS, build
-from redraft.evaluation.likelihood import bound, draw_nats
+from redraft.evaluation.likelihood.estimators import ESTIMATORS, build
+from redraft.evaluation.likelihood.nelbo import bound, draw_nats
 from redraft.families.base import build as build_family
 from redraft.network.padding import reading
-from redraft.noise.draws import Key
+from redraft.noise.counter_rng import Key
 from redraft.registry import FAMILIES
-from redraft.text.packing import Rows
+from redraft.text.shards.packing import Rows
 from tests.network.test_padding import LENGTHS, SHAPES, V, alone, company, network_of
 from tests.rounding import CLOSE
 

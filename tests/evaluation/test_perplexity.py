@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from redraft.cli import main
 from redraft.errors import UserError
-from redraft.evaluation.compare import compare, read_result
-from redraft.evaluation.likelihood import Bound
-from redraft.evaluation.perplexity import Convention, windows
-from redraft.evaluation.run import carry_out, open_run
-from redraft.text.detokenize import RULES, detokenizer
-from redraft.text.tokenizer import Bytes
-from tests.runs import corpus, tiny
+from redraft.evaluation.likelihood.nelbo import Bound
+from redraft.evaluation.likelihood.perplexity import Convention, windows
+from redraft.runs.compare import compare, read_result
+from redraft.runs.run import carry_out, open_run
+from redraft.text.sources.detokenize import RULES, detokenizer
+from redraft.text.tokenizers.tokenizer import Bytes
+from tests.small_runs import corpus, tiny
 
 TEXTS = ["abcdefg", "hij", "", "klmnopqrstuvw"]
 CONVENTIONS = [

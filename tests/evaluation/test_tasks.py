@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from redraft.errors import UserError
-from redraft.evaluation import task_data, tasks
+from redraft.evaluation.lm_eval import task_data, tasks
 
 pytest.importorskip("lm_eval")
 

@@ -11,7 +11,7 @@ from redraft.hub.folder import ModelConfig, save_model
 from redraft.network.init import initialised
 from redraft.network.sizes import Shape
 from redraft.network.transformer import Transformer
-from redraft.text.tokenizer import Bytes, Tokenizer
+from redraft.text.tokenizers.tokenizer import Bytes, Tokenizer
 
 BYTES = 257
 

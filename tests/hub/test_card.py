@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 import redraft
-from redraft.hub.card import card, facts
-from redraft.hub.export import TARGETS, export
-from redraft.text.tokenizer import load_tokenizer
+from redraft.hub.export.card import card, facts
+from redraft.hub.export.export import TARGETS, export
+from redraft.text.tokenizers.tokenizer import load_tokenizer
 from tests.hub.models import folder
 
 RECORD = {

@@ -17,8 +17,8 @@ from redraft.errors import UserError
 from redraft.families.ar import AR
 from redraft.families.gidd import GIDD
 from redraft.hub import shards
-from redraft.hub.convert import Converted, convert
-from redraft.hub.formats.plan import Choices
+from redraft.hub.convert.convert import Converted, convert
+from redraft.hub.convert.layouts.plan import Choices
 from redraft.hub.model import Model
 from redraft.types import Attention, View
 from tests.hub import foreign
@@ -496,7 +496,7 @@ def test_converted_ar_model_begins_with_the_foreign_beginning(tmp_path: Path) ->
 
 def test_conversion_is_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No more is read at once than a chunk of rows, whatever the tensor's size; shards come out whole."""
-    from redraft.hub import stored
+    from redraft.hub import lazy_tensor as stored
 
     monkeypatch.setattr(stored, "CHUNK", 1 << 14)
     monkeypatch.setattr(shards, "SHARD_BYTES", 100_000)

@@ -25,14 +25,14 @@ from redraft.errors import UserError
 from redraft.families.base import AnyOrder, DiffusionFamily, Family, build
 from redraft.families.esolm import EsoLM
 from redraft.families.mdlm import MDLM
-from redraft.hub import export as module
-from redraft.hub.export import TARGETS, export
+from redraft.hub.export.export import TARGETS, export
+from redraft.hub.export.export import export as module
 from redraft.network.transformer import Transformer
-from redraft.noise.draws import Key
+from redraft.noise.counter_rng import Key
 from redraft.noise.schedules import Cosine, Linear
 from redraft.registry import FAMILIES
 from redraft.sampling.base import noise_of, sharpen
-from redraft.text.tokenizer import load_tokenizer
+from redraft.text.tokenizers.tokenizer import load_tokenizer
 from redraft.types import Attention, View, last
 from tests.hub.models import BYTES, folder, network
 from tests.hybrid import HybridFamily
@@ -42,9 +42,9 @@ transformers = pytest.importorskip("transformers")
 transformers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()
 
-from redraft.hub.exported import modeling_redraft, sampling_redraft  # noqa: E402
-from redraft.hub.exported.configuration_redraft import RedraftConfig  # noqa: E402
-from redraft.hub.exported.modeling_redraft import RedraftForMaskedLM  # noqa: E402
+from redraft.hub.export.transformers_code import modeling_redraft, sampling_redraft  # noqa: E402
+from redraft.hub.export.transformers_code.configuration_redraft import RedraftConfig  # noqa: E402
+from redraft.hub.export.transformers_code.modeling_redraft import RedraftForMaskedLM  # noqa: E402
 
 # family, block, options: every family, both blocks, and what changes the pattern of attention.
 MODELS: list[tuple[str, str, dict[str, Any]]] = [

@@ -14,7 +14,7 @@ from redraft.hub.folder import ModelConfig, load_model, save_model
 from redraft.hub.shards import shards_of, weight_files, write_weights
 from redraft.network.init import initialised
 from redraft.network.sizes import Shape
-from redraft.text.tokenizer import Bytes
+from redraft.text.tokenizers.tokenizer import Bytes
 
 SHAPE = Shape("dit", 2, 2, 32, 64, 257, 8, theta=5000.0, clock=0.2)
 CPU = torch.device("cpu")

@@ -15,12 +15,12 @@ import torch
 import redraft
 from redraft.cli import main
 from redraft.errors import UserError
-from redraft.evaluation.run import carry_out, open_run
 from redraft.hub.model import MARK, Model
 from redraft.registry import FAMILIES
+from redraft.runs.run import carry_out, open_run
 from redraft.types import Canvas
 from tests.rounding import CLOSE, in_float64
-from tests.runs import corpus, tiny
+from tests.small_runs import corpus, tiny
 
 BYTES = 257
 pytestmark = pytest.mark.filterwarnings("ignore:.* of a row in training:UserWarning")

@@ -12,7 +12,7 @@ from redraft.families.base import build
 from redraft.hub.model import Model
 from redraft.network.init import initialised
 from redraft.network.sizes import Shape
-from redraft.text.tokenizer import Bytes
+from redraft.text.tokenizers.tokenizer import Bytes
 
 MODEL = Model(build("duo", {}, 257), initialised(Shape("dit", 1, 1, 8, 32, 257, 8), 0), Bytes(), 8, {})
 

@@ -16,7 +16,7 @@ from torch import Tensor
 import redraft
 from redraft.cli import main
 from redraft.errors import UserError
-from redraft.hub.export import export
+from redraft.hub.export.export import export
 from redraft.hub.model import Model
 from redraft.hub.remote import is_hub_name, push
 from tests.hub.hub_server import Hub

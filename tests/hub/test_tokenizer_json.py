@@ -13,10 +13,10 @@ from tokenizers import Tokenizer as Engine
 from tokenizers import models, pre_tokenizers
 
 from redraft.errors import UserError
-from redraft.hub.gguf import vocabulary_of
-from redraft.hub.sentencepiece_model import BYTE, CONTROL, read_model
-from redraft.hub.tokenizer_json import exported, sentencepiece
-from redraft.text.tokenizer import Bytes, Tokenizer, load_tokenizer
+from redraft.hub.export.gguf import vocabulary_of
+from redraft.hub.export.sentencepiece_model import BYTE, CONTROL, read_model
+from redraft.hub.export.tokenizer_json import exported, sentencepiece
+from redraft.text.tokenizers.tokenizer import Bytes, Tokenizer, load_tokenizer
 
 TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=60)
 LAWS = settings(max_examples=60, deadline=None)

@@ -17,11 +17,11 @@ import pytest
 import torch
 
 from redraft.errors import UserError
-from redraft.hub.archive import read_archive
-from redraft.hub.globals import Ref, Refused, Stub
-from redraft.hub.sources import open_source
-from redraft.hub.stored import Stored
-from redraft.hub.unpickle import Machine
+from redraft.hub.convert.allow_list import Ref, Refused, Stub
+from redraft.hub.convert.archive import read_archive
+from redraft.hub.convert.sources import open_source
+from redraft.hub.convert.unpickle import Machine
+from redraft.hub.lazy_tensor import Stored
 from tests.hub.foreign import strangers
 
 PROTO = b"\x80\x02"

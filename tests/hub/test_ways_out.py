@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from redraft.cli import main
 from redraft.errors import UserError
-from redraft.hub.sources import open_source
+from redraft.hub.convert.sources import open_source
 
 DEPTHLESS = "model.transformer."
 

@@ -14,8 +14,9 @@ from redraft.families.base import build
 from redraft.families.gidd import GIDD, divergence
 from redraft.families.mdlm import MDLM
 from redraft.families.sedd import SEDD, score_entropy
-from redraft.noise import draws, kernels
-from redraft.noise.draws import Key
+from redraft.noise import counter_rng as draws
+from redraft.noise import kernels
+from redraft.noise.counter_rng import Key
 from redraft.noise.schedules import SCHEDULES, Hybrid, Linear
 from redraft.sampling.ancestral import Ancestral
 from redraft.sampling.base import Denoiser, Prediction
@@ -263,7 +264,7 @@ def test_scores_that_are_not_normalised_cost_more_than_their_normalisation() -> 
 
 
 def test_sedd_and_d3pm_refuse_what_reads_no_clock() -> None:
-    from redraft.evaluation.estimators import build as estimator
+    from redraft.evaluation.likelihood.estimators import build as estimator
     from redraft.sampling.base import build as sampler
 
     for name in ("sedd", "d3pm"):

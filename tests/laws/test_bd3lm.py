@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from redraft.errors import UserError
-from redraft.evaluation.estimators import regrouped
+from redraft.evaluation.likelihood.estimators import regrouped
 from redraft.families.bd3lm import BD3LM
 from redraft.families.mdlm import MDLM
-from redraft.noise import draws
-from redraft.noise.draws import Key
+from redraft.noise import counter_rng as draws
+from redraft.noise.counter_rng import Key
 from redraft.sampling.base import Denoiser
-from redraft.sampling.blocks import Blocks, events
+from redraft.sampling.bd3lm import Blocks, events
 from redraft.types import Batch, Canvas, Network, View
 from tests.laws.test_bound import Wrong, expected_bd3lm_nelbo
 from tests.laws.test_sampling import N, blank, sampling_bound, small_network, total_variation

@@ -12,7 +12,7 @@ from redraft.families.ar import AR
 from redraft.families.base import Absorbing, DiffusionFamily, Family
 from redraft.families.bd3lm import BD3LM
 from redraft.families.esolm import EsoLM
-from redraft.noise.draws import Key
+from redraft.noise.counter_rng import Key
 from redraft.noise.schedules import Linear
 from redraft.types import Network
 from tests.laws.cases import CASES, HYBRID, WITH_CLOCK, Case

@@ -19,18 +19,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from redraft.errors import UserError
-from redraft.evaluation.likelihood import bound
+from redraft.evaluation.likelihood.nelbo import bound
 from redraft.families.base import build
 from redraft.hub.model import Model
 from redraft.network.init import initialised
 from redraft.network.sizes import Shape
 from redraft.network.transformer import Transformer
-from redraft.noise.draws import Key
+from redraft.noise.counter_rng import Key
 from redraft.registry import FAMILIES, SAMPLERS
 from redraft.sampling.base import build as build_sampler
-from redraft.text.packing import Rows
-from redraft.text.tokenizer import Bytes
-from redraft.training.data import as_batch
+from redraft.text.shards.packing import Rows
+from redraft.text.tokenizers.tokenizer import Bytes
+from redraft.training.loader import as_batch
 from redraft.types import Batch
 
 V, L, AWAY = 257, 16, torch.device("meta")

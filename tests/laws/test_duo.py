@@ -13,9 +13,9 @@ from redraft.families.duo import Duo, uniform_nats
 from redraft.network.init import initialised
 from redraft.network.sizes import Shape
 from redraft.network.transformer import Transformer
-from redraft.noise import draws
-from redraft.noise.bridge import race
-from redraft.noise.draws import Key
+from redraft.noise import counter_rng as draws
+from redraft.noise.counter_rng import Key
+from redraft.noise.gaussian_map import race
 from redraft.types import Batch, Soft
 from tests.rounding import CLOSE, in_float64
 from tests.world import batch_of

@@ -15,22 +15,28 @@ from torch import Tensor
 
 from redraft.cli import main
 from redraft.errors import UserError
-from redraft.evaluation import estimators
-from redraft.evaluation.estimators import ESTIMATORS, ImportanceWeighted, MaskCount, build, chain_nats, regrouped
-from redraft.evaluation.likelihood import bound, draw_nats, estimate
-from redraft.evaluation.run import carry_out, open_run
+from redraft.evaluation.likelihood.estimators import (
+    ESTIMATORS,
+    ImportanceWeighted,
+    MaskCount,
+    build,
+    chain_nats,
+    regrouped,
+)
+from redraft.evaluation.likelihood.nelbo import bound, draw_nats, estimate, estimators
 from redraft.families.base import DiffusionFamily, Family
 from redraft.families.base import build as family_of
 from redraft.families.esolm import EsoLM
 from redraft.families.mdlm import MDLM
-from redraft.noise import draws
-from redraft.noise.draws import Key
+from redraft.noise import counter_rng as draws
+from redraft.noise.counter_rng import Key
+from redraft.runs.run import carry_out, open_run
 from redraft.types import Attention, Batch, Network, View
 from tests.laws.cases import CASES, HYBRID, WITH_CLOCK, Case
 from tests.laws.test_bound import Wrong, expected_diffusion_nelbo, expected_esolm_nelbo
 from tests.laws.test_sampling import small_network
 from tests.rounding import CLOSE
-from tests.runs import corpus, tiny
+from tests.small_runs import corpus, tiny
 from tests.world import ENTROPY, TEXTS, Exact, L, Oracle, P, V, batch_of, states
 
 KEY = Key.of(5)

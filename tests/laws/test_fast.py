@@ -13,8 +13,8 @@ from redraft.families.base import DiffusionFamily, build
 from redraft.families.duo import Duo
 from redraft.families.mdlm import MDLM
 from redraft.network import head
-from redraft.noise import draws
-from redraft.noise.draws import Key
+from redraft.noise import counter_rng as draws
+from redraft.noise.counter_rng import Key
 from redraft.noise.kappa import even_times
 from redraft.noise.schedules import SCHEDULES
 from redraft.sampling.ancestral import Ancestral, showing_up

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from redraft.errors import UserError
 from redraft.families.base import Absorbing, build
-from redraft.noise import draws, kernels
-from redraft.noise.draws import Key
+from redraft.noise import counter_rng as draws
+from redraft.noise import kernels
+from redraft.noise.counter_rng import Key
 from redraft.noise.schedules import Linear
 from tests.laws.cases import CASES
 from tests.laws.test_bound import Wrong, expected_diffusion_nelbo

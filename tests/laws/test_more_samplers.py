@@ -16,18 +16,18 @@ from redraft.families.duo import Duo
 from redraft.families.esolm import EsoLM
 from redraft.families.mdlm import MDLM
 from redraft.network.device import flat_places
-from redraft.noise import draws
+from redraft.noise import counter_rng as draws
 from redraft.noise.schedules import SCHEDULES
 from redraft.registry import SAMPLERS
 from redraft.sampling.analytic import tweedie
 from redraft.sampling.ancestral import Ancestral
 from redraft.sampling.base import Denoiser, Prediction, Sampler, build
-from redraft.sampling.blockwise import Blockwise
-from redraft.sampling.confident import Confident, EntropyBounded, within
 from redraft.sampling.first_hitting import FirstHitting
 from redraft.sampling.guided import Guided
+from redraft.sampling.low_confidence import Confident, EntropyBounded, within
 from redraft.sampling.ordered import Ordered, first_tokens_first, same_offset
 from redraft.sampling.psi import Psi
+from redraft.sampling.semi_autoregressive import Blockwise
 from redraft.types import Canvas, View
 from tests.laws.cases import CASES, Case
 from tests.laws.test_chain import at, clocked

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from redraft.families.base import DiffusionFamily
 from redraft.families.mdlm import MDLM
-from redraft.noise import draws
+from redraft.noise import counter_rng as draws
 from redraft.noise.kappa import KAPPAS, Constant, Rescale, loop_times, time_at
 from redraft.noise.schedules import SCHEDULES
 from redraft.sampling.ancestral import Ancestral

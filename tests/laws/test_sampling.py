@@ -17,8 +17,8 @@ from redraft.network.device import flat_places
 from redraft.network.init import initialised
 from redraft.network.sizes import Shape
 from redraft.network.transformer import Transformer
-from redraft.noise import draws
-from redraft.noise.draws import Key
+from redraft.noise import counter_rng as draws
+from redraft.noise.counter_rng import Key
 from redraft.registry import FAMILIES, SAMPLERS
 from redraft.sampling.base import Denoiser, build, sharpen
 from redraft.sampling.guided import Guided

@@ -17,7 +17,7 @@ from redraft.families.base import build
 from redraft.network.init import initialised
 from redraft.network.sizes import Shape
 from redraft.network.transformer import Transformer
-from redraft.noise.draws import Key
+from redraft.noise.counter_rng import Key
 from redraft.sampling.base import Denoiser
 from redraft.sampling.base import build as build_sampler
 from redraft.types import Canvas, View

@@ -10,8 +10,8 @@ from redraft.families.ar import AR
 from redraft.families.esolm import EsoLM
 from redraft.families.mdlm import MDLM
 from redraft.network.transformer import Transformer
-from redraft.noise import draws
-from redraft.noise.draws import Key
+from redraft.noise import counter_rng as draws
+from redraft.noise.counter_rng import Key
 from redraft.types import Attention, Batch, View
 from tests.laws.test_sampling import small_network
 from tests.rounding import CLOSE

@@ -11,8 +11,8 @@ from redraft.families.esolm import EsoLM
 from redraft.network.init import initialised
 from redraft.network.sizes import Shape
 from redraft.network.transformer import Transformer
-from redraft.noise import draws
-from redraft.noise.draws import Key, categorical
+from redraft.noise import counter_rng as draws
+from redraft.noise.counter_rng import Key, categorical
 from redraft.sampling.base import Denoiser
 from redraft.sampling.ordered import Ordered
 from redraft.types import Attention, Canvas, View

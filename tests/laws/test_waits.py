@@ -23,10 +23,10 @@ from redraft.network.head import summed
 from redraft.network.init import initialised
 from redraft.network.sizes import Shape
 from redraft.network.transformer import Transformer
-from redraft.noise.draws import Key
+from redraft.noise.counter_rng import Key
 from redraft.registry import FAMILIES
-from redraft.text.tokenizer import Bytes
-from redraft.training.parallel import Descent
+from redraft.text.tokenizers.tokenizer import Bytes
+from redraft.training.distributed.parallel import Descent
 from redraft.types import Batch
 
 V, L, ROWS, AWAY = 257, 16, 4, torch.device("meta")
@@ -126,7 +126,7 @@ def test_training_descends_a_plain_sum(name: str, options: dict[str, Any], monke
     found = []
     for promise in (True, False):
         if not promise:
-            monkeypatch.setattr("redraft.training.parallel.summed", lambda: summed(False))
+            monkeypatch.setattr("redraft.training.distributed.parallel.summed", lambda: summed(False))
         net, teacher = (network(torch.float64, seed).double() for seed in (0, 1))
         taught = options.get("objective") == "distillation"
         descent = Descent(build(name, options, V), net, teacher.requires_grad_(False) if taught else None, 0)

@@ -15,7 +15,7 @@ from redraft.network.init import initialised
 from redraft.network.padding import Padded, reading, unpadded
 from redraft.network.sizes import Shape
 from redraft.network.transformer import Transformer
-from redraft.noise.draws import Key
+from redraft.noise.counter_rng import Key
 from redraft.registry import FAMILIES
 from redraft.types import Attention, Batch, Network, Pattern, TokenLoss, View
 from tests.rounding import CLOSE, in_float64

@@ -17,7 +17,7 @@ from redraft.network.attention import block_mask, prepared
 from redraft.network.init import initialised
 from redraft.network.padding import reading
 from redraft.network.sizes import Shape
-from redraft.noise.draws import Key
+from redraft.noise.counter_rng import Key
 from redraft.types import Attention, Batch, Pattern
 
 V, L, ROWS = 7, 150, 3  # more than one block of 128, and not a whole number of them

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from redraft.network import ledger
+from redraft.network import flops as ledger
 from redraft.network.init import initialised
 from redraft.network.sizes import LADDER, Shape, from_size
 from redraft.network.transformer import Transformer

@@ -17,11 +17,11 @@ import pytest
 from safetensors import safe_open
 
 from redraft.errors import UserError
+from redraft.planning.study import Study, plan_study, study_sentences
 from redraft.registry import FAMILIES
 from redraft.studies.execute import FORKS, Status, claimed, execute, fork, open_study, read_study, status
-from redraft.studies.launch import Jobs, Processes
-from redraft.studies.plan import Study, plan_study, study_sentences
-from tests.runs import corpus
+from redraft.studies.workers import Jobs, Processes
+from tests.small_runs import corpus
 
 
 def recipe(source: Path, flops: float = 4e8) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def test_study_killed_at_random_moments_continues_to_the_same_bits(source: Path,
     open_study(table, tmp_path / "broken")
     program = (
         "import sys; from pathlib import Path; from redraft.studies.execute import execute, read_study\n"
-        "from redraft.studies.launch import Processes; folder = Path(sys.argv[1])\n"
+        "from redraft.studies.workers import Processes; folder = Path(sys.argv[1])\n"
         "for _ in execute(read_study(folder), folder, Processes(folder, 2), poll=0.05): pass"
     )
     rng = random.Random(5)

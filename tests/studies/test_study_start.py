@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from redraft.commands.study_queue import carry_out
 from redraft.errors import UserError
-from redraft.evaluation.judge_files import check_judge
-from redraft.verbs.study_queue import carry_out
+from redraft.evaluation.generation.evaluator_files import check_judge
 from tests.hub.models import folder
-from tests.runs import corpus
+from tests.small_runs import corpus
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from redraft.studies.plan import Study, plan_study
+from redraft.planning.study import Study, plan_study
 from redraft.studies.tune import best_rates, tuned_table, tuning_sentences, tuning_table
 
 TABLE: dict[str, Any] = {

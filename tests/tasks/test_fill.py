@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from redraft.errors import UserError
-from redraft.tasks.answers import Hole, canvas, hole
 from redraft.tasks.arithmetic import Arithmetic
+from redraft.tasks.fill import Hole, canvas, hole
 from redraft.tasks.shift import matched
-from redraft.tasks.words import word_level
-from redraft.text.tokenizer import Bytes, HuggingFace
+from redraft.tasks.word_tokenizer import word_level
+from redraft.text.tokenizers.tokenizer import Bytes, HuggingFace
 
 
 def test_a_hole_is_all_that_is_free() -> None:

@@ -12,7 +12,7 @@ from redraft.errors import UserError
 from redraft.tasks.arithmetic import Arithmetic
 from redraft.tasks.reversal import Reversal, share, summary
 from redraft.tasks.runs import carry_out_all
-from tests.runs import tiny
+from tests.small_runs import tiny
 
 SMALL = {"network": {"width": 16, "heads": 2}, "train": {"batch": 4}, "evaluate": {"rows": 8, "draws": 1}}
 
@@ -99,8 +99,8 @@ def test_arithmetic_is_scored_by_length(tmp_path: Path) -> None:
 
 def test_a_gsm8k_run_from_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Questions too long for a row are left out and counted."""
-    from redraft.evaluation.run import carry_out, open_run
-    from tests.runs import corpus
+    from redraft.runs.run import carry_out, open_run
+    from tests.small_runs import corpus
 
     start = tmp_path / "start"
     config = tiny(corpus(tmp_path / "text"), budget={"steps": 2}, data={"length": 64})

@@ -14,12 +14,12 @@ from torch import Tensor
 from redraft.network.init import initialised
 from redraft.network.padding import reading
 from redraft.network.wrapped import Wrapped
-from redraft.noise.draws import Key
+from redraft.noise.counter_rng import Key
 from redraft.tasks.gsm8k import written
-from redraft.training.data import as_batch
+from redraft.training.loader import as_batch
 from redraft.training.setup import set_up
 from redraft.types import Network, View
-from tests.runs import tiny
+from tests.small_runs import tiny
 
 
 @dataclass

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from redraft.text.tokenizer import Bytes, Tokenizer, load_tokenizer
-from redraft.text.tokens import Shard, Tokens
+from redraft.text.shards.tokens import Shard, Tokens
+from redraft.text.tokenizers.tokenizer import Bytes, Tokenizer, load_tokenizer
 
 BESIDE = Path(__file__).parents[3] / "shared" / "data"
 TOKENIZERS = ("bytes", "gpt2", "llama2_32k", "mistral_v1_32k")

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from redraft.errors import UserError
-from redraft.text.corpus import TRAIN, VALIDATION, assigned, open_source
-from redraft.text.formats import read_documents
+from redraft.text.sources.corpus import TRAIN, VALIDATION, assigned, open_source
+from redraft.text.sources.formats import read_documents
 
 TEXTS = ["first\nline", "zweite Ünïcode 文", " spaced ", "four", "five"]
 

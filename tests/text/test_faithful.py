@@ -17,13 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from redraft.errors import UserError
-from redraft.evaluation.perplexity import Convention, windows
-from redraft.text.corpus import find_files, open_source
-from redraft.text.examples import Recipe, prepare_prompts
-from redraft.text.formats import ACCEPTED, is_usable, read_documents, read_records
-from redraft.text.mixture import prepare_text
-from redraft.text.prepare import prepare
-from redraft.text.tokenizer import MOST_LOST, Bytes, HuggingFace, Tokenizer
+from redraft.evaluation.likelihood.perplexity import Convention, windows
+from redraft.text.examples.examples import Recipe, prepare_prompts
+from redraft.text.shards.mixture import prepare_text
+from redraft.text.shards.prepare import prepare
+from redraft.text.sources.corpus import find_files, open_source
+from redraft.text.sources.formats import ACCEPTED, is_usable, read_documents, read_records
+from redraft.text.tokenizers.tokenizer import MOST_LOST, Bytes, HuggingFace, Tokenizer
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -202,7 +202,7 @@ def test_encode_is_deterministic_and_what_it_loses_is_counted(name: str, text: s
 
 @pytest.mark.parametrize("name", ENGINES)
 def test_text_that_is_not_encoded_makes_no_figure_better(name: str) -> None:
-    from redraft.evaluation.likelihood import Bound
+    from redraft.evaluation.likelihood.nelbo import Bound
 
     tokenizer, bound = ENGINES[name], Bound(1.0, 0.0, 0.1, True, 2, 1)
     score = lambda text: windows([text], tokenizer, Convention(64))

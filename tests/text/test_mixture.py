@@ -12,10 +12,10 @@ import pytest
 
 from redraft.config import DataConfig, validated
 from redraft.errors import UserError
-from redraft.text.mixture import Mixed, Shares, held_out_rows, phases_of, prepare_text, samples_of
-from redraft.text.packing import Blocks
-from redraft.text.tokenizer import Bytes
-from redraft.text.tokens import Tokens
+from redraft.text.shards.mixture import Mixed, Shares, held_out_rows, phases_of, prepare_text, samples_of
+from redraft.text.shards.packing import Blocks
+from redraft.text.shards.tokens import Tokens
+from redraft.text.tokenizers.tokenizer import Bytes
 
 WEIGHTS = [[1.0], [0.7, 0.3], [1, 1, 1], [0.55, 0.3, 0.1, 0.05], [3, 1e-3], [0.1] * 10]
 

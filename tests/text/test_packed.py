@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from redraft.errors import UserError
-from redraft.text.packed import packed_tokens, read_packed, write_packed
-from redraft.text.prepare import prepare
-from redraft.text.tokenizer import Bytes
+from redraft.text.shards.packed import packed_tokens, read_packed, write_packed
+from redraft.text.shards.prepare import prepare
+from redraft.text.tokenizers.tokenizer import Bytes
 
 
 @pytest.mark.parametrize("dtype", ["<u1", "<i2", "<u2", "<i4", "<i8"])

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from redraft.errors import UserError
-from redraft.text.packing import Blocks, ordered_windows, permuted
-from redraft.text.tokens import Tokens
+from redraft.text.shards.packing import Blocks, ordered_windows, permuted
+from redraft.text.shards.tokens import Tokens
 
 GOLDEN = [[7, 8, 2, 6, 9, 3, 0, 4, 5, 1], [1, 7, 6, 0, 9, 3, 8, 2, 5, 4]]
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from redraft.errors import UserError
-from redraft.text.chat import END, TEMPLATES
-from redraft.text.examples import Examples, PromptCorpus, Recipe, Shuffled, encoded, prepare_prompts
-from redraft.text.prompts import Part, detected, read_prompts
-from redraft.text.tokenizer import Bytes, Tokenizer
+from redraft.text.examples.chat import END, TEMPLATES
+from redraft.text.examples.examples import Examples, PromptCorpus, Recipe, Shuffled, encoded, prepare_prompts
+from redraft.text.examples.prompts import Part, detected, read_prompts
+from redraft.text.tokenizers.tokenizer import Bytes, Tokenizer
 
 BYTES = Bytes()
 TURNS = [

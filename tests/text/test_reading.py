@@ -16,11 +16,11 @@ import redraft
 from redraft.cli import Parser, split_flags
 from redraft.config import read_toml
 from redraft.errors import UserError
-from redraft.evaluation.mt_bench import questions
+from redraft.evaluation.generation.mt_bench import questions
 from redraft.files import clean, decoded, lines, read_json, read_text
-from redraft.studies.records import json_lines, load_points
-from redraft.text.chat import template
-from redraft.text.tokenizer import Bytes, load_tokenizer
+from redraft.scaling.records import json_lines, load_points
+from redraft.text.examples.chat import template
+from redraft.text.tokenizers.tokenizer import Bytes, load_tokenizer
 
 MARKS = (
     "\u2028",
@@ -112,8 +112,14 @@ def test_one_place_reads_text() -> None:
         for path in source.rglob("*.py")
         if "exported" not in path.parts and re.search(r"\.read_text\(|open\(encoding", path.read_text())
     }
-    own = {"evaluation/memory.py", "hub/export.py", "hub/remote.py", "studies/page.py", "studies/report.py"}
-    own |= {"text/shards.py", "training/journal.py", "verbs/list.py"}
+    own = {
+        "evaluation/generation/memory.py",
+        "hub/export/export.py",
+        "hub/remote.py",
+        "report/page.py",
+        "report/report.py",
+    }
+    own |= {"text/shards/shards.py", "training/journal.py", "commands/list.py"}
     assert found <= own
 
 

@@ -17,12 +17,12 @@ import pytest
 from numpy.typing import NDArray
 
 from redraft.errors import UserError
-from redraft.text.corpus import assigned, open_source
-from redraft.text.encoders import Encoders
-from redraft.text.prepare import prepare, prepare_cached
-from redraft.text.shards import Corpus, prepared_corpus
-from redraft.text.tokenizer import Bytes, Tokenizer
-from redraft.text.tokens import Tokens
+from redraft.text.shards.prepare import prepare, prepare_cached
+from redraft.text.shards.shards import Corpus, prepared_corpus
+from redraft.text.shards.tokens import Tokens
+from redraft.text.sources.corpus import assigned, open_source
+from redraft.text.tokenizers.encoders import Encoders
+from redraft.text.tokenizers.tokenizer import Bytes, Tokenizer
 
 SMALL = 200  # tokens in a shard: the 60 documents fill several
 
@@ -53,7 +53,7 @@ def test_document_starts_follow_ends(documents: Path, tmp_path: Path) -> None:
 
 
 def test_threads_change_no_byte(documents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("redraft.text.prepare._BATCH", 50)
+    monkeypatch.setattr("redraft.text.shards.prepare._BATCH", 50)
     for workers in (1, 3):
         prepare(str(documents), Bytes(), tmp_path / str(workers), shard_tokens=SMALL, workers=workers)
     assert contents(tmp_path / "1") == contents(tmp_path / "3")
@@ -63,13 +63,13 @@ def test_processes_change_no_byte(
     documents: Path, tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Large sources are tokenised in processes; documents without a token and the order of batches among what is kept."""
-    monkeypatch.setattr("redraft.text.prepare._BATCH", 500)
+    monkeypatch.setattr("redraft.text.shards.prepare._BATCH", 500)
     prepare(str(documents), tokenizer, tmp_path / "threads", shard_tokens=SMALL, workers=2)
-    monkeypatch.setattr("redraft.text.prepare._LARGE", 0)
-    monkeypatch.setattr("redraft.text.prepare._MANY", 2)
+    monkeypatch.setattr("redraft.text.shards.prepare._LARGE", 0)
+    monkeypatch.setattr("redraft.text.shards.prepare._MANY", 2)
     started: list[Encoders] = []
     made = lambda *arguments: started.append(Encoders(*arguments)) or started[-1]
-    monkeypatch.setattr("redraft.text.prepare.Encoders", made)
+    monkeypatch.setattr("redraft.text.shards.prepare.Encoders", made)
     prepare(str(documents), tokenizer, tmp_path / "processes", shard_tokens=SMALL, workers=2)
     assert contents(tmp_path / "threads") == contents(tmp_path / "processes")
     assert [len(one.all) for one in started] == [2]
@@ -86,10 +86,10 @@ def test_a_lost_process_is_one_line_and_leaves_no_manifest(
                 process.process.kill()
             return found
 
-    monkeypatch.setattr("redraft.text.prepare._BATCH", 50)
-    monkeypatch.setattr("redraft.text.prepare._LARGE", 0)
-    monkeypatch.setattr("redraft.text.prepare._MANY", 2)
-    monkeypatch.setattr("redraft.text.prepare.Encoders", Shot)
+    monkeypatch.setattr("redraft.text.shards.prepare._BATCH", 50)
+    monkeypatch.setattr("redraft.text.shards.prepare._LARGE", 0)
+    monkeypatch.setattr("redraft.text.shards.prepare._MANY", 2)
+    monkeypatch.setattr("redraft.text.shards.prepare.Encoders", Shot)
     with pytest.raises(UserError, match=r"a tokenising process ended .status -9.*the same command goes on"):
         prepare(str(documents), Bytes(), tmp_path / "out", shard_tokens=SMALL, workers=2)
     assert not (tmp_path / "out" / "manifest.json").exists()
@@ -113,9 +113,9 @@ def test_a_continued_run_equals_the_unbroken_one(documents: Path, tmp_path: Path
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from redraft.text.prepare import prepare
-from redraft.text.tokenizer import Bytes
-import redraft.text.prepare as module
+from redraft.text.shards.prepare import prepare
+from redraft.text.tokenizers.tokenizer import Bytes
+import redraft.text.shards.prepare as module
 module._BATCH = 50
 seen = []
 def progress(done, total):
@@ -242,7 +242,7 @@ def test_a_damaged_corpus_is_not_opened(documents: Path, tmp_path: Path) -> None
 
 
 def test_the_room_imports_no_torch() -> None:
-    code = "import sys, redraft.text.prepare, redraft.text.packing; print('torch' in sys.modules)"
+    code = "import sys, redraft.text.shards.prepare, redraft.text.shards.packing; print('torch' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
 
 
@@ -266,5 +266,5 @@ def test_a_shard_lost_while_it_is_read_is_named(documents: Path, tmp_path: Path,
 
 
 def test_more_files_than_may_be_open_are_read(numbers: Tokens, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("redraft.text.tokens._OPEN_FILES", 2)
+    monkeypatch.setattr("redraft.text.shards.tokens._OPEN_FILES", 2)
     assert numbers.read(0, 103).tolist() == list(range(103)) and len(numbers._files) == 2

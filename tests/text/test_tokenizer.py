@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import redraft.text.tokenizer as module
+import redraft.text.tokenizers.tokenizer as module
 from redraft.errors import UserError
-from redraft.text.tokenizer import Tokenizer, load_tokenizer
+from redraft.text.tokenizers.tokenizer import Tokenizer, load_tokenizer
 
 TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=60)
 # what separates the libraries: spaces at the ends, line ends of all kinds, and what looks like special tokens

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from redraft.training.ranks import Ranks, joined
+from redraft.training.distributed.ranks import Ranks, joined
 
 
 def on_ranks(size: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:

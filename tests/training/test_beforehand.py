@@ -13,20 +13,20 @@ import numpy as np
 import pytest
 
 from redraft.cli import main
+from redraft.commands.plan import exports, exports_sentence
+from redraft.commands.train import result_sentence
 from redraft.config import TrainConfig, dump_toml
 from redraft.errors import UserError
-from redraft.evaluation.likelihood import exponential
-from redraft.evaluation.run import carry_out, open_run, read_record
-from redraft.hub.export import TARGETS, refusal
+from redraft.evaluation.likelihood.nelbo import exponential
+from redraft.hub.export.export import TARGETS, refusal
 from redraft.hub.model import load
+from redraft.planning.schedule import idle, learning_rate
+from redraft.planning.validation_rows import foreseen
 from redraft.registry import FAMILIES
-from redraft.text.foreseen import foreseen
-from redraft.training.schedule import idle, learning_rate
+from redraft.runs.run import carry_out, open_run, read_record
 from redraft.training.setup import held_out, set_up
-from redraft.verbs.plan import exports, exports_sentence
-from redraft.verbs.train import result_sentence
 from tests.hub.models import folder
-from tests.runs import corpus, tiny
+from tests.small_runs import corpus, tiny
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +159,7 @@ def test_exports_are_foreseen_as_they_are_refused(family: str, block: str, tmp_p
 
 def test_a_package_that_an_export_lacks_is_told_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny(tmp_path, family="ar", network={"block": "llama"})
-    monkeypatch.setattr("redraft.verbs.plan.find_spec", lambda name: None)
+    monkeypatch.setattr("redraft.commands.plan.find_spec", lambda name: None)
     assert "a GGUF file (needs: pip install 'redraft[gguf]')" in exports_sentence(config)
     extras = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"][
         "optional-dependencies"

@@ -11,16 +11,16 @@ import torch
 
 import redraft
 from redraft.errors import UserError
-from redraft.evaluation.run import carry_out, open_run
 from redraft.network.init import initialised
-from redraft.training.data import as_batch
-from redraft.training.parallel import Descent, spread
-from redraft.training.ranks import Ranks
+from redraft.runs.run import carry_out, open_run
+from redraft.training.distributed.parallel import Descent, spread
+from redraft.training.distributed.ranks import Ranks
+from redraft.training.loader import as_batch
 from redraft.training.setup import set_up
 from redraft.training.trainer import Trainer
 from redraft.types import Canvas
 from tests.rounding import CLOSE, in_float64
-from tests.runs import corpus, tiny
+from tests.small_runs import corpus, tiny
 
 pytestmark = pytest.mark.skipif(not (shutil.which("gcc") or shutil.which("clang")), reason="needs a C compiler")
 
@@ -102,7 +102,7 @@ def test_compile_is_the_default_where_there_is_an_accelerator_and_not_on_a_cpu(
 @pytest.mark.parametrize("flag", ["--compile", "--no-compile"])
 def test_the_flag_is_the_setting(flag: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from redraft import cli
-    from redraft.verbs import train
+    from redraft.commands import train
 
     asked: list[dict[str, Any]] = []
     monkeypatch.setattr(train, "lead", lambda options, overrides, ranks: asked.append(overrides))
@@ -121,7 +121,7 @@ def test_graphs_of_a_network_in_parts_are_refused(source: Path) -> None:
 def test_the_noise_of_a_compiled_hash_is_the_same_to_the_bit() -> None:
     """Integers wrap alike, and a uniform is one of 2^53: whatever device compiles it, the corruption is the same."""
     from redraft.accelerator import fused
-    from redraft.noise import draws
+    from redraft.noise import counter_rng as draws
 
     for seed in (0, 7):
         start = draws._start(draws.Key.of(seed), torch.empty(0))

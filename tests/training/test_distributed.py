@@ -12,13 +12,13 @@ import torch
 from redraft.config import ParallelConfig, RunConfig, validated
 from redraft.errors import UserError
 from redraft.network.device import DTYPES
-from redraft.training.budget import SMALL, micro_batches, rows_at_a_time
-from redraft.training.data import parts
-from redraft.training.parallel import chosen, mesh_of
-from redraft.training.ranks import Ranks
+from redraft.planning.budget import SMALL, micro_batches, rows_at_a_time
+from redraft.training.distributed.parallel import chosen, mesh_of
+from redraft.training.distributed.ranks import Ranks
+from redraft.training.loader import parts
 from redraft.training.setup import set_up
 from tests.rounding import CLOSE, losses_apart
-from tests.runs import corpus, tiny
+from tests.small_runs import corpus, tiny
 from tests.training.spawned import losses, on_ranks
 
 FAMILIES: dict[str, Any] = {

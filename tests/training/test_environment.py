@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from redraft.errors import UserError
-from redraft.training import environment
-from redraft.training.environment import NAMES, Told, local_rank, told
+from redraft.training.distributed import environment
+from redraft.training.distributed.environment import NAMES, Told, local_rank, told
 
 WHOLE = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
 WHOLE |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
@@ -65,7 +65,7 @@ def test_one_place_reads_who_is_who() -> None:
 
 
 def test_a_port_in_use_gets_advice_that_fits() -> None:
-    program = "from redraft.training.ranks import joined\nwith joined(5): pass"
+    program = "from redraft.training.distributed.ranks import joined\nwith joined(5): pass"
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

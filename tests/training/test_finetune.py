@@ -15,20 +15,20 @@ from safetensors.torch import load_file
 from redraft.cli import main
 from redraft.config import RunConfig, dump_toml
 from redraft.errors import UserError
-from redraft.evaluation.run import carry_out, open_run, read_record
 from redraft.families.base import full_view
 from redraft.hub.folder import load_model
 from redraft.network.transformer import Transformer
-from redraft.noise import draws
-from redraft.noise.draws import Key
+from redraft.noise import counter_rng as draws
+from redraft.noise.counter_rng import Key
 from redraft.registry import FAMILIES
-from redraft.training.data import as_batch
+from redraft.runs.run import carry_out, open_run, read_record
 from redraft.training.journal import read_journal
+from redraft.training.loader import as_batch
 from redraft.training.setup import held_out, set_up
 from redraft.training.trainer import Trainer
 from redraft.types import Batch
 from tests.rounding import CLOSE, in_float64, logits_apart
-from tests.runs import corpus, tiny
+from tests.small_runs import corpus, tiny
 
 TELLING = ("timing", "machine", "versions", "git", "name")
 EVERY = pytest.mark.parametrize("family", FAMILIES)

@@ -15,7 +15,7 @@ from redraft.training.journal import Event, Journal, StepRecord, last_record, re
 from redraft.training.loop import train
 from redraft.training.setup import set_up
 from redraft.training.trainer import Trainer
-from tests.runs import corpus, tiny
+from tests.small_runs import corpus, tiny
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from redraft.cli import main
+from redraft.commands.plan import recipes
 from redraft.config import RunConfig, merge, read_toml, validated
 from redraft.families import duo, gidd
 from redraft.network import head
-from redraft.training.budget import CHUNK_LOGITS_GPU, CUDA, NCCL, memory_plan, plan_run, rows_at_a_time
-from redraft.verbs.plan import recipes
+from redraft.planning.budget import CHUNK_LOGITS_GPU, CUDA, NCCL, memory_plan, plan_run, rows_at_a_time
 
 V, WIDTH, LENGTH = 1024, 8, 64
 
@@ -59,7 +59,7 @@ def test_a_gpu_s_workspace_is_what_a_rule_keeps_alive(
     as much compiled or not; what is compiled of others (SEDD's) keeps less."""
     chunk = 2 * V * LENGTH // 4
     monkeypatch.setitem(head.CHUNK_LOGITS, "cpu", chunk)
-    monkeypatch.setattr("redraft.training.budget.CHUNK_LOGITS_GPU", chunk)
+    monkeypatch.setattr("redraft.planning.budget.CHUNK_LOGITS_GPU", chunk)
     rows = torch.randn(LENGTH, WIDTH, dtype=getattr(torch, precision), requires_grad=True)
     weight = torch.randn(V, WIDTH, requires_grad=True)
     others = torch.arange(LENGTH), torch.linspace(0.1, 0.9, LENGTH)

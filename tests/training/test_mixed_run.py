@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from redraft.config import RunConfig, merge, validated
-from redraft.evaluation.run import carry_out, open_run, read_record
+from redraft.runs.run import carry_out, open_run, read_record
 from redraft.training.journal import read_journal
-from tests.runs import tiny
+from tests.small_runs import tiny
 
 
 @pytest.fixture

@@ -11,20 +11,20 @@ from pathlib import Path
 import pytest
 
 from redraft.errors import ASKED, LOST_RANK, MISTAKE, UserError
-from redraft.evaluation.run import carry_out, open_run, read_record
-from redraft.text.prepare import prepare
-from redraft.text.shards import spot
-from redraft.text.tokenizer import Bytes
+from redraft.runs.run import carry_out, open_run, read_record
+from redraft.text.shards.prepare import prepare
+from redraft.text.shards.shards import spot
+from redraft.text.tokenizers.tokenizer import Bytes
 from redraft.training.checkpoint import STATE, place_of
+from redraft.training.distributed.ranks import Asked, Ranks, joined
 from redraft.training.journal import read_events
-from redraft.training.ranks import Asked, Ranks, joined
-from tests.runs import corpus, tiny
+from tests.small_runs import corpus, tiny
 from tests.training.spawned import environment, free_port
 
 ENDS = """
 import sys
 from redraft.errors import UserError
-from redraft.training.ranks import Asked, joined, one_voice
+from redraft.training.distributed.ranks import Asked, joined, one_voice
 from redraft.training.loop import train
 
 with joined(60) as ranks, one_voice(ranks):

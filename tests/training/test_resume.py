@@ -18,14 +18,14 @@ from safetensors.torch import load_file
 
 from redraft.config import RunConfig, dump_toml
 from redraft.errors import UserError
-from redraft.evaluation.run import carry_out, open_run, read_record
-from redraft.evaluation.snapshot import snapshot
 from redraft.network.device import deterministic
 from redraft.registry import FAMILIES
+from redraft.runs.run import carry_out, open_run, read_record
+from redraft.runs.snapshot import snapshot
 from redraft.training.journal import read_journal
 from redraft.training.trainer import Trainer
 from tests.rounding import CLOSE
-from tests.runs import corpus, tiny
+from tests.small_runs import corpus, tiny
 
 TELLING = ("timing", "machine", "versions", "git", "name")
 

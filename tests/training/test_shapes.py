@@ -13,12 +13,12 @@ from redraft.families.base import build
 from redraft.network.device import few_shapes
 from redraft.network.init import initialised
 from redraft.network.sizes import Shape
-from redraft.noise.draws import Key
+from redraft.noise.counter_rng import Key
 from redraft.registry import FAMILIES
-from redraft.text.packing import Rows
-from redraft.training import data
-from redraft.training.data import as_batch
-from redraft.training.parallel import Descent
+from redraft.text.shards.packing import Rows
+from redraft.training import loader as data
+from redraft.training.distributed.parallel import Descent
+from redraft.training.loader import as_batch
 from redraft.types import Batch
 from tests.rounding import CLOSE, in_float64
 

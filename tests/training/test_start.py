@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 
 from redraft.cli import main
 from redraft.errors import UserError
-from redraft.evaluation.run import carry_out, open_run, read_record
+from redraft.runs.run import carry_out, open_run, read_record
 from redraft.training.trainer import Trainer
-from tests.runs import corpus, tiny
+from tests.small_runs import corpus, tiny
 
 
 @pytest.fixture(scope="module")

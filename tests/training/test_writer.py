@@ -17,7 +17,7 @@ from redraft.training.journal import read_events
 from redraft.training.loop import train
 from redraft.training.setup import set_up
 from redraft.training.trainer import Trainer
-from tests.runs import corpus, tiny
+from tests.small_runs import corpus, tiny
 
 SAVE, STEPS = 7, 30
 
@@ -29,7 +29,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _beside(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("redraft.training.watch.accelerated", lambda device: True)
+    monkeypatch.setattr("redraft.training.monitor.accelerated", lambda device: True)
 
 
 class Slow:

@@ -1,1 +1,1 @@
-"""Scores: likelihood bounds with error bars, samples with a judge, speed; and one run from start to record."""
+"""Scores: likelihood bounds with error bars, lm-evaluation-harness, generated text under an evaluator model."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from redraft.errors import UserError
 from redraft.families.base import Family, in_place, no_order, picked, scored_places
-from redraft.noise.draws import Key
+from redraft.noise.counter_rng import Key
 from redraft.types import Attention, Batch, Network, Noise, TokenLoss, View
 
 

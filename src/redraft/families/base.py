@@ -18,8 +18,8 @@ from redraft.errors import UserError
 from redraft.network.device import flat_places, sent
 from redraft.network.head import summed
 from redraft.network.wrapped import Wrapped
-from redraft.noise import draws
-from redraft.noise.draws import Key
+from redraft.noise import counter_rng as draws
+from redraft.noise.counter_rng import Key
 from redraft.noise.kernels import marginal
 from redraft.noise.schedules import SCHEDULES, Schedule
 from redraft.registry import FAMILIES, checked_options, find

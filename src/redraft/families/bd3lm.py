@@ -25,8 +25,8 @@ from torch import Tensor
 from redraft.errors import UserError
 from redraft.families.base import AnyOrder, Family, masked_nats, no_order
 from redraft.families.mdlm import carry_over, check_objective
-from redraft.noise import draws
-from redraft.noise.draws import Key
+from redraft.noise import counter_rng as draws
+from redraft.noise.counter_rng import Key
 from redraft.types import Batch, Network, Noise, Pattern, TokenLoss, View
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from redraft.errors import UserError
 from redraft.families.base import Absorbing, check_absorbing, check_grid, clock, full_view, masked_nats
 from redraft.families.mdlm import carry_over
-from redraft.noise.draws import Key
+from redraft.noise.counter_rng import Key
 from redraft.noise.schedules import Linear, Schedule
 from redraft.types import Batch, Network, TokenLoss, View
 

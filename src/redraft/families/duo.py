@@ -5,7 +5,7 @@ as itself). The network sees the corrupted text, both ways, and the clock sigma 
 Predicts: p(x0 at l | x_t without position l), the leave-one-out posterior: the token at l is weighed in by the posterior
 step, not by the network.
 
-Training descends the bound; or begins with a curriculum, the bound along the Gaussian bridge (noise/bridge.py) with the
+Training descends the bound; or begins with a curriculum, the bound along the Gaussian bridge (noise/gaussian_map.py) with the
 network shown softmax(w / tau) in the place of z = argmax w; or distils a trained model for few steps (duo_distill.py).
 """
 
@@ -22,9 +22,9 @@ from redraft.errors import UserError, unknown
 from redraft.families.base import DiffusionFamily, clock, full_view, in_place, picked, scored_places
 from redraft.families.duo_distill import DIRECTIONS, consistency
 from redraft.families.mixture import LogMixture, three_ways
-from redraft.noise import draws
-from redraft.noise.bridge import FIRST, LAST, Bridge, gamma_at, gaussians, race, tempered
-from redraft.noise.draws import Key
+from redraft.noise import counter_rng as draws
+from redraft.noise.counter_rng import Key
+from redraft.noise.gaussian_map import FIRST, LAST, Bridge, gamma_at, gaussians, race, tempered
 from redraft.noise.kernels import marginal, posterior
 from redraft.noise.schedules import LogLinear, Schedule
 from redraft.types import Batch, Network, Noise, Predict, Soft, TokenLoss, View

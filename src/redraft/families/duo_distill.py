@@ -16,9 +16,9 @@ from torch import Tensor
 
 from redraft.errors import UserError
 from redraft.families.base import Taught, in_place, picked, scored_places
-from redraft.noise import draws
-from redraft.noise.bridge import Bridge, race
-from redraft.noise.draws import Key
+from redraft.noise import counter_rng as draws
+from redraft.noise.counter_rng import Key
+from redraft.noise.gaussian_map import Bridge, race
 from redraft.types import Batch, Network, TokenLoss, View
 
 DIRECTIONS = ("backward", "forward")

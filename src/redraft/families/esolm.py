@@ -24,8 +24,8 @@ from redraft.families.base import AnyOrder, Family, masked_nats
 from redraft.families.mdlm import carry_over, check_objective
 from redraft.network.device import few_shapes
 from redraft.network.padding import of_rows
-from redraft.noise import draws
-from redraft.noise.draws import Key
+from redraft.noise import counter_rng as draws
+from redraft.noise.counter_rng import Key
 from redraft.types import Attention, Batch, Network, Noise, Pattern, TokenLoss, View
 
 VARIANTS = ("A", "B")

@@ -23,7 +23,7 @@ from redraft.errors import UserError, unknown
 from redraft.families.base import DiffusionFamily, clock, full_view
 from redraft.families.mixture import LogMixture, three_ways
 from redraft.network.device import sent
-from redraft.noise.draws import Key
+from redraft.noise.counter_rng import Key
 from redraft.noise.kernels import marginal, posterior
 from redraft.noise.schedules import Hybrid
 from redraft.types import Batch, Network, Noise, Predict, TokenLoss, View

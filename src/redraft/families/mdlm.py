@@ -15,7 +15,7 @@ from torch import Tensor
 
 from redraft.errors import unknown
 from redraft.families.base import Absorbing, AnyOrder, check_absorbing, check_grid, full_view, masked_nats
-from redraft.noise.draws import Key
+from redraft.noise.counter_rng import Key
 from redraft.noise.schedules import Linear, Schedule
 from redraft.types import Batch, Network, Noise, TokenLoss, View
 

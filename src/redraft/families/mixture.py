@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from redraft.network.device import flat_places, sent
-from redraft.noise.draws import categorical
+from redraft.noise.counter_rng import categorical
 from redraft.types import Noise, Predict
 
 

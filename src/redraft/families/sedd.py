@@ -20,7 +20,7 @@ from torch import Tensor
 from redraft.families.base import Absorbing, check_absorbing, clock, full_view
 from redraft.families.mdlm import carry_over
 from redraft.network.device import flat_places
-from redraft.noise.draws import Key
+from redraft.noise.counter_rng import Key
 from redraft.noise.schedules import Linear, Schedule
 from redraft.types import Batch, Network, TokenLoss, View
 

@@ -13,7 +13,7 @@ from redraft.files import make_folder, write_json
 from redraft.hub.config import CONFIG, ModelConfig, read_config
 from redraft.hub.shards import INDEX, WEIGHTS, read_weights, write_weights
 from redraft.network.transformer import Transformer
-from redraft.text.tokenizer import Tokenizer, load_tokenizer
+from redraft.text.tokenizers.tokenizer import Tokenizer, load_tokenizer
 
 __all__ = ["CONFIG", "INDEX", "WEIGHTS", "ModelConfig", "load_model", "read_config", "save_model"]
 

@@ -21,14 +21,14 @@ from redraft.files import clean
 from redraft.hub.config import located
 from redraft.hub.folder import load_model
 from redraft.network.device import pick_device, pick_dtype
-from redraft.network.fold import folded
-from redraft.network.ledger import parameters
+from redraft.network.flops import parameters
+from redraft.network.fuse_adaln import folded
 from redraft.network.transformer import Transformer
-from redraft.noise.draws import Key
+from redraft.noise.counter_rng import Key
 from redraft.registry import SAMPLERS, find
 from redraft.sampling.base import Denoiser
 from redraft.sampling.base import build as build_sampler
-from redraft.text.tokenizer import MOST_LOST, Tokenizer
+from redraft.text.tokenizers.tokenizer import MOST_LOST, Tokenizer
 from redraft.types import Batch, Canvas, last
 
 MARK = "░"  # a token that is not written yet

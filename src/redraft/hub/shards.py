@@ -15,7 +15,7 @@ from torch import Tensor
 
 from redraft.errors import UserError
 from redraft.files import read_json, whole_file, write_json
-from redraft.hub.stored import Target
+from redraft.hub.lazy_tensor import Target
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 5 * 10**9

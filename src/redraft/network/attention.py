@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from redraft.accelerator import accelerated
-from redraft.network.cache import LayerCache
 from redraft.network.head import wide
+from redraft.network.kv_cache import LayerCache
 from redraft.types import Attention, Pattern
 
 

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from redraft.network.attention import attend, prepared, rotary
-from redraft.network.cache import KVCache, LayerCache
 from redraft.network.device import keep_freed_memory
 from redraft.network.head import Rule, by_rule, cross_entropy, logits, wide
+from redraft.network.kv_cache import KVCache, LayerCache
 from redraft.network.padding import unpadded
 from redraft.network.sizes import Shape
 from redraft.types import Attention, Soft, View

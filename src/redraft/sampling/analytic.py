@@ -19,7 +19,7 @@ from torch import Tensor
 
 from redraft.families.base import Absorbing, Family
 from redraft.network.device import flat_places, sent
-from redraft.noise.draws import Key, categorical
+from redraft.noise.counter_rng import Key, categorical
 from redraft.noise.kappa import even_times
 from redraft.sampling.base import Denoiser, Sampler, Step, absorbing_refusal, check_steps, walk
 from redraft.types import Canvas

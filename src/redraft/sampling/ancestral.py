@@ -15,7 +15,7 @@ from torch import Tensor
 
 from redraft.families.base import Absorbing, DiffusionFamily, Family
 from redraft.network.device import flat_places, sent
-from redraft.noise.draws import Key
+from redraft.noise.counter_rng import Key
 from redraft.noise.kappa import even_times
 from redraft.noise.schedules import Schedule
 from redraft.sampling.base import (

@@ -15,8 +15,8 @@ from redraft.errors import UserError
 from redraft.families.base import Absorbing, DiffusionFamily, Family
 from redraft.network.device import sent
 from redraft.network.head import chunk_rows
-from redraft.noise import draws
-from redraft.noise.draws import Key
+from redraft.noise import counter_rng as draws
+from redraft.noise.counter_rng import Key
 from redraft.registry import SAMPLERS, checked_options
 from redraft.types import Canvas, Network, Noise, Predict, View
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from redraft.families.base import Family
-from redraft.noise.draws import Key
+from redraft.noise.counter_rng import Key
 from redraft.sampling.ancestral import reveal
 from redraft.sampling.base import Denoiser, Sampler, calls, mask_refusal, noise_of
 from redraft.types import Canvas

@@ -12,7 +12,7 @@ from redraft.errors import UserError
 from redraft.families.ar import AR
 from redraft.families.base import Family
 from redraft.network.device import sent
-from redraft.noise.draws import Key
+from redraft.noise.counter_rng import Key
 from redraft.sampling.base import Denoiser, Sampler, noise_of
 from redraft.types import Attention, Cache, Canvas, View
 

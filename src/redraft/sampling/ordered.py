@@ -18,7 +18,7 @@ from redraft.errors import UserError, unknown
 from redraft.families.base import Family
 from redraft.families.esolm import EsoLM
 from redraft.network.device import flat_places, sent
-from redraft.noise.draws import Key
+from redraft.noise.counter_rng import Key
 from redraft.sampling.base import Denoiser, Sampler, check_steps, most, noise_of, unwritten
 from redraft.types import Attention, Canvas, Noise, View
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from redraft.errors import UserError, unknown
 from redraft.families.base import DiffusionFamily, Family
 from redraft.network.device import flat_places, sent
-from redraft.noise.draws import Key
+from redraft.noise.counter_rng import Key
 from redraft.noise.kappa import KAPPAS, Constant, even_times, loop_times
 from redraft.noise.schedules import Schedule
 from redraft.sampling.base import Denoiser, Sampler, Step, check_steps, clock_refusal, walk

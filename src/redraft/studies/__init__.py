@@ -1,1 +1,1 @@
-"""Studies: from runs to scaling laws, frontiers and a report. Fits and reports read records, and import no torch."""
+"""The queue of a study: its runs carried out by any number of workers, and learning rates tuned."""

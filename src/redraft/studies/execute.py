@@ -27,7 +27,7 @@ from typing import Any
 from redraft.config import dump_toml, read_toml
 from redraft.errors import Diverged, UserError
 from redraft.files import make_folder, read_json, whereabouts, write_json, write_text
-from redraft.studies.plan import HOW, PlannedRun, Study, plan_study
+from redraft.planning.study import HOW, PlannedRun, Study, plan_study
 
 STUDY, RUNS, FORKS = "study.toml", "runs", "forks"
 RECORD, ERROR, TRIES_FILE = "record.json", "error.json", ".tries.json"
@@ -188,7 +188,7 @@ def _forget_programs() -> None:
 
 
 def _steps(study: Study, run: PlannedRun, folder: Path) -> Iterator[Any]:
-    from redraft.evaluation.run import Branch, carry_out, open_run
+    from redraft.runs.run import Branch, carry_out, open_run
 
     place = folder / RUNS / run.name
     branch = Branch(run.trunk, run.at, fork(folder, run)) if run.trunk else None

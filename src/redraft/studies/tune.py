@@ -14,7 +14,7 @@ from typing import Any
 
 from redraft.config import FamilyConfig, merge, validated
 from redraft.display import quantity
-from redraft.studies.plan import ArmConfig, PlannedRun, Study, StudyConfig, plan_study
+from redraft.planning.study import ArmConfig, PlannedRun, Study, StudyConfig, plan_study
 
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 MARK = "@"  # stands in an arm's name between the family and its learning rate

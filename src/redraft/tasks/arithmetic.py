@@ -17,10 +17,10 @@ from typing import Any
 from redraft.errors import UserError, unknown
 from redraft.evaluation.compute import AUTO, Compute
 from redraft.files import make_folder, read_json, write_json, write_text
+from redraft.tasks.gsm8k_answers import prompts_line
 from redraft.tasks.intervals import wilson
 from redraft.tasks.runs import Job, job
-from redraft.tasks.sums import prompts_line
-from redraft.tasks.words import word_level
+from redraft.tasks.word_tokenizer import word_level
 
 ORDERS, OPERATIONS = ("highest_first", "lowest_first"), ("+", "*")
 ANSWERS = "arithmetic.json"
@@ -135,7 +135,7 @@ class Arithmetic:
             yield read_json(path)
 
     def answers(self, done: Job) -> dict[str, Any]:
-        from redraft.tasks.answers import filled, hole
+        from redraft.tasks.fill import filled, hole
 
         model, record = self.compute.load(done.folder), read_json(done.folder / "record.json")
         by_length = []

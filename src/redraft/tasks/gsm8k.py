@@ -16,7 +16,7 @@ from typing import Any
 from redraft.errors import UserError
 from redraft.evaluation.compute import AUTO, Compute
 from redraft.files import make_folder, read_json, write_json, write_text
-from redraft.tasks import sums
+from redraft.tasks import gsm8k_answers as sums
 from redraft.tasks.intervals import wilson
 from redraft.tasks.runs import Job, job
 
@@ -61,7 +61,7 @@ class GSM8K:
             yield read_json(path)
 
     def asked(self, done: Job) -> dict[str, Any]:
-        from redraft.tasks.answers import filled, hole
+        from redraft.tasks.fill import filled, hole
 
         model, length = self.compute.load(done.folder), done.config.data.length
         all_problems = list(sums.problems(self.test))

@@ -17,9 +17,9 @@ from typing import Any
 from redraft.evaluation.compute import AUTO, Compute
 from redraft.files import make_folder, read_json, write_json, write_text
 from redraft.tasks.intervals import Interval, wilson
-from redraft.tasks.people import People, Question, generate, load, rows
+from redraft.tasks.reversal_data import People, Question, generate, load, rows
 from redraft.tasks.runs import Job, job
-from redraft.tasks.words import word_level
+from redraft.tasks.word_tokenizer import word_level
 
 KINDS = ("forward", "reversed", "infill")
 ANSWERS = "answers.json"
@@ -124,7 +124,7 @@ def asked(done: Job, people: People, loosely: bool, compute: Compute) -> dict[st
 
 
 def _answers(model: Any, questions: Sequence[Question], infill: bool, length: int) -> list[str]:
-    from redraft.tasks.answers import filled, hole
+    from redraft.tasks.fill import filled, hole
 
     holes = [hole(model.tokenizer, q.before, q.after, q.answer if infill else None) for q in questions]
     return filled(model, holes, length, steps=2 * length)

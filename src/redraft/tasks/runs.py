@@ -69,7 +69,7 @@ def carry_out_all(jobs: Sequence[Job], workers: int) -> Iterator[Job]:
 
 
 def carry_out_one(job: Job) -> None:
-    from redraft.evaluation.run import carry_out, open_run
+    from redraft.runs.run import carry_out, open_run
 
     make_folder(job.folder)
     with alone(job.folder):

@@ -21,7 +21,7 @@ from redraft.evaluation.compute import AUTO, Compute
 from redraft.files import make_folder, read_json, write_json, write_text
 from redraft.tasks.intervals import of_mean
 from redraft.tasks.runs import Job, job
-from redraft.text.formats import read_records
+from redraft.text.sources.formats import read_records
 
 BASE: dict[str, Any] = {
     "network": {"block": "dit", "depth": 2, "heads": 4, "width": 64, "cond": 32},
@@ -69,9 +69,9 @@ class Shift:
             yield read_json(path)
 
     def losses(self, done: Job) -> dict[str, Any]:
-        from redraft.evaluation.likelihood import bound
-        from redraft.text.packing import ordered_windows
-        from redraft.text.prepare import prepare_cached
+        from redraft.evaluation.likelihood.nelbo import bound
+        from redraft.text.shards.packing import ordered_windows
+        from redraft.text.shards.prepare import prepare_cached
 
         model, config, record = self.compute.load(done.folder), done.config, read_json(done.folder / "record.json")
         newer = prepare_cached(self.newer, model.tokenizer).split(

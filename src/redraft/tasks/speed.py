@@ -21,7 +21,7 @@ from typing import Any
 
 from redraft.evaluation.compute import AUTO, Compute, wait
 from redraft.files import read_json, write_json
-from redraft.tasks import stories
+from redraft.tasks import known_entropy as stories
 from redraft.tasks.runs import Job, job
 
 BASE: dict[str, Any] = {
@@ -144,7 +144,7 @@ def _judged(source: Any, tokens: Any) -> dict[str, Any]:
     """Nats per token under the source, and unigram entropy, of rows [n, L] of its ids."""
     import torch
 
-    from redraft.evaluation.diversity import unigram_entropy
+    from redraft.evaluation.generation.diversity import unigram_entropy
 
     nats = source.nats(tokens) / tokens.shape[1]
     entropies = torch.stack([unigram_entropy(row) for row in tokens])

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from redraft.errors import UserError
 from redraft.files import write_tensors
 from redraft.network.device import accelerated
-from redraft.training.parallel import fill, local, whole
-from redraft.training.ranks import here
+from redraft.training.distributed.parallel import fill, local, whole
+from redraft.training.distributed.ranks import here
 
 STATE = "state.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq")

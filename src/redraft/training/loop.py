@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from redraft.training.distributed.ranks import Asked
 from redraft.training.health import LostData
 from redraft.training.journal import StepRecord
-from redraft.training.ranks import Asked
+from redraft.training.monitor import Watch
 from redraft.training.trainer import Trainer
-from redraft.training.watch import Watch
 
 
 def train(trainer: Trainer, folder: Path, forks: Mapping[int, Sequence[Path]] | None = None) -> Iterator[StepRecord]:

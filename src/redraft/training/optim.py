@@ -7,7 +7,7 @@ from torch import nn
 
 from redraft.config import TrainConfig
 from redraft.network.transformer import Transformer
-from redraft.training.transfer import groups
+from redraft.training.completep import groups
 
 
 def adamw(network: nn.Module, config: TrainConfig) -> torch.optim.AdamW:

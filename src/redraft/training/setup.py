@@ -11,19 +11,19 @@ from redraft.display import quantity
 from redraft.errors import UserError
 from redraft.families.base import Family, build
 from redraft.network.device import pick_device
+from redraft.planning.budget import Budget, plan_run
 from redraft.registry import FAMILIES
-from redraft.text.examples import PromptCorpus, Recipe, Shuffled, prepare_prompts
-from redraft.text.mixture import Mixed, held_out_counts, held_out_rows, prepare_text, samples_of
-from redraft.text.packing import Blocks, Rows
-from redraft.text.prepare import Progress
-from redraft.text.prompts import detected
-from redraft.text.shards import Corpus
-from redraft.text.tokenizer import Tokenizer, load_tokenizer
+from redraft.text.examples.examples import PromptCorpus, Recipe, Shuffled, prepare_prompts
+from redraft.text.examples.prompts import detected
+from redraft.text.shards.mixture import Mixed, held_out_counts, held_out_rows, prepare_text, samples_of
+from redraft.text.shards.packing import Blocks, Rows
+from redraft.text.shards.prepare import Progress
+from redraft.text.shards.shards import Corpus
+from redraft.text.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from redraft.training import lora
-from redraft.training.budget import Budget, plan_run
-from redraft.training.data import Reader
+from redraft.training.distributed.ranks import here
+from redraft.training.loader import Reader
 from redraft.training.precision import pick_precision
-from redraft.training.ranks import here
 
 
 @dataclass(frozen=True)

@@ -19,18 +19,19 @@ from redraft.errors import UserError
 from redraft.network.device import DTYPES, deterministic
 from redraft.network.init import initialised
 from redraft.network.transformer import Transformer
-from redraft.text.packing import Rows
-from redraft.training import checkpoint, lora, sharded
-from redraft.training.budget import micro_batches
+from redraft.planning.budget import micro_batches
+from redraft.planning.schedule import learning_rate
+from redraft.text.shards.packing import Rows
+from redraft.training import checkpoint, lora
 from redraft.training.checkpoint import Place
-from redraft.training.data import Feed, as_batch, parts
+from redraft.training.completep import rescale
+from redraft.training.distributed import sharded
+from redraft.training.distributed.parallel import Descent, local, micro_batch, spread, whole
+from redraft.training.distributed.ranks import Asked, Ranks, here
 from redraft.training.health import LostData
+from redraft.training.loader import Feed, as_batch, parts
 from redraft.training.optim import adamw, follow
-from redraft.training.parallel import Descent, local, micro_batch, spread, whole
-from redraft.training.ranks import Asked, Ranks, here
-from redraft.training.schedule import learning_rate
 from redraft.training.setup import Setup
-from redraft.training.transfer import rescale
 from redraft.types import Batch, TokenLoss
 
 

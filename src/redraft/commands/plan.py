@@ -1,0 +1,290 @@
+"""What a run or a study will be and cost, before anything is spent. Loads no torch.
+
+redraft plan --family duo --size 170M --data books.jsonl --tokenizer tokenizer.json --length 2048 --batch 256 --flops 1e19
+redraft plan demo
+redraft plan 1.7B-mdlm-phase1 --tokenizer my.json --gpus 128 --gpus-per-node 8 --like runs/first   memory and time on a cluster
+redraft plan --budget 1e21 --latency 2 --generate 1e12       which family, size, tokens and steps (the published laws)
+redraft plan --quality 2.4 --study studies/first             the cheapest model that reaches a loss, by your own study
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib import resources
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from redraft.config import DataConfig, RunConfig, SourceConfig, merge, read_toml, validated
+from redraft.display import duration, emit, quantity
+from redraft.errors import UserError, unknown
+from redraft.files import read_json
+from redraft.network.sizes import size_sentence
+from redraft.numbers import WIDEST, real, whole
+from redraft.planning.budget import (
+    GPU,
+    Budget,
+    memory_plan,
+    micro_batches,
+    on_gpu,
+    plan_run,
+    rows_at_a_time,
+)
+from redraft.planning.pace import cpu_rate, scoring_flops, seconds
+from redraft.planning.schedule import idle
+from redraft.planning.serving_cost import USEFUL, hardware
+from redraft.registry import FAMILIES
+
+OVERRIDES = True
+
+
+def arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("recipe", nargs="?", help="a TOML file or the name of a shipped recipe, of a run or a study")
+    parser.add_argument("--rate", type=real(above=True), help="useful FLOP/s to expect of a rank; a guess if left out")
+    parser.add_argument("--like", type=Path, help="a finished run: expect the FLOP/s that its record says it had")
+    parser.add_argument(
+        "--gpus",
+        type=whole(1, WIDEST),
+        help="that share the run, a rank each; --rate and --like are of one of them; none: a CPU",
+    )
+    parser.add_argument("--gpus-per-node", type=whole(1, WIDEST), default=8, help="of those on one machine")
+    advice = parser.add_argument_group("recommendation (give --budget, --quality or both)")
+    advice.add_argument("--budget", type=real(above=True), help="FLOPs to spend on training and on generating")
+    advice.add_argument("--quality", type=real(above=True), help="nats per token to reach")
+    advice.add_argument("--latency", type=real(above=True), help="seconds a text may take, alone on one device")
+    advice.add_argument("--generate", type=real(), default=0.0, help="tokens that the model will write in its life")
+    advice.add_argument("--text", type=whole(1, WIDEST), default=1024, help="tokens of a text")
+    advice.add_argument("--sampling-steps", help="steps to choose from, where a family has a choice: 16,64,256,1024")
+    advice.add_argument("--study", default="published:scaling-beyond", help="study, table or published:NAME to go by")
+    advice.add_argument("--hardware", default="h100", help="device that generates, or trains: a100, h100 or h200")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(options: Namespace, overrides: dict[str, Any]) -> None:
+    from redraft.planning.validation_rows import foreseen
+    from redraft.text.tokenizers.tokenizer import vocabulary
+
+    if any(value is not None for value in (options.budget, options.quality, options.latency)):
+        return _recommend(options, overrides)
+    table = recipe_table(options.recipe, {})
+    rate, source = expected_rate(options)
+    if options.gpus is not None:
+        overrides = merge({"train": {"device": GPU}}, overrides)
+    ranks = options.gpus or 1
+    per_node = min(ranks, options.gpus_per_node)
+    from redraft.planning.study import is_study, plan_study, study_rate, study_sentences
+
+    if is_study(table):
+        _refuse_arms(overrides)
+        study = plan_study(merge(table, {"base": merge(table.get("base", {}), overrides)}))
+        rate = rate or study_rate(study)
+        if options.json:
+            return emit({**study.to_json(), "flops_per_second": rate, "rate_from": source})
+        largest = max(study.runs, key=lambda run: sum(run.budget.parameters.values()))
+        shared = cluster_sentences(largest.config, largest.budget, ranks, per_node)
+        first = study.runs[0].config
+        held_out = foreseen(first.data, first.evaluate.rows).sentence
+        sentences = [*study_sentences(study, rate), held_out, f"Its rate: {source}.", *shared]
+        return print("\n".join(sentences))
+    config = validated(RunConfig, merge(table, overrides))
+    budget = plan_run(config, vocabulary(config.data.tokenizer))
+    rate = rate or cpu_rate([budget], config.train.threads)
+    scoring = scoring_flops(config, budget) / rate
+    if options.json:
+        memory = memory_plan(config, budget.shape, passes_of(config), ranks, per_node)
+        told = {"memory": {**asdict(memory), "total": memory.total}, "gpus": ranks}
+        took = {
+            "seconds": seconds([budget], rate),
+            "scoring_seconds": scoring,
+            "flops_per_second": rate,
+            "rate_from": source,
+        }
+        rows = asdict(foreseen(config.data, config.evaluate.rows))
+        return emit({**budget.to_json(), **told, **took, "validation": rows, "exports": exports(config)})
+    sentences = [*run_sentences(config, budget), foreseen(config.data, config.evaluate.rows).sentence]
+    sentences += [time_sentence(seconds([budget], rate), scoring, rate, source)]
+    print("\n".join([*sentences, *cluster_sentences(config, budget, ranks, per_node)]))
+    return None
+
+
+def _refuse_arms(overrides: dict[str, Any]) -> None:
+    """`UserError` for a setting that the arms of a study give each of its runs."""
+    given: list[str] = [key for key in overrides if key in ("family", "seed")]
+    given += ["network.size"] if "size" in overrides.get("network", {}) else []
+    given += ["budget.flops"] if "flops" in overrides.get("budget", {}) else []
+    if given:
+        raise UserError(f"--{given[0]}: the arms of a study say that for each of its runs: change the recipe")
+
+
+def expected_rate(options: Namespace) -> tuple[float | None, str]:
+    """Useful FLOP/s of all ranks, and what says so: `--rate` or a finished run's times the ranks; of GPUs a share of a data
+    sheet; else None, for this CPU's is another for every network. That ranks do so many times as much is what one hopes
+    for; a record of as many says it."""
+    hardware(options.hardware)  # known, or refused
+    gpus = 1 if options.gpus is None else options.gpus
+    if options.like is not None:
+        record = read_json(options.like / "record.json")
+        if not (isinstance(record, dict) and {"timing", "tokens", "flops_by_convention"} <= record.keys()):
+            raise UserError(f"{options.like} holds no record of a run: name the folder of a finished one")
+        if not record["timing"]["tokens_per_second"]:
+            raise UserError(f"{options.like} did not train a step when it last ran: name another run, or give --rate")
+        per_token = record["flops_by_convention"]["full"] / record["tokens"]
+        ranks = record.get("ranks", 1)
+        rate = record["timing"]["tokens_per_second"] * per_token * gpus / ranks
+        return rate, f"as {options.like} had on {ranks} x {gpus / ranks:g}"
+    if options.rate is None and options.gpus is not None:
+        sheet = f"{USEFUL:.0%} of the data sheet of {gpus} {options.hardware}, a guess: --like RUN measures"
+        return hardware(options.hardware).rate * gpus, sheet
+    if options.rate is None:
+        return None, "measured on this CPU"
+    return options.rate * gpus, "--rate"
+
+
+def passes_of(config: RunConfig) -> float:
+    """Tokens that the network reads for each token of text."""
+    return FAMILIES[config.family.name].passes(config.family.options)
+
+
+def cluster_sentences(config: RunConfig, budget: Budget, ranks: int, per_node: int) -> list[str]:
+    """What one rank of several holds, `per_node` of them on a machine, or a GPU of its own; nothing of a CPU."""
+    if ranks == 1 and not on_gpu(config):
+        return []
+    memory = memory_plan(config, budget.shape, passes_of(config), ranks, per_node)
+    parts = ", ".join(f"{name} {quantity(size, 'B')}" for name, size in asdict(memory).items() if size)
+    rows, batch = rows_at_a_time(config, ranks), config.train.batch
+    turns = micro_batches(batch, config.train.accumulate, ranks)
+    told = [f"A rank of {ranks}: {quantity(memory.total, 'B')} at its peak ({parts}), {turns} x {rows} rows a step."]
+    if turns * rows * ranks > 1.5 * batch:
+        told += [f"Too many ranks: they read {turns * rows * ranks} rows a step, of which {batch} count (train.batch)."]
+    return told
+
+
+def _recommend(options: Namespace, overrides: dict[str, Any]) -> None:
+    from redraft.planning.recommend import STEPS, Demand, recommend
+    from redraft.planning.recommend_text import recommendation_json, recommendation_lines
+    from redraft.scaling.fit import fit
+    from redraft.scaling.records import load_points
+
+    if options.recipe or overrides:
+        extra = options.recipe or f"--{next(iter(overrides))}"
+        raise UserError(f"a recommendation plans no run, so it takes no {extra}: leave it out, or leave out --budget")
+    steps = _numbers(options.sampling_steps) if options.sampling_steps else STEPS
+    demand = Demand(
+        options.budget, options.quality, options.latency, options.generate, options.text, steps
+    )  # fmt: skip
+    found = recommend(fit(load_points(options.study)), demand, hardware(options.hardware, options.rate))
+    emit(recommendation_json(found)) if options.json else print("\n".join(recommendation_lines(found, options.study)))
+
+
+def _numbers(words: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(word) for word in words.split(","))
+    except ValueError:
+        raise UserError(f"--sampling-steps takes whole numbers such as 16,64,256; got {words!r}") from None
+
+
+def recipes() -> dict[str, Path]:
+    """The recipes shipped with redraft, by name."""
+    folder = Path(str(resources.files("redraft") / "recipes"))
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def recipe_table(name: str | None, overrides: dict[str, Any]) -> dict[str, Any]:
+    """A recipe (file, or shipped by that name) with flags over it."""
+    if name is None:
+        return overrides
+    shipped = recipes()
+    if name in shipped:
+        return merge(read_toml(shipped[name]), overrides)
+    if not Path(name).exists() and not name.endswith(".toml"):
+        raise unknown("recipe", name, shipped)
+    return merge(read_toml(Path(name)), overrides)
+
+
+def run_table(name: str | None, overrides: dict[str, Any]) -> dict[str, Any]:
+    """The recipe of a run with flags over it; `UserError` for that of a study."""
+    from redraft.planning.study import is_study
+
+    table = recipe_table(name, {})
+    if is_study(table):
+        raise UserError(f"{name} is the recipe of a study: `redraft study run {name} --into FOLDER` trains its runs")
+    return merge(table, overrides)
+
+
+def foreseen(table: dict[str, Any]) -> RunConfig:
+    """The configuration of a run. `UserError` for what is wrong with it and is seen without torch and without reading data:
+    a key, the family, the size, the budget, a tokenizer, a path."""
+    from redraft.text.tokenizers.tokenizer import load_tokenizer
+
+    config = validated(RunConfig, table)
+    check_sources(config.data)
+    plan_run(config, load_tokenizer(config.data.tokenizer).size)
+    return config
+
+
+def check_sources(data: DataConfig) -> None:
+    """`UserError` for a file or folder of text that is not here."""
+    from redraft.text.shards.mixture import phases_of
+    from redraft.text.sources.corpus import check_named
+
+    for phase in phases_of(data):
+        for one in phase.mixture:
+            check_named(one.source)
+            check_named(one.validation)
+
+
+def run_sentences(config: RunConfig, budget: Budget) -> list[str]:
+    """The plan of one run in sentences."""
+    shape, counts = budget.shape, budget.parameters
+    groups = ", ".join(f"{name} {quantity(count)}" for name, count in counts.items())
+    flops = ", ".join(f"{quantity(value, 'FLOPs')} under {name}" for name, value in budget.flops.items())
+    return [
+        f"{config.family.name} on {text_of(config.data)} ({config.data.tokenizer}, {shape.vocab} text ids), "
+        f"seed {config.seed}.",
+        f"Network: {shape.block}, {shape.depth} layers of width {shape.width}, {shape.heads} heads; "
+        f"{quantity(sum(counts.values()))} parameters ({groups}).",
+        *([] if config.network.depth else [size_sentence(config.network.size, shape)]),
+        f"Training: {budget.steps} steps of {config.train.batch} rows x {budget.row:.4g} tokens "
+        f"= {quantity(budget.tokens)} tokens, {budget.tokens / budget.params:.3g} for each of the "
+        f"{quantity(budget.params)} parameters outside the embedding.",
+        f"Compute: {flops}.",
+        f"Memory: about {quantity(budget.memory_bytes, 'B')} above the idle process.",
+        exports_sentence(config),
+        *(f"Note: {told}" for told in idle(config.train, budget.steps)),
+    ]
+
+
+def exports(config: RunConfig) -> list[str]:
+    """What the model can be exported to, as far as family and network decide it."""
+    stock = FAMILIES[config.family.name].causal and config.network.block == "llama"
+    return ["transformers", "native", *(["llama", "gguf"] if stock else [])]
+
+
+def exports_sentence(config: RunConfig) -> str:
+    """The same in a sentence, with the settings that would allow more: after training it is too late."""
+    if not FAMILIES[config.family.name].causal:
+        return "Exports: transformers, native (a stock Llama and GGUF are for --family ar)."
+    if "llama" not in exports(config):
+        return "Exports: transformers, native; a stock Llama or GGUF file needs --network.block llama."
+    missing = "" if find_spec("gguf") else " (needs: pip install 'redraft[gguf]')"
+    return f"Exports: transformers, native, a stock Llama, a GGUF file{missing}."
+
+
+def text_of(data: DataConfig) -> str:
+    """What is read, in a few words."""
+    if data.phases:
+        return f"{len(data.phases)} phases of mixtures, {' then '.join(_mixed(phase.mixture) for phase in data.phases)}"
+    return f"a mixture, {_mixed(data.mixture)}" if data.mixture else data.source
+
+
+def _mixed(sources: Sequence[SourceConfig]) -> str:
+    return " + ".join(f"{one.weight:g} {one.source}" for one in sources)
+
+
+def time_sentence(training: float, scoring: float, rate: float, source: str = "measured on this CPU") -> str:
+    return (
+        f"Time: about {duration(training + scoring)}, {duration(training)} of training and {duration(scoring)} of scoring, "
+        f"at {quantity(rate, 'FLOP/s')} (everything counted; {source})."
+    )

@@ -1,0 +1,1 @@
+"""The NELBO on held-out text, perplexity, log p(continuation | context), and their estimators."""

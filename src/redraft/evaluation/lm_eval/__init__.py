@@ -1,0 +1,1 @@
+"""lm-evaluation-harness over every family, on tasks read from local files."""

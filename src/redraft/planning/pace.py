@@ -1,0 +1,119 @@
+"""How long training and scoring take on this CPU: what one block of the very network does, timed for a moment. No torch.
+
+A network of width 24 multiplies at a fraction of the rate that one of width 1024 has, and spends the more on all that is no
+product. So the products of the run's own width are timed, at its own length, and its other operations too.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from redraft.config import RunConfig
+from redraft.network.flops import training_flops_per_token
+from redraft.network.sizes import Shape
+from redraft.planning.budget import Budget
+from redraft.registry import FAMILIES
+
+# Read off benchmarks of steps on one machine: what a step takes beside, each block, and all else.
+BLOCK_OVERHEAD, STEP_OVERHEAD = 1.5e-3, 3e-3  # seconds
+FORWARD_AND_BACK = 3.0  # passes forward that one forward and back costs
+TIMED = 4  # networks of a study, at most
+MOMENT = 0.04  # seconds that each part is timed for
+PRODUCTS = 4e8  # FLOPs of a timed product, at most
+
+Array = NDArray[np.float32]
+
+
+def seconds(budgets: Sequence[Budget], flops_per_second: float, at_a_time: int = 1) -> float:
+    """Time to expect of training at the machine's rate of useful FLOPs (everything counted), and a little for each step."""
+    work = sum(budget.flops["full"] for budget in budgets) / flops_per_second
+    return work + sum(b.steps * (STEP_OVERHEAD + BLOCK_OVERHEAD * b.shape.depth) for b in budgets) / at_a_time
+
+
+def scoring_flops(config: RunConfig, budget: Budget) -> float:
+    """FLOPs (everything counted) of the score at the end: passes forward over rows of validation, for each draw."""
+    entry, rows = FAMILIES[config.family.name], config.evaluate.rows
+    draws = 1 if entry.causal else config.evaluate.draws
+    per_token = training_flops_per_token(
+        budget.shape, max(1, round(budget.row)), "full", entry.passes(config.family.options)
+    )
+    return rows * budget.row * draws * per_token / FORWARD_AND_BACK
+
+
+def cpu_rate(budgets: Sequence[Budget], threads: int = 0, at_a_time: int = 1) -> float:
+    """Useful FLOP/s (everything counted) to expect of this machine in all, when `at_a_time` of the runs train at once with so
+    many threads each (0: all cores). Of many networks a few are timed, from the narrowest to the widest."""
+    cores = available()
+    own = min(threads or cores, cores)
+    shapes = sorted({b.shape: b for b in budgets}.values(), key=lambda b: b.shape.width)
+    some = [
+        shapes[i * (len(shapes) - 1) // max(1, min(TIMED, len(shapes)) - 1)] for i in range(min(TIMED, len(shapes)))
+    ]
+    rates = [(b.shape.width, _rate(b.shape, max(1, round(b.row)), own, cores)) for b in some]
+    near = lambda width: min(rates, key=lambda known: abs(math.log(known[0] / width)))[1]
+    work = sum(b.flops["full"] for b in budgets)
+    spent = sum(b.flops["full"] / near(b.shape.width) for b in budgets)
+    return work / spent * at_a_time * min(1.0, cores / (own * at_a_time))
+
+
+def available() -> int:
+    """Threads that products of this process may use."""
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return min(int(told), cores) if told.isdigit() and int(told) else cores
+
+
+def _rate(shape: Shape, length: int, threads: int, cores: int) -> float:
+    """Of one pass forward and back. What is no product runs on one core here, and on `threads` where it trains."""
+    width = max(shape.width, shape.hidden)
+    tokens = max(32, min(1024, int(PRODUCTS / (2 * shape.width * width))))
+    rows, own = max(1, tokens // length), min(length, tokens)
+    products, rest = _block(shape, rows, own)
+    head, entropy = _head(shape, rows * own)
+    each = lambda some: sum(_timed(part) for part in some) / (rows * own)
+    forward = shape.depth * (each(products) * cores / threads + each(rest) / threads)
+    forward += each(head) * cores / threads + each(entropy) / threads
+    return training_flops_per_token(shape, own, "full") / (FORWARD_AND_BACK * forward)
+
+
+Parts = list[Callable[[], object]]
+
+
+def _block(shape: Shape, rows: int, length: int) -> tuple[Parts, Parts]:
+    """What a block does to rows of tokens: its products, and the rest."""
+    x, a = _ones(rows * length, shape.width), _ones(rows * length, shape.hidden)
+    q = _ones(rows, shape.heads, length, shape.width // shape.heads)
+    scores, wide = _ones(rows, shape.heads, length, length), _ones(shape.width, 3 * shape.width)
+    up, down, out = _ones(shape.width, shape.hidden), _ones(shape.hidden, shape.width), _ones(shape.width, shape.width)
+    matrices = 1 if shape.block == "dit" else 2
+    products: Parts = [lambda: x @ wide, lambda: x @ out, lambda: a @ down, lambda: scores @ q]
+    products += [lambda: x @ up] * matrices + [lambda: q @ q.swapaxes(2, 3)]
+    norm = lambda: x * (1 / np.sqrt((x * x).mean(-1, keepdims=True))) + x
+    return products, [norm, norm, norm, lambda: np.exp(scores), lambda: np.tanh(a) * a]
+
+
+def _head(shape: Shape, tokens: int) -> tuple[Parts, Parts]:
+    tokens = max(1, min(tokens, int(PRODUCTS / (2 * shape.width * shape.vocab)) or 1))
+    x, head, logits = _ones(tokens, shape.width), _ones(shape.width, shape.vocab), _ones(tokens, shape.vocab)
+    return [lambda: x @ head], [lambda: np.exp(logits).sum(-1)]
+
+
+def _ones(*sizes: int) -> Array:
+    return np.ones(sizes, np.float32)
+
+
+def _timed(part: Callable[[], object]) -> float:
+    """Seconds in the mean over a moment: the rate that is really had on a machine with other work, not the best."""
+    part()
+    start, count = time.perf_counter(), 0
+    while (spent := time.perf_counter() - start) < MOMENT or not count:
+        part()
+        count += 1
+    return spent / count

@@ -1,0 +1,1 @@
+"""Figures, sentences and pages of a study. They read records and fits, and load no torch."""

@@ -1,0 +1,172 @@
+"""The report of a study: one HTML page that works offline, and the same conclusions as sentences for a terminal."""
+
+from __future__ import annotations
+
+import tomllib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from redraft.display import duration
+from redraft.errors import UserError
+from redraft.files import write_text
+from redraft.frontier.matched_entropy import Matching, match
+from redraft.frontier.pareto import FRONTIER, SAMPLES, TEXT, Frontier, load_frontier
+from redraft.report.conclusions import conclude
+from redraft.report.page import render, visible
+from redraft.scaling.fit import fit
+from redraft.scaling.records import JUDGE, Point, json_lines, load_points, read_records
+from redraft.scaling.results import Fits, ordered
+
+__all__ = ["REPORT", "StudyResults", "conclusions", "results", "visible", "write_report"]
+
+REPORT = "report.html"
+LONGEST_SAMPLE = 1200  # characters
+CONVENTIONS = {
+    "6ND": "6 times parameters (without embedding and head) times tokens",
+    "blocks+head": "3 x 2 times the matrices of blocks and head, times tokens; attention scores are not counted",
+    "full": "everything: matrices, head, attention scores and conditioning, forward and backward",
+}
+SAMPLING = (
+    "tokens/s of whole batches after a warm-up, model loaded; FLOPs of the forward passes, counted in full, that really "
+    "went through; nats per token are per the judge's token; memory is the peak of the allocator or, on a CPU, of the process"
+)
+
+
+@dataclass(frozen=True)
+class StudyResults:
+    """All that a study directory says, worked out once."""
+
+    title: str
+    points: list[Point]
+    fits: Fits
+    speeds: Frontier | None
+    matching: Matching | None
+
+
+def results(study_dir: str | Path) -> StudyResults:
+    """Reads and fits a study directory. Raises `UserError` where it holds no records or a file in it cannot be read."""
+    folder = Path(study_dir)
+    points, speeds = load_points(folder), load_frontier(folder)
+    matching = match(speeds, _stated_entropy(folder)) if speeds else None
+    return StudyResults(_title(folder), points, fit(points), speeds, matching)
+
+
+def write_report(study_dir: str | Path, *, title: str | None = None) -> Path:
+    """Write `report.html` into a study directory and return its path.
+
+    Reads `runs/*/record.json` and, where they are there, `study.toml`, `frontier.jsonl` and `samples.jsonl`; the page
+    loads nothing else. Raises `UserError` where the directory holds no records or a file in it cannot be read.
+    """
+    from redraft.report.figures import figures
+
+    folder, found = Path(study_dir), results(study_dir)
+    records = read_records(folder)
+    page = render(
+        "report.html.j2",
+        title=title or found.title,
+        conclusions=conclude(found.fits, found.speeds, found.matching),
+        warnings=found.fits.warnings,
+        figures=figures(found.points, found.fits, found.speeds, found.matching),
+        fits=found.fits,
+        speeds=found.speeds.places if found.speeds else (),
+        samples=_samples(folder),
+        absent=[line for name, line in _ABSENT.items() if not (folder / name).exists()],
+        runs=_runs(records),
+        provenance=_provenance(records, found.fits, found.speeds),
+    )
+    write_text(folder / REPORT, page)
+    return folder / REPORT
+
+
+_ABSENT = {
+    FRONTIER: f"There is no {FRONTIER}: sampling speed and quality were not measured.",
+    SAMPLES: f"There is no {SAMPLES}: no samples were kept.",
+}
+
+
+def conclusions(study_dir: str | Path) -> list[str]:
+    """What a study directory says, in a few lines: the box at the top of its report."""
+    found = results(study_dir)
+    return conclude(found.fits, found.speeds, found.matching)
+
+
+def _stated_entropy(folder: Path) -> float | None:
+    """`entropy` of the `[frontier]` table of the study's recipe."""
+    value = (_recipe(folder).get("frontier") or {}).get("entropy")
+    return float(value) if isinstance(value, (int, float)) else None
+
+
+def _recipe(folder: Path) -> dict[str, Any]:
+    path = folder / "study.toml"
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not TOML: {error}.") from error
+
+
+def _title(folder: Path) -> str:
+    return str(_recipe(folder).get("title") or folder.resolve().name)
+
+
+def _samples(folder: Path) -> list[dict[str, Any]]:
+    """Of each family the samples with the fewest, a middling number and the most steps, cut to a readable length.
+
+    Those at temperature 1 without a nucleus, where there are any.
+    """
+    path = folder / SAMPLES
+    rows = [row for _, row in json_lines(path)] if path.exists() else []
+    for row in rows:
+        if not isinstance(row.get("family"), str) or not isinstance(row.get("text"), str):
+            raise UserError(f"{path} has a sample without a family or a text.")
+    chosen = []
+    for family in ordered(sorted({row["family"] for row in rows})):
+        own = sorted((row for row in rows if row["family"] == family), key=lambda row: row.get("steps", 0))
+        plain = [row for row in own if row.get("temperature", 1) == 1 and row.get("top_p", 1) == 1] or own
+        places = sorted({0, len(plain) // 2, len(plain) - 1})
+        texts = [{"steps": plain[i].get("steps"), "text": plain[i]["text"][:LONGEST_SAMPLE]} for i in places]
+        chosen.append({"family": "held-out text" if family == TEXT else family, "texts": texts})
+    return chosen
+
+
+def _runs(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of the table of runs: family, then budget, size and seed; the judge last."""
+    place = {name: i for i, name in enumerate(ordered(sorted({r["arm"] for r in records if r["arm"] != JUDGE})))}
+    key = lambda r: (place.get(r["arm"], len(place)), r["flops"], r["params"], r.get("seed") or 0)
+    return sorted(records, key=key)
+
+
+def _provenance(records: Sequence[dict[str, Any]], fits: Fits, speeds: Frontier | None) -> list[tuple[str, str]]:
+    """What the numbers come from, as (name, value) pairs."""
+    runs = [r for r in records if r["arm"] != JUDGE]
+    seconds = sum((r.get("timing") or {}).get("seconds") or 0 for r in records)
+    noise = {f.isoflop.noise for f in fits.families.values() if f.isoflop.loss}
+    counted = f"{fits.convention}: {CONVENTIONS.get(fits.convention or '', 'as the study counts them')}"
+    rows = [
+        ("FLOPs", counted),
+        ("Parameters", "without the input embedding, head included"),
+        ("Losses", "nats per token on held-out text; intervals are 95 %"),
+        ("Intervals", f"{fits.resamples} resamples from seed {fits.seed}"),
+        *(("Noise of a run", f"{n.sd:.3g} nats/token, {n.dof} degrees of freedom: {n.source}") for n in noise if n.sd),
+        ("Judge of samples", _told(speeds.judge) if speeds else ""),
+        ("Source of the text", _told(speeds.source) if speeds else ""),
+        ("Sampling", SAMPLING if speeds else ""),
+        ("Data", _joined(_told(r.get("data"), "source", "sha256", "tokenizer", "tokens") for r in runs)),
+        ("Seeds of runs", _joined(str(r.get("seed")) for r in runs)),
+        ("Versions", _joined(_told(r.get("versions")) for r in records)),
+        ("Source", _joined(_told(r.get("git")) for r in records)),
+        ("Hardware", _joined(_told(r.get("machine")) for r in records)),
+        ("Training time", duration(seconds) if seconds else ""),
+    ]
+    return [(name, value) for name, value in rows if value]
+
+
+def _told(part: Mapping[str, Any] | None, *keys: str) -> str:
+    return ", ".join(f"{key} {part[key]}" for key in keys or part if key in part) if part else ""
+
+
+def _joined(values: Any) -> str:
+    """Distinct values, the commonest first."""
+    return "; ".join(value for value, _ in Counter(v for v in values if v).most_common())

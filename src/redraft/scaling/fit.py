@@ -1,0 +1,120 @@
+"""All fits of a study, in one call, as data and as sentences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from redraft.errors import UserError, unknown
+from redraft.scaling.approaches import Engines, family_number, fit_engines
+from redraft.scaling.caveats import study_caveats
+from redraft.scaling.conventions import recount
+from redraft.scaling.extrapolation import held_out
+from redraft.scaling.laws.data_constrained import fit_repeats
+from redraft.scaling.laws.elbo_gap import Looseness, looseness, tightened
+from redraft.scaling.laws.isoflop import curves
+from redraft.scaling.laws.joint import fit_joint
+from redraft.scaling.laws.multiplier import Best, Multiplier, multiplier, student
+from redraft.scaling.laws.parametric import Parametric
+from redraft.scaling.laws.robustness import Robustness, robustness
+from redraft.scaling.records import Point, names, require_comparable, with_budgets
+from redraft.scaling.results import REFERENCE, FamilyFit, Fits, Pair, label, ordered
+
+
+@np.errstate(all="ignore")  # a resample may leave the numbers; what is not finite is left out or null
+def fit(points: Sequence[Point], *, reference: str = REFERENCE, seed: int = 0, resamples: int = 400) -> Fits:
+    """Fit every family: IsoFLOP minima and power laws, L(N, D), compute multipliers against `reference`, paired arms.
+
+    The result depends on the set of points, not on their order. A family's draws depend on (seed, its name) alone.
+    Raises `UserError` for no points, too few resamples, an unknown reference, or runs that cannot be compared.
+    """
+    if not points:
+        raise UserError("there are no runs to fit.")
+    if seed < 0:
+        raise UserError(f"the seed is {seed}; it must be 0 or more.")
+    if resamples < 40:
+        raise UserError(f"{resamples} resamples are too few for a 95 % interval: use 40 or more, 400 is usual.")
+    require_comparable(points)
+    points = sorted(with_budgets(points), key=lambda p: (p.family, p.budget, p.params, p.loss, p.tokens))
+    known = ordered(names(points), reference)
+    if reference not in known and reference != REFERENCE:
+        raise unknown("reference family", reference, known)
+    every = curves(points)
+    runs = {family: [p for p in points if p.family == family] for family in known}
+    engines = {family: fit_engines(own, every, seed, resamples) for family, own in runs.items()}
+    tight = _tight(runs, engines, reference, seed, resamples)
+    families = {
+        family: FamilyFit(
+            len(own),
+            own[0].loss_kind,
+            engines[family].isoflop,
+            engines[family].parametric,
+            _multiplier(family, reference, {name: fitted.best for name, fitted in engines.items()}),
+            engines[family].parabolas,
+            engines[family].envelope,
+            held_out(own, every, engines[family], seed),
+            tight.get(family),
+            _robustness(own, engines[family].parametric, seed, resamples),
+            fit_repeats(own),
+            (min(p.params for p in own), max(p.params for p in own)),
+            (min(p.tokens for p in own), max(p.tokens for p in own)),
+        )
+        for family, own in runs.items()
+    }
+    pairs = tuple(_pairs(points))
+    convention = next((p.convention for p in points if p.convention), None)
+    warnings = tuple(study_caveats(points, families, {pair.arm for pair in pairs}, reference, label))
+    counted = recount(points, engines, reference, seed, resamples)
+    joint = fit_joint(runs, {name: law for name, fitted in engines.items() if (law := fitted.parametric.law)})
+    return Fits(reference, seed, resamples, convention, families, pairs, warnings, counted, joint)
+
+
+def _robustness(points: Sequence[Point], fitted: Parametric, seed: int, resamples: int) -> Robustness | None:
+    return robustness(points, fitted.law, [seed, family_number(points[0].family), 3], resamples) if fitted.law else None
+
+
+def _tight(
+    runs: Mapping[str, list[Point]], engines: Mapping[str, Engines], reference: str, seed: int, resamples: int
+) -> dict[str, Looseness]:
+    """The looseness of each family whose runs all carry a tighter loss."""
+    swapped = {family: found for family, own in runs.items() if (found := tightened(own))}
+    every = curves([p for family, own in runs.items() for p in (swapped[family][1] if family in swapped else own)])
+    again = {family: fit_engines(own, every, seed, resamples).best for family, (_, own) in swapped.items()}
+    told = {}
+    for family, (kind, _) in swapped.items():
+        base = engines[reference].best if reference in engines and family != reference else None
+        bound, firm = engines[family].best, again[family]
+        if base and bound and firm:
+            told[family] = looseness(kind, bound, firm, base, again.get(reference) or base, reference)
+    return {family: value for family, value in told.items() if value}
+
+
+def _multiplier(family: str, reference: str, best: Mapping[str, Best | None]) -> Multiplier | None:
+    own, other = best[family], best.get(reference)
+    return multiplier(own, other, reference) if own and other and family != reference else None
+
+
+def _pairs(points: Sequence[Point]) -> Iterator[Pair]:
+    """Arms of one family that share two seeds at a size and budget; the arm with the family's own name comes second."""
+    cells: dict[tuple[str, float, float], dict[str, dict[int, float]]] = {}
+    for p in points:
+        if p.variant_of is not None and p.seed is not None:
+            arms = cells.setdefault((p.variant_of, p.budget or p.flops, p.params), {})
+            arms.setdefault(p.family, {})[p.seed] = p.loss
+    for (family, budget, params), arms in sorted(cells.items()):
+        base = family if family in arms else min(arms)
+        for arm in sorted(set(arms) - {base}):
+            seeds = tuple(sorted(set(arms[arm]) & set(arms[base])))
+            if len(seeds) >= 2:
+                yield _pair(arm, base, budget, params, seeds, arms)
+
+
+def _pair(
+    arm: str, base: str, budget: float, params: float, seeds: tuple[int, ...], arms: dict[str, dict[int, float]]
+) -> Pair:
+    losses, against = (tuple(arms[name][seed] for seed in seeds) for name in (arm, base))
+    gaps = np.subtract(losses, against)
+    difference = student(float(gaps.mean()), float(gaps.std(ddof=1) / math.sqrt(len(gaps))), len(gaps) - 1)
+    return Pair(arm, base, budget, params, seeds, losses, against, difference)

@@ -1,0 +1,122 @@
+"""The fits of a study in plain sentences, for a terminal and for reports."""
+
+from __future__ import annotations
+
+from redraft.display import quantity
+from redraft.scaling.laws.elbo_gap import Looseness
+from redraft.scaling.laws.isoflop import TOO_FEW
+from redraft.scaling.laws.multiplier import Multiplier
+from redraft.scaling.results import FamilyFit, Fits, Pair, label, span
+
+NEEDED = "it takes three sizes around the best one, at two budgets or more"
+
+
+def summary(fits: Fits) -> list[str]:
+    """The fits in plain sentences for a terminal: one or two a family, then pairs and warnings."""
+    lines = [_opening(fits)]
+    lines += [_family_sentence(name, family) for name, family in fits.families.items() if family.laws.loss]
+    if untold := [label(n) for n, family in fits.families.items() if family.laws.loss and not family.laws.params]:
+        lines.append(f"How the best size of {', '.join(untold)} grows with compute, these runs do not tell: {NEEDED}.")
+    lines += filter(None, [multiplier_sentence(fits)])
+    lines += [looseness_sentence(name, f.looseness) for name, f in fits.families.items() if f.looseness]
+    allocations = [
+        f"{label(name)} {span(family.parametric.allocation, 2)}"
+        for name, family in fits.families.items()
+        if family.parametric.allocation and not family.parametric.flags
+    ]
+    if allocations:
+        lines.append(f"L(N, D) fitted to all runs puts the exponent of N* at {', '.join(allocations)}.")
+    lines += filter(None, [extrapolation_sentence(fits), convention_sentence(fits)])
+    return lines + [pair_sentence(pair) for pair in fits.pairs] + [f"Warning: {warning}" for warning in fits.warnings]
+
+
+def looseness_sentence(name: str, loose: Looseness) -> str:
+    """The multiplier with a tighter loss, and the bound's share."""
+    what = "exact likelihood" if loose.tighter == "exact" else "tighter bound"
+    return (
+        f"{label(name)} by its {what}: {span(loose.multiplier.mean)} times the compute of "
+        f"{label(loose.multiplier.reference)}; the looseness of the bound is a factor of {span(loose.mean)}."
+    )
+
+
+def extrapolation_sentence(fits: Fits) -> str:
+    """How far each engine missed the best loss of the largest budget when it was held out; or nothing."""
+    told = [
+        f"{label(name)} {', '.join(f'{100 * h.loss_error:+.2f} % ({h.engine})' for h in family.held_out)}"
+        for name, family in fits.families.items()
+        if family.held_out
+    ]
+    return f"Best loss of the largest budget, predicted from the others: {'; '.join(told)}." if told else ""
+
+
+def convention_sentence(fits: Fits) -> str:
+    """The exponent of N* under every counting convention; or nothing."""
+    told: dict[str, list[str]] = {}
+    for row in fits.conventions:
+        if row.size_exponent:
+            told.setdefault(row.convention, []).append(f"{label(row.family)} {span(row.size_exponent, 2)}")
+    return (
+        f"N* by convention: {'; '.join(f'{name}: ' + ', '.join(rows) for name, rows in told.items())}." if told else ""
+    )
+
+
+def _opening(fits: Fits) -> str:
+    runs = sum(family.runs for family in fits.families.values())
+    counted = f" counted as {fits.convention}" if fits.convention else ""
+    noise = {f.laws.noise.source for f in fits.families.values() if f.laws.loss}
+    known = f"; noise from {'; '.join(sorted(noise))}" if noise else ""
+    return (
+        f"{runs} runs of {len(fits.families)} families{counted}; intervals are 95 %, {fits.resamples} resamples{known}."
+    )
+
+
+def _family_sentence(name: str, family: FamilyFit) -> str:
+    laws = family.laws
+    top = ([m for m in laws.minima if TOO_FEW not in m.flags] or laws.minima)[-1]
+    assert laws.loss
+    size = f"N* ~ C^{span(laws.params.exponent)}, " if laws.params else ""
+    return (
+        f"{label(name)}: {size}loss ~ C^{span(laws.loss.exponent)}; "
+        f"at {quantity(top.budget, 'FLOPs')} loss {span(top.loss, 4)} nats/token with {quantity(top.params.value)} "
+        f"parameters on {quantity(top.tokens.value)} tokens."
+    )
+
+
+def multiplier_sentence(fits: Fits) -> str:
+    """What each family pays in compute for the reference's loss, and whether that changes with compute; or nothing."""
+    ratios = {name: family.multiplier for name, family in fits.families.items() if family.multiplier}
+    if not ratios:
+        return ""
+    told = "; ".join(f"{label(name)} {span(k.mean)}{_over(k)}{_trend(k)}" for name, k in ratios.items())
+    text = f"Times the compute of {label(fits.reference)} needed for the same loss: {told}."
+    outside = [ratio.extrapolated for k in ratios.values() for ratio in k.ratios]
+    if any(outside):
+        part, whom = "All" if all(outside) else "Part", label(fits.reference)
+        text += f" {part} of this rests on the law of {whom}, beyond the losses that {whom} reached."
+    return text
+
+
+def _over(k: Multiplier) -> str:
+    """Which budgets a mean is over: those whose loss the reference reached, or all where it reached none."""
+    reached = [ratio.flops for ratio in k.ratios if not ratio.extrapolated]
+    budgets = reached or [ratio.flops for ratio in k.ratios]
+    ends = dict.fromkeys(quantity(budget, "FLOPs") for budget in (min(budgets), max(budgets)))
+    return f" at {' to '.join(ends)}"
+
+
+def _trend(k: Multiplier) -> str:
+    """', rising as C^0.03 (0.01 to 0.05)' where the interval says which way."""
+    if k.trend is None or k.trend.low is None or k.trend.high is None or k.trend.low * k.trend.high <= 0:
+        return ""
+    return f", {'rising' if k.trend.value > 0 else 'falling'} as C^{span(k.trend, 2)}"
+
+
+def pair_sentence(pair: Pair) -> str:
+    """Which of two ways of training a family is better, over which seeds."""
+    gap = pair.difference
+    resolved = gap.low is not None and gap.high is not None and gap.low * gap.high > 0
+    verdict = ("higher" if gap.value > 0 else "lower") if resolved else "not told apart"
+    return (
+        f"{label(pair.arm)} less {label(pair.against)}, {quantity(pair.params)} parameters, {len(pair.seeds)} seeds: "
+        f"{span(gap, 2)} nats/token, {verdict}."
+    )

@@ -1,0 +1,111 @@
+"""Text of a known entropy: draws from a small language model, whose own score of them is exact (stories260K of llama2.c)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from redraft.errors import UserError
+from redraft.files import make_folder, read_json, write_json, write_text
+from redraft.noise import counter_rng as draws
+from redraft.noise.counter_rng import Key
+from redraft.tasks.word_tokenizer import word_level
+
+BATCH = 256
+SOURCE = "stories260K.bin"
+
+
+class Source:
+    """A causal model as a source. A text is `length` tokens after BOS; what ends one document does not end it. It stays on the
+    CPU, whatever device the models that learn from it are on: what it draws is then a function of the seed alone."""
+
+    def __init__(self, folder: Path):
+        from redraft.evaluation.generation.llama2c import BEGIN, read_network
+
+        path = folder / SOURCE
+        if not path.is_file():
+            raise UserError(f"{folder} holds no {SOURCE}: give the folder of llama2.c's stories260K")
+        try:
+            self.network: Any = read_network(path)
+        except ImportError:
+            raise UserError("this source needs the package 'transformers': pip install 'redraft[hf]'") from None
+        self.begin, self.vocab = BEGIN, int(self.network.config.vocab_size)
+        self.sha256 = sha256(path.read_bytes()).hexdigest()
+
+    @torch.no_grad()
+    def sample(self, n: int, length: int, seed: int) -> Iterator[Tensor]:
+        """[<= BATCH, length] ids at a time, n rows in all; row i is a function of (seed, i)."""
+        for start in range(0, n, BATCH):
+            index = torch.arange(start, min(n, start + BATCH))
+            noise = draws.uniform(Key.of(seed).fold("source"), index[:, None], torch.arange(length))
+            ids, cache = torch.full((len(index), 1), self.begin), None
+            out = []
+            for place in range(length):
+                step = self.network(ids, past_key_values=cache, use_cache=True)
+                ids, cache = (
+                    draws.categorical(step.logits[:, -1].log_softmax(-1), noise[:, place])[:, None],
+                    step.past_key_values,
+                )
+                out.append(ids)
+            yield torch.cat(out, 1)
+
+    @torch.no_grad()
+    def nats(self, tokens: Tensor) -> Tensor:
+        """-log p of each row of ids, float64 [n], in nats."""
+        parts = []
+        for rows in tokens.split(64):
+            begun = torch.cat([torch.full_like(rows[:, :1], self.begin), rows[:, :-1]], 1)
+            log_p = self.network(begun).logits.log_softmax(-1)
+            parts.append(-log_p.gather(-1, rows[..., None])[..., 0].double().sum(1))
+        return torch.cat(parts)
+
+
+def written(source: Source, folder: Path, rows: int, length: int, seed: int = 0, held_out: int = 256) -> dict[str, Any]:
+    """Draws as files to train and to validate on, made unless they are there; the data settings that read them.
+
+    A token is a word of its own, so that a row's ids are the source's: word i stands for id i of the source.
+    """
+    place = folder / f"source-{source.sha256[:8]}-{rows}x{length}-s{seed}"
+    make_folder(place)
+    if not (place / "source.json").exists():
+        tokens = torch.cat(list(source.sample(rows + held_out, length, seed)))
+        for name, some in (("train", tokens[held_out:]), ("valid", tokens[:held_out])):
+            lines = (json.dumps({"prompt": "", "completion": " ".join(map(word, row))}) for row in some.tolist())
+            write_text(place / f"{name}.jsonl", "\n".join(lines) + "\n")
+        write_text(place / "tokenizer.json", word_level(word(i) for i in range(source.vocab)))
+        nats = source.nats(tokens) / length
+        write_json(place / "source.json", {
+            "entropy": float(nats.mean()), "entropy_se": float(nats.std() / len(nats) ** 0.5), "rows": len(nats),
+            "length": length,
+            "held_out": float(nats[:held_out].mean()), "sha256": source.sha256,
+        })  # fmt: skip
+    data = {"source": "train.jsonl", "validation": "valid.jsonl", "tokenizer": "tokenizer.json"}
+    return {key: str(place / name) for key, name in data.items()} | {
+        "length": length,
+        "format": "prompts",
+        "eos": "none",
+    }
+
+
+def entropy(data: dict[str, Any]) -> dict[str, Any]:
+    """What is known of the source: its entropy in nats per token, over the draws that were written."""
+    return dict(read_json(Path(data["source"]).parent / "source.json"))
+
+
+def word(i: int) -> str:
+    """The word of an id; in their order as words they are in the order of the ids."""
+    return f"t{i:05d}"
+
+
+FIRST_WORD = 2  # the tokenizer's id of word 0: what is unknown and what ends a text come before
+
+
+def source_ids(tokens: Tensor) -> Tensor:
+    """The model's ids as the source's; what stands for no word (an end of text that a model wrote) as the source's id 0."""
+    return (tokens - FIRST_WORD).clamp(min=0)

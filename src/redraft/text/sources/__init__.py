@@ -1,0 +1,1 @@
+"""Where text comes from: documents of files and folders, their formats, and detokenisation."""

@@ -1,0 +1,1 @@
+"""Text to ids and back, in this process or in several."""

@@ -1,0 +1,1 @@
+"""Many ranks: who they are, how network and checkpoints are sharded, and how jobs are launched."""

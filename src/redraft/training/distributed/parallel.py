@@ -1,0 +1,178 @@
+"""One network on many ranks: whole on each (DDP), in shards (FSDP2), or in shards within groups that are copies (HSDP).
+
+DDP    Li et al. 2020, arXiv:2006.15704.       FSDP   Zhao et al. 2023, arXiv:2304.11277; here `fully_shard`, FSDP2.
+
+All of them average gradients over ranks. Ours are sums over a step's tokens, so the loss is multiplied by the ranks.
+
+Which weights travel in what: the matrices of a block in the format in which they multiply (a `Linear` would cast them after
+the journey anyway, so the numbers are those of one process), all else in float32: norms, time conditioning, embedding and
+head. Those belong to the outermost group, which is gathered once a step. Gradients are summed in float32 at least.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
+
+from redraft.config import ParallelConfig, TrainConfig
+from redraft.errors import UserError
+from redraft.families.base import Family, Taught
+from redraft.network.head import summed
+from redraft.network.padding import reading
+from redraft.network.transformer import Block, Transformer
+from redraft.noise.counter_rng import Key
+from redraft.planning.budget import SMALL
+from redraft.training.distributed.ranks import Ranks
+from redraft.types import Batch
+
+
+class Descent(nn.Module):
+    """What is differentiated: the nats [B, L] of a batch, for their sum. One module around the family's loss, whatever that
+    calls and how often, so that what spreads a network over ranks sees one forward pass."""
+
+    def __init__(self, family: Family, network: Transformer, teacher: Transformer | None, seed: int):
+        super().__init__()
+        self.family, self.key = family, Key.of(seed).fold("corruption")
+        self.network, self.teacher = network, teacher
+
+    def forward(self, batch: Batch, progress: float) -> Tensor:
+        network = reading(self.network, batch)
+        if self.teacher is not None:
+            network = Taught(network, reading(self.teacher, batch))
+        with summed():
+            return self.family.loss(network, batch, key=self.key, progress=progress).nats
+
+
+def spread(descent: Descent, config: TrainConfig, ranks: Ranks) -> Descent | DistributedDataParallel:
+    """The network on its device or devices, ready for `descent(batch, progress)`. In place; optimisers come after it."""
+    kind = chosen(config.parallel, ranks, sum(p.numel() for p in descent.network.parameters()))
+    alone = kind in ("alone", "ddp")
+    if config.compile == "graphs" and not alone:
+        raise UserError(f"train.compile graphs replays a whole network, and {kind} gathers its parts: give true")
+    if alone:
+        descent.to(config.device)
+    for network in (descent.network, descent.teacher):
+        if network is not None:
+            fuse(network, config)
+    if alone:
+        return descent if kind == "alone" else DistributedDataParallel(descent, gradient_as_bucket_view=True)
+    mesh = mesh_of(kind, config.parallel, ranks, torch.device(config.device).type)
+    shard(descent, mesh, config)
+    return descent
+
+
+def fuse(network: Transformer, config: TrainConfig) -> None:
+    """Compile and recompute as configured. Block by block, what recomputes a block or gathers its weights stays outside."""
+    if config.compile is True:
+        network.compile_blocks()
+    if config.checkpointing == "blocks":
+        for block in network.blocks:
+            # Nothing in a block is random: all noise is a counter's.
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+    if config.compile == "graphs":
+        network.compile_trunk(graphs=True)
+
+
+def chosen(config: ParallelConfig, ranks: Ranks, parameters: int) -> str:
+    """alone, ddp, fsdp or hsdp. auto: ddp up to SMALL weights; shards beyond, within a machine if there are several."""
+    if not ranks.several:
+        return "alone"
+    if config.kind != "auto":
+        return config.kind
+    if ranks.size == 1:
+        return "alone"
+    if parameters <= SMALL:
+        return "ddp"
+    return "hsdp" if ranks.per_node < ranks.size else "fsdp"
+
+
+def mesh_of(kind: str, config: ParallelConfig, ranks: Ranks, device: str) -> DeviceMesh:
+    if kind == "fsdp":
+        return init_device_mesh(device, (ranks.size,), mesh_dim_names=("shard",))
+    shards = config.shards or ranks.per_node
+    if ranks.size % shards:
+        raise UserError(f"train.parallel.shards {shards} must divide the {ranks.size} ranks")
+    return init_device_mesh(device, (ranks.size // shards, shards), mesh_dim_names=("replicate", "shard"))
+
+
+def shard(descent: Descent, mesh: DeviceMesh, config: TrainConfig) -> None:
+    """`fully_shard` on each block, then on the whole; the next block's weights travel while one computes."""
+    compute = descent.network.compute
+    # Adapters multiply in the format of their weights: casting those would change the numbers.
+    low = compute if compute == torch.bfloat16 and config.lora is None else None
+    policy = MixedPrecisionPolicy(low, torch.float32 if low else None, cast_forward_inputs=False)
+    networks = [network for network in (descent.network, descent.teacher) if network is not None]
+    blocks = [[block for block in network.blocks if isinstance(block, Block)] for network in networks]
+    # What stays in float32 belongs to the outermost group, which finds it here.
+    descent.wide = nn.ModuleList(part for own in blocks for block in own for part in apart(block))
+    for own in blocks:
+        for block in own:
+            ignored = {p for part in apart(block) for p in part.parameters()}
+            fully_shard(
+                block,
+                mesh=mesh,
+                reshard_after_forward=config.parallel.reshard,
+                mp_policy=policy,
+                ignored_params=ignored,
+            )
+    fully_shard(descent, mesh=mesh, reshard_after_forward=False)
+    for own in blocks:
+        for one, following in pairwise(own):
+            _ahead(one, following)
+
+
+def apart(block: Block) -> list[nn.Module]:
+    """The parts of a block that compute in float32."""
+    return [part for part in (block.norm1, block.norm2, block.modulation) if part is not None]
+
+
+def _ahead(one: nn.Module, following: nn.Module) -> None:
+    assert isinstance(one, FSDPModule) and isinstance(following, FSDPModule)
+    one.set_modules_to_forward_prefetch([following])
+    following.set_modules_to_backward_prefetch([one])
+
+
+@contextmanager
+def micro_batch(descent: nn.Module, last: bool, keep: bool) -> Iterator[None]:
+    """A step's gradients travel once, after its last micro-batch; `keep`: the gathered weights stay until then."""
+    if isinstance(descent, DistributedDataParallel) and not last:
+        with descent.no_sync():
+            yield
+        return
+    if isinstance(descent, FSDPModule):
+        descent.set_requires_gradient_sync(last)
+        descent.set_reshard_after_backward(last or not keep)
+        descent.set_reshard_after_backward(last, recurse=False)  # the outermost group travels once a step
+    yield
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This rank's part of a tensor, or the tensor where it is in one piece."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The tensor in one piece. All ranks ask together."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def fill(target: Tensor, source: Tensor) -> None:
+    """`source`, in one piece, into `target` or this rank's part of it; nothing travels."""
+    if isinstance(target, DTensor):
+        from torch.distributed.tensor import distribute_tensor
+
+        source = source.to(target.device)
+        part = distribute_tensor(source, target.device_mesh, target.placements, src_data_rank=None)
+        target.to_local().copy_(part.to_local())
+    else:
+        target.copy_(source)
