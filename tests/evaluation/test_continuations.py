@@ -185,7 +185,8 @@ def test_the_scorer_s_draws_have_that_mean(given: int) -> None:
 def test_defaults_are_fixed_in_advance() -> None:
     names = {name: default_estimator(family_of(name, {}, V)).name for name in FAMILIES}
     assert names["ar"] == "chain_rule" and names["mdlm"] == "mask_count"
-    assert set(names.values()) - {"chain_rule", "mask_count"} == {"continuous_time"}
+    assert names["d3pm"] == "discrete_time"  # its times are those of a grid
+    assert set(names.values()) == {"chain_rule", "mask_count", "continuous_time", "discrete_time"}
 
 
 # Text to ids

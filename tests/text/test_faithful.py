@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import gzip
 import io
 import json
@@ -50,6 +51,36 @@ def test_linked_folders_are_read_and_loops_are_not_read_again(tmp_path: Path) ->
     for spec in (tmp_path / "corpus", f"{tmp_path}/corpus/**/*.jsonl", f"{here},{there},{tmp_path}/corpus"):
         inodes = [os.stat(path).st_ino for path in found(spec)]
         assert sorted(inodes) == sorted({here.stat().st_ino, there.stat().st_ino})
+
+
+def test_a_glob_goes_through_every_folder_once_however_many_loops_there_are(tmp_path: Path) -> None:
+    deep = [rows(tmp_path / f"corpus/{name}/deep/a.jsonl") for name in ("one", "two", "[three]")]
+    rows(tmp_path / "corpus/.hidden/a.jsonl")
+    for name in "abcdef":
+        os.symlink("..", tmp_path / f"corpus/one/{name}")
+    wanted = sorted(path.stat().st_ino for path in deep)
+    for pattern in ("**", "**/*.jsonl", "**/deep/*", "*/**/*.jsonl", "**/deep/**/a.jsonl", "**//**/a.*"):
+        assert sorted(os.stat(path).st_ino for path in found(f"{tmp_path}/corpus/{pattern}")) == wanted, pattern
+
+
+def test_a_glob_without_links_names_what_glob_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b/a", "b/c/a", "b/.c/a", "b-c/a", ".b/a"):
+        rows(tmp_path / f"{name}.jsonl")
+    monkeypatch.chdir(tmp_path)
+    patterns = ["**", "**/*.jsonl", "b/**", "b/**/a.jsonl", "*/**/*.jsonl", "**/c/*"]
+    for pattern in [*patterns, "b**/*.jsonl", ".b/**/*", "./**/[ab]*"]:
+        named = sorted(path for name in glob.iglob(pattern, recursive=True) if (path := Path(name)).is_file())
+        assert found(pattern) == [str(path) for path in sorted(named, key=Path.as_posix)], pattern
+
+
+@pytest.mark.parametrize("target", ["nowhere", "self.jsonl"])
+def test_a_link_that_leads_nowhere_is_refused(target: str, tmp_path: Path) -> None:
+    rows(tmp_path / "corpus/here.jsonl")
+    os.symlink("..", tmp_path / "corpus/back")
+    os.symlink(target, tmp_path / "corpus/self.jsonl")
+    for spec in (tmp_path / "corpus", f"{tmp_path}/corpus/**/*.jsonl"):
+        with pytest.raises(UserError, match=r"self.jsonl cannot be read .*mend the link"):
+            found(spec)
 
 
 @pytest.mark.parametrize("how", ["same", "link", "hard", "copy", "gz", "parquet", "folder"])

@@ -106,7 +106,7 @@ def test_the_flag_is_the_setting(flag: str, source: Path, tmp_path: Path, monkey
 
     asked: list[dict[str, Any]] = []
     monkeypatch.setattr(train, "lead", lambda options, overrides, ranks: asked.append(overrides))
-    cli.main(["train", "--into", str(tmp_path / "run"), "--flops", "1e9", flag])
+    cli.main(["train", "--into", str(tmp_path / "run"), "--flops", "1e12", flag])
     assert asked[0]["train"]["compile"] is (flag == "--compile")
 
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,28 @@ def test_while_a_run_looks_after_its_signals_they_wait_for_it() -> None:
         impatient.ask(signal.SIGINT)
 
 
+@pytest.fixture
+def in_front() -> Iterator[None]:
+    """Signals as of a program that a terminal started: a shell lets what it starts in the background ignore Ctrl-C."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("in_front")
+def test_a_run_in_the_background_goes_on_ignoring_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ranks = Ranks()
+    with ranks.heeded():
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN and not ranks.asked
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert ranks.asked == [signal.SIGTERM]
+
+
+@pytest.mark.usefixtures("in_front")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 def test_a_run_that_is_interrupted_saves_where_it_is(number: int, tmp_path: Path) -> None:
     """Not at its last checkpoint; and the rest is that of a run which was left alone."""

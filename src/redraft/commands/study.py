@@ -35,6 +35,11 @@ KEYS = "Any key of a run can be set by a dotted flag (redraft list keys), for al
 RECIPE, FOLDER, INTO = {"of": "RECIPE"}, {"of": "FOLDER"}, {"into": "folder of the study: new, empty, or its own"}
 QUEUE = ("into", "workers", "device", "precision", "launcher", "json")
 PARTS = {
+    "new": Part(
+        "Write a commented recipe to begin with, in a file that is not there yet: change it, then plan and run it.\n\n"
+        "redraft study new RECIPE.toml\nredraft plan RECIPE.toml",
+        ("json",), {"of": "RECIPE.toml"},
+    ),
     "run": Part(
         "Train and score every run of a recipe. The same command continues, and skips what is recorded.\n\n"
         "redraft study run demo --into studies/first\n"

@@ -110,11 +110,11 @@ def carry_out(
     from redraft.studies.execute import check_folder, execute, open_study
     from redraft.studies.workers import Jobs, Processes
 
-    for data in {repr(one.config.data): one.config.data for one in plan_study(table).runs}.values():
-        check_sources(data)
-    elsewhere = launcher == "local" and _devices(table) != {"cpu"}
     study = plan_study(table)
     check_folder(study, folder)
+    for data in {repr(one.config.data): one.config.data for one in study.runs}.values():
+        check_sources(data)
+    elsewhere = launcher == "local" and _devices(table) != {"cpu"}
     if not quiet:
         print("\n".join(study_sentences(study, None if elsewhere else study_rate(study))), flush=True)
     _check_ends(study, quiet)

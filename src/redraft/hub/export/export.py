@@ -1,6 +1,6 @@
 """Models out: a folder for `transformers`, a stock Llama, a GGUF file, or our own folder. It appears whole or not at all.
 
-transformers   every family; the code in exported/ goes along, so redraft is not needed to read it
+transformers   every family; the code in transformers_code/ goes along, so redraft is not needed to read it
 llama          family ar on the llama block, as LlamaForCausalLM
 gguf           the same, one file for llama.cpp and its kin
 native         config.json, weights and tokenizer without the rest of a run

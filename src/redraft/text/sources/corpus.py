@@ -320,16 +320,35 @@ def _library(root: Path) -> Iterator[Path]:
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    """All files below a folder, through links, each folder once: one that leads above is no second one."""
+    """All files below a folder."""
+    return (Path(place, name) for place, names in _walked(folder) for name in names)
+
+
+def _walked(top: Path, hidden: bool = True) -> Iterator[tuple[str, list[str]]]:
+    """A folder and all below it, through links, with the names of their files. Each folder once: a link that leads above is no
+    second one."""
     seen = set[tuple[int, int]]()
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for place, folders, names in os.walk(top, followlinks=True):
         here = inode(Path(place))
         if here in seen:
             folders.clear()
             continue
         seen.add(here)
-        folders.sort()
-        yield from (Path(place, name) for name in names)
+        folders[:] = sorted(name for name in folders if hidden or not name.startswith("."))
+        yield place, names
+
+
+def _matches(pattern: str, within: str = "") -> Iterator[Path]:
+    """The files and folders of a glob, whose `**` is a walk: `glob` itself goes round a loop of links until the system refuses
+    the path, and through two of them by every way."""
+    head, *tail = re.split(r"(?:^|(?<=/))\*\*(?:/|$)", pattern, maxsplit=1)
+    found = glob.iglob(head, root_dir=within or None) if head else iter([""])
+    if not tail:
+        yield from (Path(within, name) for name in found)
+        return
+    for name in found:
+        for place, _ in _walked(Path(within, name), hidden=False):
+            yield from _matches(tail[0] or "*", place)
 
 
 def _is_there(path: Path) -> bool:
@@ -350,7 +369,7 @@ def _entry(path: Path, wanted: Callable[[Path], bool], accepted: str) -> list[Pa
     if path.is_dir():
         found, kind = _below(path), "folder"
     elif glob.has_magic(str(path)):
-        found, kind = map(Path, glob.iglob(str(path), recursive=True)), "glob"
+        found, kind = _matches(path.as_posix()), "glob"
     else:
         raise _not_here(path)
     files = sorted((file for file in found if _is_there(file) and wanted(file)), key=Path.as_posix)
