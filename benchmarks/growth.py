@@ -21,7 +21,7 @@ import torch
 from redraft.families.base import DiffusionFamily, build
 from redraft.network.init import initialised
 from redraft.network.sizes import from_size
-from redraft.noise import counter_rng as draws
+from redraft.noise import counter_rng
 from redraft.noise.counter_rng import Key
 from redraft.sampling.base import Denoiser
 from redraft.types import Batch
@@ -48,13 +48,13 @@ def step(case: str, length: int, vocab: int, batch: int) -> Callable[[], Any]:
 
     assert isinstance(family, DiffusionFamily)
     t, s = (torch.full((batch, 1), u, dtype=torch.float64) for u in (0.5, 0.5 - 1 / 64))
-    noise = draws.field(Key.of(1), index, length)
+    noise = counter_rng.field(Key.of(1), index, length)
     xt = family.corrupt(tokens, t, noise)
 
     @torch.no_grad()
     def sample() -> None:
         """The step in the middle of 64."""
-        family.step(Denoiser(network, family)(xt, t), xt, t, s, draws.field(Key.of(2), index, length))
+        family.step(Denoiser(network, family)(xt, t), xt, t, s, counter_rng.field(Key.of(2), index, length))
 
     return train if kind == "training" else sample
 

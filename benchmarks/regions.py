@@ -21,7 +21,7 @@ from redraft.network.attention import rotary
 from redraft.network.fuse_adaln import folded
 from redraft.network.sizes import from_size
 from redraft.network.transformer import Block, Transformer
-from redraft.noise import counter_rng as draws
+from redraft.noise import counter_rng
 from redraft.types import Attention
 
 META = torch.device("meta")
@@ -71,9 +71,9 @@ class Regions:
     @cache  # noqa: B019
     def hash(self, rows: int, length: int) -> Count:
         at = lambda device: (torch.zeros((), dtype=torch.int64, device=device), *_counters(rows, length, device))
-        real = compiled(draws._uniform, *at("cpu"), backward=False)
+        real = compiled(counter_rng._uniform, *at("cpu"), backward=False)
         arguments = at(META)
-        return self.counted(lambda: draws._uniform(*arguments)) - real
+        return self.counted(lambda: counter_rng._uniform(*arguments)) - real
 
     @cache  # noqa: B019
     def head(self, family: str, rows: int) -> Count:
@@ -118,15 +118,15 @@ def _counters(rows: int, length: int, device: Any) -> tuple[Tensor, Tensor]:
 @contextmanager
 def hashes() -> Iterator[list[int]]:
     """A list that grows with every noise field made on the meta device."""
-    made, plain = list[int](), draws._uniform
+    made, plain = list[int](), counter_rng._uniform
 
     def noting(state: Tensor, *counters: Tensor) -> Tensor:
         if state.is_meta and len(counters) > 1:
             made.append(1)
         return plain(state, *counters)
 
-    draws._uniform = noting
+    counter_rng._uniform = noting
     try:
         yield made
     finally:
-        draws._uniform = plain
+        counter_rng._uniform = plain

@@ -14,7 +14,7 @@ from redraft.families.base import DiffusionFamily, Family
 from redraft.families.duo import Duo
 from redraft.families.esolm import EsoLM
 from redraft.families.mdlm import MDLM
-from redraft.noise import counter_rng as draws
+from redraft.noise import counter_rng
 from redraft.noise.counter_rng import Key
 from redraft.noise.kappa import even_times
 from redraft.sampling.ordered import Ordered
@@ -69,7 +69,7 @@ def chain(network: Network, family: DiffusionFamily, canvas: Canvas, steps: int,
     """`steps` steps from the prior to text."""
     generator, grid = torch.Generator().manual_seed(seed), even_times(steps).tolist()
     index = torch.arange(len(canvas.tokens))
-    canvas = canvas.write(family.prior(draws.field(Key.of(seed), index, canvas.tokens.shape[1])))
+    canvas = canvas.write(family.prior(counter_rng.field(Key.of(seed), index, canvas.tokens.shape[1])))
     for t, s in zip(grid[:-1], grid[1:], strict=True):
         canvas = step(network, family, canvas, t, s, law, generator)
     return canvas
@@ -78,7 +78,7 @@ def chain(network: Network, family: DiffusionFamily, canvas: Canvas, steps: int,
 def ordered_uncached(network: Network, family: EsoLM, canvas: Canvas, sampler: Ordered, key: Key, calls: int) -> Canvas:
     """The first `calls` calls of Eso-LM's sampler without a cache: one causal pass over the whole canvas each time."""
     length = canvas.tokens.shape[1]
-    noise = draws.field(key, torch.arange(len(canvas.tokens), device=canvas.tokens.device), length)
+    noise = counter_rng.field(key, torch.arange(len(canvas.tokens), device=canvas.tokens.device), length)
     order, event, _ = sampler.schedule(canvas.fixed, family.alpha_0, noise)
     canvas, token = canvas.write(family.prior(noise)), noise("token").gather(1, order)
     for now in range(min(calls, int(event.max()) + 1)):
@@ -86,7 +86,7 @@ def ordered_uncached(network: Network, family: EsoLM, canvas: Canvas, sampler: O
         z = canvas.tokens.gather(1, order)
         hidden = network.trunk(family.view(z, order, (z != family.mask_id).sum(1)))
         log_p = network.head(hidden[writing]).log_softmax(-1)
-        z = z.masked_scatter(writing, draws.categorical(log_p, token[writing]))
+        z = z.masked_scatter(writing, counter_rng.categorical(log_p, token[writing]))
         canvas = canvas.write(torch.zeros_like(z).scatter(1, order, z))
     return canvas
 
@@ -94,7 +94,7 @@ def ordered_uncached(network: Network, family: EsoLM, canvas: Canvas, sampler: O
 def whole_loss(network: Network, family: Family, batch: Batch, key: Key) -> Tensor:
     """The mean training loss with the logits of every token whole, [B, L, V]: the corruption is the family's own."""
     length = batch.tokens.shape[1]
-    noise, t = draws.field(key, batch.index, length), draws.times(key.fold("time"), batch.index)[:, None]
+    noise, t = counter_rng.field(key, batch.index, length), counter_rng.times(key.fold("time"), batch.index)[:, None]
     if isinstance(family, EsoLM):
         assert family.alpha_0 == 1
         z = batch.tokens.masked_fill(noise("corrupt") >= 1 - t, family.mask_id)

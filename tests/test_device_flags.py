@@ -29,7 +29,7 @@ from redraft.network import device as devices
 from redraft.network.device import pick_device
 from redraft.planning.frontier import FrontierConfig
 from redraft.runs.run import carry_out, open_run
-from redraft.tasks import known_entropy as stories
+from redraft.tasks import known_entropy
 from tests.small_runs import corpus, tiny
 
 ASKED = "cpu:1"
@@ -168,7 +168,7 @@ def test_tasks(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(stories, "Source", Known)
+    monkeypatch.setattr(known_entropy, "Source", Known)
     into, words = tmp_path / "task", task_words(task, trained, tmp_path)
     record = table(capsys, "task", task, "--into", into, *words, *WORDS)
     assert asked and set(asked) == {ASKED}

@@ -1,4 +1,4 @@
-"""The architecture, held by a test: rooms import leftwards only, files stay short, the front door stays cheap."""
+"""The architecture, held by a test: packages import leftwards only, no file is in a cycle, listing loads no torch."""
 
 from __future__ import annotations
 
@@ -6,56 +6,77 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "redraft"
-# A room may import from itself and from rooms of a lower rank.
-RANK = {
-    **dict.fromkeys(
-        ("__init__", "types", "errors", "config", "registry", "files", "display", "numbers", "accelerator"), 0
-    ),
-    **dict.fromkeys(("noise", "text", "network"), 1),
-    "families": 2,
-    "sampling": 3,
-    **dict.fromkeys(("hub", "training"), 4),
-    "evaluation": 5,
-    **dict.fromkeys(("studies", "tasks"), 6),
-    "verbs": 7,
-    "cli": 8,
-    "__main__": 9,
-}
-FORBIDDEN = {("network", "families"), ("families", "sampling"), ("hub", "training"), ("training", "hub")}
+# A package imports itself and packages of earlier layers; two of one layer do not import each other.
+LAYERS = (
+    ("__init__", "types", "errors", "config", "registry", "files", "display", "numbers", "accelerator"),
+    ("noise", "text", "network", "scaling"),
+    ("planning", "families"),
+    ("sampling",),
+    ("training", "hub"),
+    ("evaluation",),
+    ("runs",),
+    ("studies", "tasks"),
+    ("frontier",),
+    ("report",),
+    ("commands",),
+    ("cli",),
+    ("__main__",),
+)
+LAYER = {name: i for i, names in enumerate(LAYERS) for name in names}
+FORBIDDEN = {("network", "families"), ("families", "sampling")}
+WITHOUT_TORCH = ("scaling", "planning", "report")
+LARGEST_FOLDER = 14
 FILES = sorted(SOURCE.rglob("*.py"))
 NAMES = [str(path.relative_to(SOURCE)) for path in FILES]
+MODULES = {".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
 
 
-def room(parts: tuple[str, ...]) -> str:
-    return parts[0].removesuffix(".py")
-
-
-def imported_rooms(path: Path) -> set[str]:
-    """Rooms that a file imports, anywhere in it; the lazy attributes of `redraft/__init__` are strings, not imports."""
-    rooms = set()
+def imported(path: Path) -> set[str]:
+    """Modules of redraft that a file imports anywhere in it, for types too; `redraft/__init__` names its own lazily."""
+    found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "redraft":
-            tail = node.module.split(".")[1:]
-            rooms |= {tail[0]} if tail else {alias.name for alias in node.names if alias.name in RANK}
-    return rooms
+            tail = node.module.removeprefix("redraft").removeprefix(".")
+            for name in (f"{tail}.{alias.name}".removeprefix(".") for alias in node.names):
+                found.add(name if name in MODULES else tail)
+    return found - {""}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_doors_open_one_way(name: str) -> None:
-    here = room(Path(name).parts)
+def test_packages_import_leftwards_only(name: str) -> None:
+    here = name.split("/", maxsplit=1)[0].removesuffix(".py")
     if here == "__init__":
         return
-    for there in imported_rooms(SOURCE / name) - {here}:
-        assert there in RANK, f"{name} imports unknown room {there}"
-        same_floor = RANK[there] == RANK[here]
-        assert RANK[there] < RANK[here] or (same_floor and RANK[here] == 0), f"{name} imports {there}, to its right"
+    for there in {module.split(".")[0] for module in imported(SOURCE / name)} - {here}:
+        assert there in LAYER, f"{name} imports {there}, which is in no layer"
+        assert LAYER[there] < LAYER[here] or LAYER[here] == 0 == LAYER[there], f"{name} imports {there}, to its right"
         assert (here, there) not in FORBIDDEN
+
+
+def test_no_file_is_in_a_cycle_of_imports() -> None:
+    TopologicalSorter({name: imported(path) - {name} for name, path in MODULES.items()}).prepare()
+
+
+def test_no_folder_has_more_files_than_one_can_see() -> None:
+    sizes = Counter(path.parent for path in FILES if path.name != "__init__.py")
+    large = {folder.name: n for folder, n in sizes.items() if n > LARGEST_FOLDER and folder.name != "commands"}
+    assert not large
+
+
+@pytest.mark.parametrize("package", WITHOUT_TORCH)
+def test_package_loads_no_torch(package: str) -> None:
+    names = [f"redraft.{name}" for name in MODULES if name.split(".")[0] == package]
+    program = f"import sys, importlib; [importlib.import_module(n) for n in {names}]; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -81,11 +102,18 @@ def test_code_names_no_device_and_no_machine(name: str) -> None:
     assert not re.search(r"/(home|root|Users)/", text)
 
 
-QUIET = [["--help"], ["list"], ["list", "keys"], ["plan", "demo"], ["plan", "--flops", "1e12"], ["train", "--help"]]
+WITHOUT_MODELS = [
+    ["--help"],
+    ["list"],
+    ["list", "keys"],
+    ["plan", "demo"],
+    ["plan", "--flops", "1e12"],
+    ["train", "--help"],
+]
 
 
-@pytest.mark.parametrize("arguments", QUIET, ids=" ".join)
-def test_front_door_loads_no_torch(arguments: list[str]) -> None:
+@pytest.mark.parametrize("arguments", WITHOUT_MODELS, ids=" ".join)
+def test_listing_and_planning_load_no_torch(arguments: list[str]) -> None:
     program = (
         "import sys, io, contextlib\n"
         "from redraft.cli import main\n"
@@ -113,7 +141,7 @@ def test_registry_options_are_the_families_own() -> None:
         assert defaults == dict(entry.options)
 
 
-def test_readme_tree_names_every_room() -> None:
+def test_readme_tree_names_every_package() -> None:
     readme = (ROOT / "README.md").read_text()
-    for name in sorted({room(Path(n).parts) for n in NAMES if "/" in n}):
+    for name in sorted({n.split("/")[0] for n in NAMES if "/" in n}):
         assert f"{name}/" in readme, f"README.md does not say what {name}/ is"

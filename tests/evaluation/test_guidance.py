@@ -17,7 +17,7 @@ from redraft.families.base import Family, build
 from redraft.families.bd3lm import BD3LM
 from redraft.families.esolm import EsoLM
 from redraft.network.padding import Padded
-from redraft.noise import counter_rng as draws
+from redraft.noise import counter_rng
 from redraft.noise.counter_rng import Key
 from redraft.registry import FAMILIES
 from redraft.sampling.base import Denoiser
@@ -43,7 +43,7 @@ def prompt(rows: int = 4, length: int = L) -> Tensor:
 
 
 def pair_of(family: Family, tokens: Tensor, kind: str = "unsupervised", weight: float = W) -> Any:
-    noise = draws.field(KEY, torch.arange(len(tokens)), tokens.shape[1])
+    noise = counter_rng.field(KEY, torch.arange(len(tokens)), tokens.shape[1])
     blank = without_prompt(family, tokens, noise, kind)
     return guided(NETWORK, family, weight, prompt(*tokens.shape), blank)
 
@@ -136,7 +136,7 @@ def test_bd3lm_without_a_prompt_looks_at_the_rest_in_its_places() -> None:
 def test_duo_sees_uniform_noise_for_a_prompt() -> None:
     """The same for the answers of one question, another for each draw; and every id as often, within 5 standard errors."""
     family, rows = build("duo", {}, V), 4000
-    noise = draws.field(KEY, torch.arange(rows), P)
+    noise = counter_rng.field(KEY, torch.arange(rows), P)
     ids = without_prompt(family, torch.zeros(rows, P, dtype=torch.int64), noise).ids
     assert ids is not None and int(ids.max()) < V
     share = torch.bincount(ids.flatten(), minlength=V) / ids.numel()
@@ -183,7 +183,7 @@ def test_a_guided_row_alone_is_the_row_in_company(name: str) -> None:
 
     def nats(rows: slice, length: int) -> Tensor:
         some, index = tokens[rows, :length], torch.arange(4)[rows]
-        noise = draws.field(KEY, index, length)
+        noise = counter_rng.field(KEY, index, length)
         pair = guided(NETWORK, family, W, inside[rows, :length], without_prompt(family, some, noise))
         batch = Batch(some, scored[rows, :length], index, lengths[rows])
         return family.nelbo(Padded(pair, lengths[rows]), batch, key=KEY).nats.sum(1)
@@ -200,7 +200,7 @@ def written(family: Family, sampler: str, weight: float, **options: Any) -> tupl
     """Texts at temperature 0 after the prompts of `texts`."""
     canvas = Canvas(texts(), prompt())
     plain = Denoiser(NETWORK, family, temperature=0)
-    noise = draws.field(KEY, torch.arange(4), L)
+    noise = counter_rng.field(KEY, torch.arange(4), L)
     denoiser = Guided(plain, weight, prompt(), without_prompt(family, canvas.tokens, noise))
     frames = build_sampler(sampler, options, family)(denoiser, canvas, KEY)
     with torch.no_grad():
@@ -225,7 +225,7 @@ def test_guided_samplers_with_a_cache_write_the_guided_argmax(
     assert not torch.equal(tokens, plain)
     order = None
     if isinstance(family, EsoLM):  # the sampler shuffles what is given
-        order = Ordered().schedule(prompt(), family.alpha_0, draws.field(KEY, torch.arange(4), L))[0]
+        order = Ordered().schedule(prompt(), family.alpha_0, counter_rng.field(KEY, torch.arange(4), L))[0]
     for place in range(P, L):
         if isinstance(family, AR):
             log_p = family.log_p(pair_of(family, tokens[:, :place]), tokens[:, :place], None, None)[:, -1]
@@ -253,6 +253,6 @@ def test_a_pair_has_no_more_to_say_than_its_network_where_nothing_is_given() -> 
         V,
         W,
         torch.zeros(4, L, dtype=torch.bool),
-        without_prompt(family, tokens, draws.field(KEY, torch.arange(4), L)),
+        without_prompt(family, tokens, counter_rng.field(KEY, torch.arange(4), L)),
     )
     assert torch.allclose(family.log_p(pair, tokens, None, None), family.log_p(NETWORK, tokens, None, None), atol=1e-12)

@@ -13,8 +13,8 @@ import pytest
 
 from redraft.cli import dispatch
 from redraft.errors import UserError
+from redraft.evaluation.generation import mt_bench
 from redraft.evaluation.generation.mt_bench import How, answer, judged, questions
-from redraft.evaluation.generation.speed import mt_bench
 from tests.evaluation.test_speed import model
 
 QUESTIONS = [
@@ -109,7 +109,7 @@ def test_an_interrupted_file_goes_on_after_its_last_answer(
     asked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("redraft.evaluation.compute.load", lambda path, device, precision: model("mdlm"))
-    monkeypatch.setattr("redraft.commands.device.model", lambda options: None)
+    monkeypatch.setattr("redraft.commands.device_flags.model", lambda options: None)
     into = tmp_path / "answers" / "mine.jsonl"
     first = answer(model("mdlm"), "mine", QUESTIONS[0], SHORT) | {"tstamp": 1.0}
     into.parent.mkdir()

@@ -496,14 +496,14 @@ def test_converted_ar_model_begins_with_the_foreign_beginning(tmp_path: Path) ->
 
 def test_conversion_is_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No more is read at once than a chunk of rows, whatever the tensor's size; shards come out whole."""
-    from redraft.hub import lazy_tensor as stored
+    from redraft.hub import lazy_tensor
 
-    monkeypatch.setattr(stored, "CHUNK", 1 << 14)
+    monkeypatch.setattr(lazy_tensor, "CHUNK", 1 << 14)
     monkeypatch.setattr(shards, "SHARD_BYTES", 100_000)
     seen: list[int] = []
-    rows = stored.Stored.rows
+    rows = lazy_tensor.Stored.rows
     monkeypatch.setattr(
-        stored.Stored,
+        lazy_tensor.Stored,
         "rows",
         lambda self, a, b: seen.append((b - a) * 32 * 4) or rows(self, a, b),  # type: ignore[func-returns-value]
     )

@@ -25,8 +25,8 @@ from redraft.errors import UserError
 from redraft.families.base import AnyOrder, DiffusionFamily, Family, build
 from redraft.families.esolm import EsoLM
 from redraft.families.mdlm import MDLM
+from redraft.hub.export import export as module
 from redraft.hub.export.export import TARGETS, export
-from redraft.hub.export.export import export as module
 from redraft.network.transformer import Transformer
 from redraft.noise.counter_rng import Key
 from redraft.noise.schedules import Cosine, Linear

@@ -14,8 +14,7 @@ from redraft.families.base import build
 from redraft.families.gidd import GIDD, divergence
 from redraft.families.mdlm import MDLM
 from redraft.families.sedd import SEDD, score_entropy
-from redraft.noise import counter_rng as draws
-from redraft.noise import kernels
+from redraft.noise import counter_rng, kernels
 from redraft.noise.counter_rng import Key
 from redraft.noise.schedules import SCHEDULES, Hybrid, Linear
 from redraft.sampling.ancestral import Ancestral
@@ -175,7 +174,7 @@ def test_gidd_without_uniform_noise_takes_the_steps_of_mdlm() -> None:
             ours, theirs = (f.posterior(own, torch.tensor([[z]]), at, to) for f in (family, masked))
             assert torch.allclose(ours, theirs, atol=1e-12)
     xt = torch.full((rows, L), V).where(torch.rand(rows, L, generator=torch.Generator().manual_seed(3)) < 0.5, 1)
-    noise = draws.field(Key.of(0), torch.arange(rows), L)
+    noise = counter_rng.field(Key.of(0), torch.arange(rows), L)
     predict = Prediction(lambda places: p0[0].log().expand(len(places), V), V)
     at, to = (torch.full((rows, 1), u, dtype=torch.float64) for u in (0.7, 0.3))
     assert torch.equal(family.step(predict, xt, at, to, noise), masked.step(predict, xt, at, to, noise))

@@ -15,7 +15,7 @@ from redraft.errors import UserError
 from redraft.evaluation.likelihood.estimators import regrouped
 from redraft.families.bd3lm import BD3LM
 from redraft.families.mdlm import MDLM
-from redraft.noise import counter_rng as draws
+from redraft.noise import counter_rng
 from redraft.noise.counter_rng import Key
 from redraft.sampling.base import Denoiser
 from redraft.sampling.bd3lm import Blocks, events
@@ -223,7 +223,7 @@ def test_bound_is_one_order_and_falls_to_the_exact_likelihood(block: int, networ
 def test_drawn_orders_are_uniform_within_blocks() -> None:
     """2^14 draws, each frequency within 5 standard errors; an order that cannot be is never drawn. Given tokens first."""
     n = 2**14
-    noise = draws.field(KEY, torch.arange(n), L)
+    noise = counter_rng.field(KEY, torch.arange(n), L)
     for block in BLOCKS:
         drawn, possible = BD3LM(V, block).orders(torch.ones(n, L, dtype=torch.bool), noise), written_orders(block)
         seen = torch.stack([(drawn == torch.tensor(order)).all(1).double().mean() for order in possible])
@@ -239,7 +239,7 @@ def test_drawn_orders_are_uniform_within_blocks() -> None:
 def definition(family: BD3LM, network: Network, canvas: Canvas, sampler: Blocks) -> list[Tensor]:
     """No cache: every call reads all the text so far, in one stream, by the block-causal pattern and the window."""
     (rows, length), block = canvas.tokens.shape, family.block
-    noise, out = draws.field(KEY, torch.arange(rows), length), []
+    noise, out = counter_rng.field(KEY, torch.arange(rows), length), []
     tokens, when, token = canvas.tokens.masked_fill(~canvas.fixed, V), noise("when"), noise("token")
     for start in range(0, length, block):
         stop = min(start + block, length)
@@ -254,7 +254,7 @@ def definition(family: BD3LM, network: Network, canvas: Canvas, sampler: Blocks)
             for row in range(rows):
                 for l in calls[row][now] if now < len(calls[row]) else ():
                     log_p = logits[row, l].double().log_softmax(-1)
-                    tokens[row, l] = draws.categorical(log_p[None], token[row, l : l + 1])[0]
+                    tokens[row, l] = counter_rng.categorical(log_p[None], token[row, l : l + 1])[0]
             out.append(tokens)
     return out
 
@@ -312,7 +312,7 @@ def test_logits_through_the_ring_are_those_of_the_window(context: int) -> None:
         place = torch.arange(length)
         opens, seen = place[:, None] // 4 * 4, last.tokens.clone()
         pattern = ((place < opens + 4) & (place >= opens - context))[None]
-        order = (place // 4 + draws.field(KEY, torch.arange(rows), length)("when")).argsort(1)
+        order = (place // 4 + counter_rng.field(KEY, torch.arange(rows), length)("when")).argsort(1)
         for now in reversed(range(length)):
             seen[torch.arange(rows), order[:, now]] = V
             logits = network.head(network.trunk(View(seen, place[None], pattern)))
@@ -365,7 +365,7 @@ def test_calls_of_the_sampler() -> None:
 def test_every_free_token_moves_once_and_no_call_of_a_row_is_empty(steps: int) -> None:
     rows, length, block = 200, 14, 4
     free = torch.rand(rows, length, generator=torch.Generator().manual_seed(2)) < 0.7
-    u = draws.field(KEY, torch.arange(rows), length)("when")
+    u = counter_rng.field(KEY, torch.arange(rows), length)("when")
     event = events(u, free, block, steps)
     assert torch.equal(event >= 0, free)
     for row, start in itertools.product(range(rows), range(0, length, block)):

@@ -13,7 +13,7 @@ from redraft.families.duo import Duo, uniform_nats
 from redraft.network.init import initialised
 from redraft.network.sizes import Shape
 from redraft.network.transformer import Transformer
-from redraft.noise import counter_rng as draws
+from redraft.noise import counter_rng
 from redraft.noise.counter_rng import Key
 from redraft.noise.gaussian_map import race
 from redraft.types import Batch, Soft
@@ -74,7 +74,7 @@ def test_curriculum_is_the_bridges_bound_as_the_temperature_falls(rivals: int) -
     family, net, batch = duo(rivals=rivals, tau=1e-9, tau_end=1e-9), network(), rows()
     with torch.no_grad():
         paid = family.loss(net, batch, key=KEY, progress=0.0).nats
-        t = draws.times(KEY.fold("time"), batch.index)[:, None]
+        t = counter_rng.times(KEY.fold("time"), batch.index)[:, None]
         z, _ = family._tempered(batch, family.bridge.gamma(t), 1e-9, KEY)
         alpha, dalpha = family.bridge(t)
         logits = net.head(net.trunk(family.noisy_view(z, alpha)))
@@ -111,7 +111,7 @@ def test_unscored_tokens_are_shown_as_they_are_and_cost_nothing(objective: str, 
     part = Batch(batch.tokens, scored, batch.index)
     shown = Taught(net, network(1)) if objective == "distillation" else net
     assert (family.loss(shown, part, key=KEY, progress=0.0).nats[:, :4] == 0).all()
-    t = draws.times(KEY.fold("time"), batch.index)[:, None]
+    t = counter_rng.times(KEY.fold("time"), batch.index)[:, None]
     z, soft = family._tempered(part, family.bridge.gamma(t), 1e-1, KEY)
     clean = soft.weights.gather(-1, batch.tokens[..., None])[..., 0] if soft.ids is None else soft.weights[..., 0]
     assert torch.equal(z[:, :4], batch.tokens[:, :4]) and (clean[:, :4] == 1).all()
@@ -123,8 +123,8 @@ def test_distillation_pays_the_divergence_along_one_path(kl: str) -> None:
     family, student, teacher, batch = duo(objective="distillation", kl=kl), network(0), network(1), rows()
     paid = family.loss(Taught(student, teacher), batch, key=KEY, progress=0.41).nats
     stride = 4 / 512  # the third of five rounds
-    t = (draws.times(KEY.fold("time"), batch.index)[:, None] + stride).clamp(max=1)
-    run = race(batch.tokens, IDS, 1, draws.field(KEY.fold("race"), batch.index, 9))
+    t = (counter_rng.times(KEY.fold("time"), batch.index)[:, None] + stride).clamp(max=1)
+    run = race(batch.tokens, IDS, 1, counter_rng.field(KEY.fold("race"), batch.index, 9))
     log_p = []
     for net, at in ((student, t), (teacher, t - stride)):
         z = run.argmax(batch.tokens, family.bridge.gamma(at))

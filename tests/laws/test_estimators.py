@@ -15,6 +15,7 @@ from torch import Tensor
 
 from redraft.cli import main
 from redraft.errors import UserError
+from redraft.evaluation.likelihood import estimators
 from redraft.evaluation.likelihood.estimators import (
     ESTIMATORS,
     ImportanceWeighted,
@@ -23,12 +24,12 @@ from redraft.evaluation.likelihood.estimators import (
     chain_nats,
     regrouped,
 )
-from redraft.evaluation.likelihood.nelbo import bound, draw_nats, estimate, estimators
+from redraft.evaluation.likelihood.nelbo import bound, draw_nats, estimate
 from redraft.families.base import DiffusionFamily, Family
 from redraft.families.base import build as family_of
 from redraft.families.esolm import EsoLM
 from redraft.families.mdlm import MDLM
-from redraft.noise import counter_rng as draws
+from redraft.noise import counter_rng
 from redraft.noise.counter_rng import Key
 from redraft.runs.run import carry_out, open_run
 from redraft.types import Attention, Batch, Network, View
@@ -116,7 +117,7 @@ def test_one_pass_of_esolm_equals_a_pass_for_each_token(order: tuple[int, ...]) 
 def test_drawn_orders_have_the_law_of_generation(family: MDLM | EsoLM) -> None:
     """2^14 draws, each frequency within 5 standard errors; an order that cannot be is never drawn."""
     n, law = 2**14, generation_law(family)
-    noise = draws.field(KEY, torch.arange(n), L)
+    noise = counter_rng.field(KEY, torch.arange(n), L)
     drawn = family.orders(torch.ones(n, L, dtype=torch.bool), noise)
     seen = torch.stack([(drawn == torch.tensor(order)).all(1).double().mean() for order in ORDERS])
     assert float(law.sum()) == pytest.approx(1)
@@ -130,7 +131,7 @@ def test_given_tokens_come_first_and_are_not_paid_for(family: MDLM | EsoLM) -> N
     first = torch.stack([P[TEXTS[:, 0] == v].sum() for v in range(V)])
     conditional = ENTROPY + float((first * first.log()).sum())
     batch = replace(batch_of(TEXTS), scored=scored)
-    assert (family.orders(scored, draws.field(KEY, batch.index, L))[:, 0] == 0).all()
+    assert (family.orders(scored, counter_rng.field(KEY, batch.index, L))[:, 0] == 0).all()
     for estimator in (*map(estimators.ChainRule, estimators.ORDERS), ImportanceWeighted(3)):
         nats = estimator.nats(Exact(), family, batch, draws=1, key=KEY)
         assert float((P * nats).sum()) == pytest.approx(conditional, abs=1e-9)

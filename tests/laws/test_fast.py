@@ -13,7 +13,7 @@ from redraft.families.base import DiffusionFamily, build
 from redraft.families.duo import Duo
 from redraft.families.mdlm import MDLM
 from redraft.network import head
-from redraft.noise import counter_rng as draws
+from redraft.noise import counter_rng
 from redraft.noise.counter_rng import Key
 from redraft.noise.kappa import even_times
 from redraft.noise.schedules import SCHEDULES
@@ -96,7 +96,7 @@ def test_forwards_are_as_many_as_steps_in_which_the_slowest_row_writes(steps: in
     """The histogram of forwards of one row: the number of different steps that 11 tokens fall into, as in a chain that
     skips empty steps. Counted against the draws themselves, row by row, then in a batch."""
     family, length, rows = MDLM(V), 11, 40
-    u = draws.field(KEY, torch.arange(rows), length)("move")
+    u = counter_rng.field(KEY, torch.arange(rows), length)("move")
     distinct = [len(set(row)) for row in showing_up(u, family.schedule, even_times(steps)).tolist()]
     alone = []
     for row in range(rows):
@@ -144,7 +144,7 @@ def test_duo_asks_only_for_tokens_that_may_move() -> None:
         return torch.full((len(places), V), -math.log(V), dtype=torch.float64)
 
     family.step(Prediction(rows_at, V), torch.zeros(rows, length, dtype=torch.int64), t, s,
-                draws.field(KEY, torch.arange(rows), length))  # fmt: skip
+                counter_rng.field(KEY, torch.arange(rows), length))  # fmt: skip
     alpha_t, alpha_s = (float(family.schedule(u)[0][0, 0]) for u in (t, s))
     most = (1 - alpha_t / alpha_s) / (1 - alpha_t)
     n = rows * length

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from redraft.errors import UserError
 from redraft.families.base import Absorbing, build
-from redraft.noise import counter_rng as draws
-from redraft.noise import kernels
+from redraft.noise import counter_rng, kernels
 from redraft.noise.counter_rng import Key
 from redraft.noise.schedules import Linear
 from tests.laws.cases import CASES
@@ -94,7 +93,7 @@ def test_times_are_those_of_the_grid_and_all_alike() -> None:
     assert torch.allclose(t * steps, (t * steps).round(), atol=1e-9 + 1e-4 * steps)
     counts = torch.bincount((t * steps).round().long(), minlength=steps + 1)
     assert counts[0] == 0 and (counts[1:] - n / steps).abs().max() <= 3
-    assert draws.times(Key.of(1), torch.arange(n)).max() <= 1
+    assert counter_rng.times(Key.of(1), torch.arange(n)).max() <= 1
 
 
 def test_mdlm_on_a_grid_is_mdlm_in_the_limit() -> None:

@@ -16,7 +16,7 @@ from redraft.families.duo import Duo
 from redraft.families.esolm import EsoLM
 from redraft.families.mdlm import MDLM
 from redraft.network.device import flat_places
-from redraft.noise import counter_rng as draws
+from redraft.noise import counter_rng
 from redraft.noise.schedules import SCHEDULES
 from redraft.registry import SAMPLERS
 from redraft.sampling.analytic import tweedie
@@ -219,7 +219,7 @@ def test_one_block_is_the_inner_sampler_bit_for_bit(case: Case, inner: str) -> N
 def test_blocks_are_written_from_left_to_right(case: Case, inner: str) -> None:
     """Blocks to come hold the prior they began with, blocks gone by never change."""
     canvas, length, block = blank(4, 10), 10, 4
-    prior = case.family.prior(draws.field(KEY, torch.arange(4), length))
+    prior = case.family.prior(counter_rng.field(KEY, torch.arange(4), length))
     sampler = Blockwise(steps=9, block=block, inner=inner)
     place, start = torch.arange(length), 0
     before = prior
@@ -278,7 +278,7 @@ def test_a_given_token_is_never_predicted() -> None:
 
 def test_block_order_writes_the_same_random_offset_of_every_block() -> None:
     steps, length, rows = 4, 14, 30
-    step = same_offset(draws.field(KEY, torch.arange(rows), length)("offset"), steps)
+    step = same_offset(counter_rng.field(KEY, torch.arange(rows), length)("offset"), steps)
     assert torch.equal(step[:, 4:8], step[:, :4]) and torch.equal(step[:, 12:], step[:, :2])
     assert (
         torch.equal(step[:, :4].sort(1).values, torch.arange(4).expand(rows, -1)) and len(step[:, :4].unique(dim=0)) > 8
@@ -314,7 +314,7 @@ def test_block_orders_see_through_the_cache_what_a_full_pass_sees(order: str) ->
     family, network, rows, length = EsoLM(V), small_network(), 4, 10
     fixed = torch.rand(rows, length, generator=torch.Generator().manual_seed(3)).lt(0.3)
     canvas, sampler = Canvas(torch.ones(rows, length, dtype=torch.int64), fixed), Ordered(4, order=order)
-    noise = draws.field(KEY, torch.arange(rows), length)
+    noise = counter_rng.field(KEY, torch.arange(rows), length)
     ranked, before = sampler.schedule(fixed, 1.0, noise)[0], canvas.write(family.prior(noise)).tokens
     for tokens in frames(sampler, Denoiser(network, family, temperature=0), canvas):
         with torch.no_grad():

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from redraft.families.base import DiffusionFamily
 from redraft.families.mdlm import MDLM
-from redraft.noise import counter_rng as draws
+from redraft.noise import counter_rng
 from redraft.noise.kappa import KAPPAS, Constant, Rescale, loop_times, time_at
 from redraft.noise.schedules import SCHEDULES
 from redraft.sampling.ancestral import Ancestral
@@ -61,9 +61,9 @@ def test_a_forgotten_token_is_drawn_from_the_prior(case: Case) -> None:
 def test_a_position_whose_clock_stands_still_stays_and_is_not_predicted(case: Case) -> None:
     """`step` takes a time a position: each moves as in a step of its own, and those with s = t not at all."""
     family, rows = clocked(case), 200
-    xt = family.prior(draws.field(KEY, torch.arange(rows), L))
+    xt = family.prior(counter_rng.field(KEY, torch.arange(rows), L))
     p0 = torch.rand(rows, L, V, generator=torch.Generator().manual_seed(1), dtype=torch.float64).log()
-    believed, noise = family.interpret(p0, xt), draws.field(KEY.fold("move"), torch.arange(rows), L)
+    believed, noise = family.interpret(p0, xt), counter_rng.field(KEY.fold("move"), torch.arange(rows), L)
     t, asked = at(0.9, rows), torch.zeros(rows, L, dtype=torch.bool)
 
     def rows_at(places: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from redraft.network.device import flat_places
 from redraft.network.init import initialised
 from redraft.network.sizes import Shape
 from redraft.network.transformer import Transformer
-from redraft.noise import counter_rng as draws
+from redraft.noise import counter_rng
 from redraft.noise.counter_rng import Key
 from redraft.registry import FAMILIES, SAMPLERS
 from redraft.sampling.base import Denoiser, build, sharpen
@@ -192,7 +192,7 @@ def test_ordered_with_cache_sees_what_a_full_pass_sees(alpha_0: float) -> None:
             return recorded[-1]
 
     sampler = Ordered(steps=4)
-    noise = draws.field(KEY, torch.arange(rows), length)
+    noise = counter_rng.field(KEY, torch.arange(rows), length)
     order, event, _ = sampler.schedule(canvas.fixed, alpha_0, noise)
     before = canvas.write(family.prior(noise)).tokens
     with torch.no_grad():
@@ -210,7 +210,7 @@ def test_ordered_with_cache_sees_what_a_full_pass_sees(alpha_0: float) -> None:
 def test_ordered_writes_every_free_token_once_and_fixed_ones_never() -> None:
     fixed = torch.rand(50, 20, generator=torch.Generator().manual_seed(2)).lt(0.3)
     for alpha_0 in (0.0, 0.4, 1.0):
-        order, event, _ = Ordered(steps=6).schedule(fixed, alpha_0, draws.field(KEY, torch.arange(50), 20))
+        order, event, _ = Ordered(steps=6).schedule(fixed, alpha_0, counter_rng.field(KEY, torch.arange(50), 20))
         assert torch.equal(order.sort(1).values, torch.arange(20).expand(50, -1))
         assert ((event == -1) == fixed.gather(1, order)).all() and (event.diff(dim=1) >= 0).all()
         written = sum(window(event, now)[1].sum() for now in range(int(event.max()) + 1))

@@ -11,7 +11,7 @@ from redraft.families.esolm import EsoLM
 from redraft.network.init import initialised
 from redraft.network.sizes import Shape
 from redraft.network.transformer import Transformer
-from redraft.noise import counter_rng as draws
+from redraft.noise import counter_rng
 from redraft.noise.counter_rng import Key, categorical
 from redraft.sampling.base import Denoiser
 from redraft.sampling.ordered import Ordered
@@ -114,7 +114,7 @@ def test_sampler_draws_from_its_own_definition(network: Transformer, alpha_0: fl
     family, sampler = EsoLM(V, alpha_0, variant="A"), Ordered(steps=4)
     fixed = torch.rand(B, L, generator=torch.Generator().manual_seed(8)).lt(0.2)
     canvas = Canvas(torch.ones(B, L, dtype=torch.int64), fixed)
-    noise = draws.field(KEY, torch.arange(B), L)
+    noise = counter_rng.field(KEY, torch.arange(B), L)
     order, event, diffused = sampler.schedule(fixed, alpha_0, noise)
     frames = [canvas.write(family.prior(noise)), *sampler(Denoiser(network, family), canvas, KEY)]
     for now, (before, after) in enumerate(zip(frames[:-1], frames[1:], strict=True)):

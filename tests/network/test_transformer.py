@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from redraft.network import flops as ledger
+from redraft.network import flops
 from redraft.network.init import initialised
 from redraft.network.sizes import LADDER, Shape, from_size
 from redraft.network.transformer import Transformer
@@ -132,8 +132,8 @@ def test_network_is_the_papers_formulas(name: str, causal: bool) -> None:
 @pytest.mark.parametrize("name", SHAPES)
 def test_parameters_by_group_sum_to_the_tensors(name: str) -> None:
     network = Transformer(SHAPES[name])
-    assert sum(ledger.parameters(SHAPES[name]).values()) == sum(p.numel() for p in network.parameters())
-    assert ledger.non_embedding(SHAPES[name]) == sum(
+    assert sum(flops.parameters(SHAPES[name]).values()) == sum(p.numel() for p in network.parameters())
+    assert flops.non_embedding(SHAPES[name]) == sum(
         p.numel() for key, p in network.named_parameters() if key != "embedding"
     )
 
@@ -147,7 +147,7 @@ def test_flops_are_what_torch_counts(name: str, causal: bool) -> None:
     view = View(ids, torch.arange(length)[None], Attention.CAUSAL if causal else Attention.FULL)
     with torch.no_grad(), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         network.head(network.trunk(view))
-    assert counter.get_total_flops() == round(length * sum(ledger.forward_flops(shape, length).values()))
+    assert counter.get_total_flops() == round(length * sum(flops.forward_flops(shape, length).values()))
 
 
 # SMDM's table (arXiv:2410.18514): parameters outside embedding and head, and in all, of the masked model (V + 1 rows in).
@@ -172,10 +172,10 @@ def test_smdm_table_covers_the_ladder() -> None:
 @pytest.mark.parametrize("size", SMDM)
 def test_llama_counts_are_smdms_table(size: str) -> None:
     shape = from_size(size, "llama", 32000)
-    groups = ledger.parameters(shape)
+    groups = flops.parameters(shape)
     assert groups["blocks"] + groups["norms"] == SMDM[size][0]
     assert sum(groups.values()) == SMDM[size][1]
-    assert ledger.training_flops_per_token(shape, 2048, "6ND") == 6 * SMDM[size][0]
+    assert flops.training_flops_per_token(shape, 2048, "6ND") == 6 * SMDM[size][0]
 
 
 # The first paper's profile (arXiv:2602.15014, its code's configs/flops): parameters in all, and without both tables, in
@@ -220,12 +220,12 @@ def test_dit_counts_are_the_papers_profile(size: str) -> None:
     """
     total, without_tables, mflops, steps = PROFILE[size]
     shape = from_size(size, "dit", 32000)
-    groups, d = ledger.parameters(shape), shape.width
+    groups, d = flops.parameters(shape), shape.width
     theirs = sum(groups.values()) + d + 1
     assert theirs / 1e6 == pytest.approx(total, abs=0.0501)
     assert (theirs - 2 * 32001 * d) / 1e6 == pytest.approx(without_tables, abs=0.0501)
-    per_token = ledger.training_flops_per_token(shape, 2048, "blocks+head")
+    per_token = flops.training_flops_per_token(shape, 2048, "blocks+head")
     assert abs(per_token / 3 / 1e6 - mflops) <= 0.0027 * mflops + 0.05
-    for flops, count in zip((6e18, 10e18, 30e18, 60e18, 100e18), steps, strict=True):
+    for budget, count in zip((6e18, 10e18, 30e18, 60e18, 100e18), steps, strict=True):
         # Their count is cut to a whole number.
-        assert flops / per_token / 2048 / 256 == pytest.approx(count, rel=0.003, abs=1)
+        assert budget / per_token / 2048 / 256 == pytest.approx(count, rel=0.003, abs=1)

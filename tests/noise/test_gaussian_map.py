@@ -9,7 +9,7 @@ import torch
 from scipy import integrate, stats
 from torch import Tensor
 
-from redraft.noise import counter_rng as draws
+from redraft.noise import counter_rng
 from redraft.noise.counter_rng import Key
 from redraft.noise.gaussian_map import (
     FIRST,
@@ -85,7 +85,7 @@ def counted(vocab: int, gamma: float, form: str, samples: int) -> Tensor:
     x0, at = torch.ones(rows, length, dtype=torch.int64), torch.full((rows, 1), gamma, dtype=torch.float64)
     index = torch.arange(rows)
     if form == "sparse":
-        return race(x0, vocab, min(3, vocab - 1), draws.field(KEY, index, length)).argmax(x0, at).flatten()
+        return race(x0, vocab, min(3, vocab - 1), counter_rng.field(KEY, index, length)).argmax(x0, at).flatten()
     return torch.cat(
         [
             tempered(x0[i : i + 1], at[i : i + 1], gaussians(KEY, index[i : i + 1], length, vocab), 1e-3)[0]
@@ -121,7 +121,7 @@ def test_race_of_all_rivals_is_the_dense_softmax() -> None:
     """With k = V - 1 rivals nothing is approximated: the weights are those of the Gaussians it drew."""
     vocab, tau = 5, 0.3
     x0, gamma = torch.tensor([[0, 3, 4]]), torch.tensor([[0.2]], dtype=torch.float64)
-    run = race(x0, vocab, vocab - 1, draws.field(KEY, torch.arange(1), 3))
+    run = race(x0, vocab, vocab - 1, counter_rng.field(KEY, torch.arange(1), 3))
     weights, ids = run.softmax(x0, gamma, tau, vocab)
     eps = torch.zeros(1, 3, vocab, dtype=torch.float64)
     eps.scatter_(-1, ids, torch.cat([run.own[..., None], run.rivals], -1))
@@ -148,7 +148,7 @@ def test_weights_left_out_are_in_the_denominator_by_their_mean(tau: float) -> No
 def test_rivals_are_the_largest_of_gaussians() -> None:
     """Order statistics: the largest of n = V - 1 Gaussians has distribution function Phi^n, and the k-th its own Beta law."""
     vocab, x0 = 30, torch.zeros(200, 200, dtype=torch.int64)
-    run = race(x0, vocab, 3, draws.field(KEY, torch.arange(200), 200))
+    run = race(x0, vocab, 3, counter_rng.field(KEY, torch.arange(200), 200))
     assert (run.rivals[..., :-1] > run.rivals[..., 1:]).all()
     for k in range(3):
         u = stats.norm.cdf(run.rivals[..., k].flatten().numpy())
@@ -158,7 +158,7 @@ def test_rivals_are_the_largest_of_gaussians() -> None:
 def test_path_of_a_token_is_one_function_of_time() -> None:
     """The same race at every gamma: once a rival has overtaken a token it stays ahead, and it is always the same one."""
     x0 = torch.zeros(50, 20, dtype=torch.int64)
-    run = race(x0, 300, 1, draws.field(KEY, torch.arange(50), 20))
+    run = race(x0, 300, 1, counter_rng.field(KEY, torch.arange(50), 20))
     path = torch.stack([run.argmax(x0, torch.full((50, 1), g, dtype=torch.float64)) for g in (-6, -3, -1, 1, 3)])
     lost = path != x0
     assert (lost[1:] | ~lost[:-1]).all() and lost[-1].double().mean() > 0.9

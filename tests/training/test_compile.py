@@ -121,11 +121,11 @@ def test_graphs_of_a_network_in_parts_are_refused(source: Path) -> None:
 def test_the_noise_of_a_compiled_hash_is_the_same_to_the_bit() -> None:
     """Integers wrap alike, and a uniform is one of 2^53: whatever device compiles it, the corruption is the same."""
     from redraft.accelerator import fused
-    from redraft.noise import counter_rng as draws
+    from redraft.noise import counter_rng
 
     for seed in (0, 7):
-        start = draws._start(draws.Key.of(seed), torch.empty(0))
+        start = counter_rng._start(counter_rng.Key.of(seed), torch.empty(0))
         for rows in (3, 5):
             index, place = torch.arange(rows)[:, None] * 10**12, torch.arange(40)
-            plain, made = draws._uniform(start, index, place), fused(draws._uniform)(start, index, place)
+            plain, made = counter_rng._uniform(start, index, place), fused(counter_rng._uniform)(start, index, place)
             assert torch.equal(plain, made)

@@ -16,7 +16,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-from redraft.commands import device as where
+from redraft.commands import device_flags
 from redraft.display import Line, duration, emit, quantity
 from redraft.errors import UserError
 from redraft.numbers import WIDEST, real, seed, whole
@@ -37,7 +37,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--turns", type=whole(1, WIDEST), default=2, help="1: as SMDM's tables")
     parser.add_argument("--limit", type=whole(), help="only the first questions")
     parser.add_argument("--seed", type=seed, default=0)
-    where.arguments(parser)
+    device_flags.arguments(parser)
     parser.add_argument("--judge", help="URL of an OpenAI-style endpoint, up to /v1")
     parser.add_argument("--judge-model", help="the judge's name there")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -48,7 +48,7 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
         raise UserError("--judge and --judge-model go together: the URL, and the name of the model there")
     from redraft.evaluation.generation.mt_bench import How, questions
 
-    where.model(options)
+    device_flags.model(options)
     if options.sampler:
         find("sampler", SAMPLERS, options.sampler)
     asked = questions(options.questions)[: options.limit]
@@ -75,7 +75,7 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
 def _answers(options: Namespace, asked: list[dict[str, Any]], how: Any) -> list[dict[str, Any]]:
     from redraft.evaluation.generation.mt_bench import answer
 
-    compute = where.compute(options)
+    compute = device_flags.compute(options)
     model, name = compute.load(options.model), options.name or options.model.resolve().name
     sampler, said = options.sampler or model.family.sampler, compute.record(model)
     steps = checked_steps(sampler, options.steps, how.steps)

@@ -29,7 +29,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from redraft.commands import device as where
+from redraft.commands import device_flags
 from redraft.display import Left, Line, emit, lost_sentence, monte_carlo, over_windows, perplexity, tokenising
 from redraft.errors import UserError, unknown
 from redraft.numbers import WIDEST, real, seed, whole
@@ -76,7 +76,7 @@ def arguments(parser: ArgumentParser) -> None:
         "--batch", type=whole(1, WIDEST), help="rows a pass: 32, and of tasks, whose rows are short, 256"
     )
     parser.add_argument("--seed", type=seed, default=0)
-    where.arguments(parser)
+    device_flags.arguments(parser)
     parser.add_argument("--out", type=Path, help="write the whole result here, as JSON")
     parser.add_argument("--json", action="store_true", help="print JSON")
     tasks = parser.add_argument_group("tasks")
@@ -96,7 +96,7 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
         raise UserError(f"--out {options.out} cannot be a file: it is a folder, or lies below a file")
     if options.out is not None and not os.access(_folder_above(options.out), os.W_OK):
         raise UserError(f"--out {options.out} cannot be written: {_folder_above(options.out)} is not ours to write in")
-    where.model(options)
+    device_flags.model(options)
     if options.estimator is not None and options.estimator not in ESTIMATORS:
         raise unknown("estimator", options.estimator, ESTIMATORS)
     given = {name: value for name in SETTINGS if (value := getattr(options, name)) is not None}
@@ -121,7 +121,7 @@ def _folder_above(path: Path) -> Path:
 def _text(options: Namespace, given: dict[str, Any]) -> None:
     from redraft.evaluation.likelihood.estimators import build, own_bound
 
-    compute = where.compute(options)
+    compute = device_flags.compute(options)
     model = compute.load(options.model)
     own = "chain_rule" if model.family.exact else own_bound(model.family).name
     estimator = build(options.estimator or own, given, model.family)
@@ -258,7 +258,7 @@ def _tasks(options: Namespace, given: dict[str, Any]) -> None:
     if not names:
         raise UserError(f"--tasks names no task: give some of {', '.join(tasks.NAMES)}, or a FILE.yaml")
     tasks.check(names, options.data_dir, options.text)
-    compute = where.compute(options)
+    compute = device_flags.compute(options)
     suite = tasks.load(names, options.data_dir, options.text)
     from redraft.evaluation.likelihood.continuations import DRAWS
     from redraft.evaluation.lm_eval.harness import RedraftLM

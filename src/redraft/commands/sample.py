@@ -13,7 +13,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from redraft.commands import device as where
+from redraft.commands import device_flags
 from redraft.display import emit
 from redraft.errors import unknown
 from redraft.numbers import WIDEST, real, seed, whole
@@ -38,7 +38,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--top-p", type=real(0, 1, above=True), default=1.0)
     parser.add_argument("--sampler", default="", help="by name (redraft list samplers); the family's own if left out")
     parser.add_argument("--seed", type=seed, default=0)
-    where.arguments(parser, samples=True)
+    device_flags.arguments(parser, samples=True)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -48,7 +48,7 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
             "flag of `redraft sample`:", f"--{stray[0]}", ["--prompt", "--suffix", "--length", "--sampler.OPTION"]
         )
     check(options, further := overrides.get("sampler", {}))
-    compute = where.compute(options)
+    compute = device_flags.compute(options)
     model = compute.load(options.model)
     steps = checked_steps(options.sampler or model.family.sampler, options.steps, 64)
     canvas = model.canvas(
@@ -82,7 +82,7 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
 
 def check(options: Namespace, further: dict[str, Any]) -> None:
     """What is wrong and needs no torch to be seen."""
-    where.model(options)
+    device_flags.model(options)
     if options.sampler:
         checked_options("sampler", SAMPLERS, options.sampler, further)
 

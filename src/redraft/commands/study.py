@@ -21,8 +21,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-from redraft.commands import Part, study_queue, study_results
-from redraft.commands import device as where
+from redraft.commands import Part, device_flags, study_queue, study_results
 from redraft.errors import UserError, unknown
 from redraft.numbers import WIDEST, whole
 
@@ -85,7 +84,7 @@ def arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--workers", type=whole(1, WIDEST), help="runs at a time (run)")
     parser.add_argument("--factors", help="learning rates to try, as multiples of the recipe's: 0.25,0.5,1,2,4 (tune)")
-    where.arguments(parser, train=True, samples=True)
+    device_flags.arguments(parser, train=True, samples=True)
     parser.add_argument("--launcher", choices=("local", "slurm"), default="local", help="who works (run)")
     parser.add_argument("--watch", action="store_true", help="until all runs are settled (status)")
     parser.add_argument("--figures", type=Path, metavar="FOLDER", help="save every figure here (report)")

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from redraft.commands import device as where
+from redraft.commands import device_flags
 from redraft.config import merge
 from redraft.display import Line, duration, emit, tokenising
 from redraft.errors import UserError
@@ -64,7 +64,7 @@ def _table(options: Namespace, overrides: dict[str, Any]) -> dict[str, Any]:
     check_study(table)
     if options.workers is not None:
         table["workers"] = options.workers
-    overrides = merge(overrides, where.trained(options))
+    overrides = merge(overrides, device_flags.trained(options))
     slurm = merge(table.get("slurm", {}), overrides.pop("slurm", {}))
     return merge(table, {"base": merge(table.get("base", {}), overrides)} | ({"slurm": slurm} if slurm else {}))
 

@@ -6,7 +6,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from redraft.commands import device as where
+from redraft.commands import device_flags
 from redraft.commands.study_queue import into
 from redraft.display import emit, quantity
 from redraft.errors import UserError
@@ -46,7 +46,7 @@ def frontier(options: Namespace, overrides: dict[str, Any]) -> None:
     settings = table | _plain(overrides)
     if "judge" not in settings:
         raise UserError(f"{folder} was planned without a [frontier] table: name a judge by --judge MODEL")
-    compute = where.compute(options)
+    compute = device_flags.compute(options)
     rows = measure_frontier(folder, compute, options.json, validated(FrontierConfig, settings))
     if options.json:
         emit(rows)

@@ -19,8 +19,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-from redraft.commands import Part
-from redraft.commands import device as where
+from redraft.commands import Part, device_flags
 from redraft.display import Line, duration, emit, quantity
 from redraft.errors import UserError, unknown
 from redraft.numbers import WIDEST, real, seed, whole
@@ -64,7 +63,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=whole(1, WIDEST), help="runs at a time, a thread each; as many as cores if left out"
     )
-    where.arguments(parser, train=True)
+    device_flags.arguments(parser, train=True)
     parser.add_argument("--figures", type=Path, metavar="FOLDER", help="save a figure here as SVG (reversal, speed)")
     parser.add_argument("--json", action="store_true", help="print the record as JSON")
     parser.add_argument("--people", type=whole(1, WIDEST), default=20, help="reversal: of each of the three groups")
@@ -103,8 +102,8 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
     from redraft.config import merge
 
     check(options, overrides)
-    options.compute = where.compute(options)
-    tasks[options.task](options, merge(overrides, where.trained(options)))
+    options.compute = device_flags.compute(options)
+    tasks[options.task](options, merge(overrides, device_flags.trained(options)))
 
 
 def check(options: Namespace, overrides: dict[str, Any]) -> None:

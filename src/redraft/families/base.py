@@ -18,7 +18,7 @@ from redraft.errors import UserError
 from redraft.network.device import flat_places, sent
 from redraft.network.head import summed
 from redraft.network.wrapped import Wrapped
-from redraft.noise import counter_rng as draws
+from redraft.noise import counter_rng
 from redraft.noise.counter_rng import Key
 from redraft.noise.kernels import marginal
 from redraft.noise.schedules import SCHEDULES, Schedule
@@ -33,7 +33,7 @@ PROCESSES: dict[str, tuple[str, ...]] = {
     "ordered": ("alpha_0", "variant"),
     "blocks": ("block",),
 }
-"""What the code in exported folders can write by (hub/exported), and the settings of a family that each depends on."""
+"""What exported code (hub/export/transformers_code) can write by, and the settings of a family that each depends on."""
 DECIDING = ("view", "interpret", "log_p", "posterior", "step", "forget", "prior", "sampler")
 
 Charge = Callable[[Network, Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -140,9 +140,9 @@ class DiffusionFamily(Family):
         """`charge` for one corruption of each row, at a time of its own; what is not scored is not even headed. Times are
         u^`early`, and what is charged there is weighed by dt/du, so that its mean over time is the same."""
         places = scored_places(batch)
-        u = draws.times(key.fold("time"), batch.index)[:, None]
+        u = counter_rng.times(key.fold("time"), batch.index)[:, None]
         t = on_grid(u**early, self.grid)
-        noise = draws.field(key, batch.index, batch.tokens.shape[1])
+        noise = counter_rng.field(key, batch.index, batch.tokens.shape[1])
         xt = self.corrupt(batch.tokens, t, noise).where(batch.scored, batch.tokens)
         hidden = network.trunk(self.view(xt, t))
         if early == 1:

@@ -25,7 +25,7 @@ from torch import Tensor
 from redraft.errors import UserError
 from redraft.families.base import AnyOrder, Family, masked_nats, no_order
 from redraft.families.mdlm import carry_over, check_objective
-from redraft.noise import counter_rng as draws
+from redraft.noise import counter_rng
 from redraft.noise.counter_rng import Key
 from redraft.types import Batch, Network, Noise, Pattern, TokenLoss, View
 
@@ -126,7 +126,7 @@ class BD3LM(Family, AnyOrder):
     def times(self, batch: Batch, key: Key) -> Tensor:
         """Times in (0, 1], float64 [B, N] for N blocks: each uniform, and evenly spread over consecutive samples for each
         block, over the blocks of each sample, and over both: a Kronecker sequence of two irrationals."""
-        t = draws.times(key.fold("time"), batch.index)[:, None]
+        t = counter_rng.times(key.fold("time"), batch.index)[:, None]
         number = torch.arange(-(-batch.tokens.shape[1] // self.block), dtype=torch.float64, device=t.device)
         return 1 - (t + number * math.sqrt(2)) % 1.0
 
@@ -134,7 +134,7 @@ class BD3LM(Family, AnyOrder):
         """Which tokens are hidden, [B, L], at masking rates [B, N] rounded up to whole tokens; and the bound's weights of
         a nat there, 1 / rate, float64 [B, L]."""
         length = batch.tokens.shape[1]
-        noise = draws.field(key, batch.index, length)
+        noise = counter_rng.field(key, batch.index, length)
         tokens = by_block(batch.scored, self.block, False).sum(-1)
         count = (rate * tokens).ceil()
         weight = tokens / count.clamp(min=1)

@@ -22,7 +22,7 @@ from redraft.errors import UserError, unknown
 from redraft.families.base import DiffusionFamily, clock, full_view, in_place, picked, scored_places
 from redraft.families.duo_distill import DIRECTIONS, consistency
 from redraft.families.mixture import LogMixture, three_ways
-from redraft.noise import counter_rng as draws
+from redraft.noise import counter_rng
 from redraft.noise.counter_rng import Key
 from redraft.noise.gaussian_map import FIRST, LAST, Bridge, gamma_at, gaussians, race, tempered
 from redraft.noise.kernels import marginal, posterior
@@ -97,7 +97,7 @@ class Duo(DiffusionFamily):
 
     def tempered_nelbo(self, network: Network, batch: Batch, *, key: Key, share: float) -> TokenLoss:
         """The bound's integrand along the bridge, the network shown softmax(w / tau); `share` of the curriculum is done."""
-        t = draws.times(key.fold("time"), batch.index)[:, None]
+        t = counter_rng.times(key.fold("time"), batch.index)[:, None]
         alpha, dalpha = self.bridge(t)
         z, soft = self._tempered(batch, self.bridge.gamma(t), self.tau * (self.tau_end / self.tau) ** share, key)
         hidden = network.trunk(replace(self.noisy_view(z, alpha), soft=soft))
@@ -154,7 +154,10 @@ class Duo(DiffusionFamily):
         x0, length = batch.tokens, batch.tokens.shape[1]
         if self.rivals:
             run = race(
-                x0, self.vocab, min(self.rivals, self.vocab - 1), draws.field(key.fold("race"), batch.index, length)
+                x0,
+                self.vocab,
+                min(self.rivals, self.vocab - 1),
+                counter_rng.field(key.fold("race"), batch.index, length),
             )
             z, (weights, ids) = run.argmax(x0, gamma), run.softmax(x0, gamma, tau, self.vocab)
             own = torch.zeros_like(weights)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from redraft.errors import UserError
 from redraft.families.base import Taught, in_place, picked, scored_places
-from redraft.noise import counter_rng as draws
+from redraft.noise import counter_rng
 from redraft.noise.counter_rng import Key
 from redraft.noise.gaussian_map import Bridge, race
 from redraft.types import Batch, Network, TokenLoss, View
@@ -39,9 +39,9 @@ def consistency(
     if not isinstance(network, Taught):
         raise UserError("distillation compares two networks: call its loss with Taught(student, teacher)")
     x0 = batch.tokens
-    t = (draws.times(key.fold("time"), batch.index)[:, None] + stride).clamp(max=1)
+    t = (counter_rng.times(key.fold("time"), batch.index)[:, None] + stride).clamp(max=1)
     s = t - stride
-    run = race(x0, bridge.vocab, 1, draws.field(key.fold("race"), batch.index, x0.shape[1]))
+    run = race(x0, bridge.vocab, 1, counter_rng.field(key.fold("race"), batch.index, x0.shape[1]))
     z_t, z_s = (run.argmax(x0, bridge.gamma(at)).where(batch.scored, x0) for at in (t, s))
     learns = network.trunk(view(z_t, bridge(t)[0]))
     with torch.no_grad():

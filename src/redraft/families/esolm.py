@@ -24,7 +24,7 @@ from redraft.families.base import AnyOrder, Family, masked_nats
 from redraft.families.mdlm import carry_over, check_objective
 from redraft.network.device import few_shapes
 from redraft.network.padding import of_rows
-from redraft.noise import counter_rng as draws
+from redraft.noise import counter_rng
 from redraft.noise.counter_rng import Key
 from redraft.types import Attention, Batch, Network, Noise, Pattern, TokenLoss, View
 
@@ -173,14 +173,14 @@ class EsoLM(Family, AnyOrder):
         return (hidden + torch.where(hidden & sequential, ramp, shuffle)).argsort(1)
 
     def _diffusion(self, network: Network, batch: Batch, key: Key, objective: str) -> Tensor:
-        noise = draws.field(key, batch.index, batch.tokens.shape[1])
-        alpha = self.alpha_0 * (1 - draws.times(key.fold("time"), batch.index)[:, None])
+        noise = counter_rng.field(key, batch.index, batch.tokens.shape[1])
+        alpha = self.alpha_0 * (1 - counter_rng.times(key.fold("time"), batch.index)[:, None])
         zt = self._hide(batch, noise("corrupt") >= alpha)
         weight = None if objective == "low_variance" else self.alpha_0 / (1 - alpha)
         return self.diffusion_nats(network, zt, batch.tokens, self.order(zt, noise, sequential=False), weight)
 
     def _sequential(self, network: Network, batch: Batch, key: Key) -> Tensor:
-        noise = draws.field(key.fold("sequential"), batch.index, batch.tokens.shape[1])
+        noise = counter_rng.field(key.fold("sequential"), batch.index, batch.tokens.shape[1])
         z0 = self._hide(batch, noise("corrupt") >= self.alpha_0)
         return self.sequential_nats(network, z0, batch.tokens, self.order(z0, noise, sequential=True))
 

@@ -15,7 +15,7 @@ from redraft.errors import UserError
 from redraft.families.base import Absorbing, DiffusionFamily, Family
 from redraft.network.device import sent
 from redraft.network.head import chunk_rows
-from redraft.noise import counter_rng as draws
+from redraft.noise import counter_rng
 from redraft.noise.counter_rng import Key
 from redraft.registry import SAMPLERS, checked_options
 from redraft.types import Canvas, Network, Noise, Predict, View
@@ -54,7 +54,7 @@ class Denoiser:
         """[R, d] hidden rows and [R] uniforms -> ids [R], the logits of a few rows at a time."""
         size = chunk_rows(self.family.vocab, rows.device, 2)
         parts = zip(rows.split(size), u.split(size), strict=True)
-        return torch.cat([draws.categorical(self.log_p(some), own) for some, own in parts])
+        return torch.cat([counter_rng.categorical(self.log_p(some), own) for some, own in parts])
 
     def sharpened(self, log_p: Tensor) -> Tensor:
         """[R, V] beliefs -> the log-probabilities [R, V] to draw from."""
@@ -95,7 +95,7 @@ class Prediction:
         return self.at(places)
 
     def draw(self, places: Tensor, u: Tensor) -> Tensor:
-        return self.each(draws.categorical, places, u)
+        return self.each(counter_rng.categorical, places, u)
 
     def best(self, places: Tensor) -> Tensor:
         return self.each(lambda log_p: log_p.argmax(-1), places)
@@ -212,7 +212,7 @@ def noise_of(canvas: Canvas, key: Key) -> Noise:
     """The noise of a canvas, [B, L] on the host: there it decides what it can before the network is asked, and no device is
     waited for. Row i is sample i, whatever the batch: its randomness is its own."""
     rows, length = canvas.tokens.shape
-    return draws.field(key, torch.arange(rows), length)
+    return counter_rng.field(key, torch.arange(rows), length)
 
 
 def unwritten(family: Family, canvas: Canvas, key: Key) -> Canvas:

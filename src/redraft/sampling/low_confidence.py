@@ -17,7 +17,7 @@ from torch import Tensor
 from redraft.errors import UserError, unknown
 from redraft.families.base import Family
 from redraft.network.device import flat_places, sent
-from redraft.noise import counter_rng as draws
+from redraft.noise import counter_rng
 from redraft.noise.counter_rng import Key
 from redraft.sampling.base import Denoiser, Sampler, check_steps, mask_refusal, noise_of, unwritten
 from redraft.types import Canvas, Noise
@@ -115,7 +115,7 @@ def _guess(denoiser: Denoiser, tokens: Tensor, where: Tensor, noise: Noise, orde
 
     def told(log_p: Tensor, u: Tensor) -> Tensor:
         """A few rows' ids, certainties and entropies, [R, 3] in float64."""
-        drawn = draws.categorical(denoiser.sharpened(log_p), u)
+        drawn = counter_rng.categorical(denoiser.sharpened(log_p), u)
         return torch.stack([drawn.double(), ORDERS[order](log_p, drawn).double(), entropy(log_p).double()], -1)
 
     places = flat_places(where)

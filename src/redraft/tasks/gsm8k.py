@@ -16,7 +16,7 @@ from typing import Any
 from redraft.errors import UserError
 from redraft.evaluation.compute import AUTO, Compute
 from redraft.files import make_folder, read_json, write_json, write_text
-from redraft.tasks import gsm8k_answers as sums
+from redraft.tasks import gsm8k_answers
 from redraft.tasks.intervals import wilson
 from redraft.tasks.runs import Job, job
 
@@ -64,7 +64,7 @@ class GSM8K:
         from redraft.tasks.fill import filled, hole
 
         model, length = self.compute.load(done.folder), done.config.data.length
-        all_problems = list(sums.problems(self.test))
+        all_problems = list(gsm8k_answers.problems(self.test))
         fitting = [p for p in all_problems if _tokens(model, p) <= length]
         some = (
             [fitting[i * len(fitting) // self.limit] for i in range(min(self.limit, len(fitting)))] if fitting else []
@@ -75,7 +75,7 @@ class GSM8K:
             raise UserError(
                 f"no test question with its trace fits into rows of {length} tokens: give a larger --longest"
             )
-        holes = [hole(model.tokenizer, sums.as_prompt(p)) for p in some]
+        holes = [hole(model.tokenizer, gsm8k_answers.as_prompt(p)) for p in some]
         texts = filled(model, holes, length, self.sampling_steps, batch=32, temperature=self.temperature)
         return _scored(some, texts) | {
             "model": done.label, "family": model.family.name, "skipped": len(all_problems) - len(fitting),
@@ -83,15 +83,15 @@ class GSM8K:
         }  # fmt: skip
 
 
-def _tokens(model: Any, problem: sums.Problem) -> int:
-    parts = (sums.as_prompt(problem), sums.completion(problem))
+def _tokens(model: Any, problem: gsm8k_answers.Problem) -> int:
+    parts = (gsm8k_answers.as_prompt(problem), gsm8k_answers.completion(problem))
     return sum(len(model.tokenizer.encode(part)) for part in parts) + 1
 
 
-def _scored(some: Sequence[sums.Problem], texts: Sequence[str]) -> dict[str, Any]:
-    right = sum(sums.is_right(text, p.answer) for p, text in zip(some, texts, strict=True))
-    formed = sum(sums.final_answer(text) is not None for text in texts)
-    found = [sums.equations(text) for text in texts]
+def _scored(some: Sequence[gsm8k_answers.Problem], texts: Sequence[str]) -> dict[str, Any]:
+    right = sum(gsm8k_answers.is_right(text, p.answer) for p, text in zip(some, texts, strict=True))
+    formed = sum(gsm8k_answers.final_answer(text) is not None for text in texts)
+    found = [gsm8k_answers.equations(text) for text in texts]
     examples = [{"question": p.question, "right": p.answer, "text": text} for p, text in list(zip(some, texts))[:5]]
     return {
         "asked": len(some), "right": right, "formed": formed, "equations": sum(e.said for e in found),
@@ -106,7 +106,7 @@ def _kept(record: dict[str, Any]) -> dict[str, Any]:
 
 def written(train: Path, folder: Path) -> dict[str, Any]:
     """The traces to train on, a file named after its content; the data settings that read it."""
-    text = "".join(problem.trace + "\n" for problem in sums.problems(train) if "||" not in problem.question)
+    text = "".join(problem.trace + "\n" for problem in gsm8k_answers.problems(train) if "||" not in problem.question)
     path = folder / f"traces-{sha256(text.encode()).hexdigest()[:12]}.txt"
     make_folder(folder)
     if not path.exists():

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from redraft.errors import UserError
 from redraft.files import make_folder, read_json, write_json, write_text
-from redraft.noise import counter_rng as draws
+from redraft.noise import counter_rng
 from redraft.noise.counter_rng import Key
 from redraft.tasks.word_tokenizer import word_level
 
@@ -43,13 +43,13 @@ class Source:
         """[<= BATCH, length] ids at a time, n rows in all; row i is a function of (seed, i)."""
         for start in range(0, n, BATCH):
             index = torch.arange(start, min(n, start + BATCH))
-            noise = draws.uniform(Key.of(seed).fold("source"), index[:, None], torch.arange(length))
+            noise = counter_rng.uniform(Key.of(seed).fold("source"), index[:, None], torch.arange(length))
             ids, cache = torch.full((len(index), 1), self.begin), None
             out = []
             for place in range(length):
                 step = self.network(ids, past_key_values=cache, use_cache=True)
                 ids, cache = (
-                    draws.categorical(step.logits[:, -1].log_softmax(-1), noise[:, place])[:, None],
+                    counter_rng.categorical(step.logits[:, -1].log_softmax(-1), noise[:, place])[:, None],
                     step.past_key_values,
                 )
                 out.append(ids)

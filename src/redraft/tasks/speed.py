@@ -21,7 +21,7 @@ from typing import Any
 
 from redraft.evaluation.compute import AUTO, Compute, wait
 from redraft.files import read_json, write_json
-from redraft.tasks import known_entropy as stories
+from redraft.tasks import known_entropy
 from redraft.tasks.runs import Job, job
 
 BASE: dict[str, Any] = {
@@ -66,7 +66,7 @@ class Speed:
     @cached_property
     def data(self) -> dict[str, Any]:
         """The draws, made if they are not there."""
-        return stories.written(stories.Source(self.source), self.into / "data", self.rows, self.length)
+        return known_entropy.written(known_entropy.Source(self.source), self.into / "data", self.rows, self.length)
 
     def jobs(self) -> list[Job]:
         of = {family: (family, self.training) for family in self.families}
@@ -97,7 +97,7 @@ class Speed:
         if not path.exists() or COMPUTED | read_json(path)["what"] != what:
             write_json(path, {"what": what, "rows": list(self.measured())})
         runs = [{"model": j.label} | _kept(read_json(j.folder / "record.json")) for j in self.jobs()]
-        return {"source": stories.entropy(self.data), "runs": runs, "settings": read_json(path)["rows"]}
+        return {"source": known_entropy.entropy(self.data), "runs": runs, "settings": read_json(path)["rows"]}
 
     def measured(self) -> Iterator[dict[str, Any]]:
         import torch
@@ -105,7 +105,7 @@ class Speed:
         from redraft.types import last
 
         torch.set_num_threads(1)
-        source, models = stories.Source(self.source), {j.label: self.compute.load(j.folder) for j in self.jobs()}
+        source, models = known_entropy.Source(self.source), {j.label: self.compute.load(j.folder) for j in self.jobs()}
         settings, order = self.settings(), random.Random(0)
         seconds: dict[tuple[Setting, int], list[float]] = {(s, n): [] for s in settings for n in (self.batch, 1)}
         own: dict[tuple[Setting, int], list[float]] = {key: [] for key in seconds}
@@ -124,7 +124,7 @@ class Speed:
                     seconds[setting, batch].append(spent)
                     own[setting, batch].append(worked)
                     if batch == self.batch:
-                        written[setting].append(stories.source_ids(tokens.cpu()))
+                        written[setting].append(known_entropy.source_ids(tokens.cpu()))
                         calls[setting] = denoiser.calls
         for setting in settings:
             together, alone = (median(seconds[setting, n]) for n in (self.batch, 1))

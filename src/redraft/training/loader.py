@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from redraft.config import DataConfig
 from redraft.network.device import few_shapes, sent
-from redraft.noise import counter_rng as draws
+from redraft.noise import counter_rng
 from redraft.noise.counter_rng import Key
 from redraft.text.examples.examples import Shuffled
 from redraft.text.shards.mixture import Mixed
@@ -42,7 +42,7 @@ class Reader:
 
     def dropped(self, rows: Rows) -> Rows:
         """Prompts blanked with probability `drop`, each for itself."""
-        chance = draws.uniform(Key.of(self.seed).fold("prompt"), torch.from_numpy(rows.index)).numpy()
+        chance = counter_rng.uniform(Key.of(self.seed).fold("prompt"), torch.from_numpy(rows.index)).numpy()
         blanked = (chance < self.data.drop)[:, None] & ~rows.scored
         if rows.lengths is not None:
             blanked &= np.arange(rows.tokens.shape[1]) < rows.lengths[:, None]
@@ -50,7 +50,9 @@ class Reader:
 
     def shortened(self, rows: Rows, step: int) -> Rows:
         """With probability `short`, the first l tokens of the step's rows, l uniform in 1 .. L (SMDM's stochastic length)."""
-        chance, length = draws.uniform(Key.of(self.seed).fold("short"), torch.tensor(step), torch.arange(2)).tolist()
+        chance, length = counter_rng.uniform(
+            Key.of(self.seed).fold("short"), torch.tensor(step), torch.arange(2)
+        ).tolist()
         if chance >= self.data.short:
             return rows
         keep = 1 + int(length * rows.tokens.shape[1])

@@ -26,7 +26,7 @@ from redraft.families.mdlm import MDLM
 from redraft.hub.model import Model
 from redraft.network.padding import Padded
 from redraft.network.wrapped import Wrapped
-from redraft.noise import counter_rng as counters
+from redraft.noise import counter_rng
 from redraft.noise.counter_rng import Key
 from redraft.sampling.guided import KINDS, guided, without_prompt
 from redraft.text.tokenizers.tokenizer import Tokenizer
@@ -201,7 +201,7 @@ class Scorer:
         prompt = ~batch.scored & (
             torch.arange(batch.scored.shape[1], device=batch.scored.device) < batch.lengths[:, None]
         )
-        noise = counters.field(Key.of(self.seed).fold("blank"), batch.index, batch.tokens.shape[1])
+        noise = counter_rng.field(Key.of(self.seed).fold("blank"), batch.index, batch.tokens.shape[1])
         blank = without_prompt(self.model.family, batch.tokens, noise, self.guidance.kind)
         weight = self.guidance.weight if prompt.any() else 0.0  # of nothing given, both sides are the same
         network = guided(self.model.network, self.model.family, weight, prompt, blank)

@@ -29,7 +29,7 @@ from redraft.families.ar import AR
 from redraft.families.base import AnyOrder, DiffusionFamily, Family
 from redraft.families.esolm import EsoLM
 from redraft.families.mdlm import MDLM
-from redraft.noise import counter_rng as counters
+from redraft.noise import counter_rng
 from redraft.noise.counter_rng import Key
 from redraft.types import Batch, Network, Noise
 
@@ -119,10 +119,10 @@ class MaskCount(Estimator):
 
     def nats(self, network: Network, family: Family, batch: Batch, *, draws: int, key: Key) -> Tensor:
         assert isinstance(family, MDLM)
-        offset = 1 - counters.times(key.fold("count"), batch.index // draws)
+        offset = 1 - counter_rng.times(key.fold("count"), batch.index // draws)
         n = batch.scored.sum(1)
         count = stratified_count(offset, batch.index % draws, draws, n)
-        u = counters.field(key, batch.index, batch.tokens.shape[1])("corrupt").masked_fill(~batch.scored, torch.inf)
+        u = counter_rng.field(key, batch.index, batch.tokens.shape[1])("corrupt").masked_fill(~batch.scored, torch.inf)
         hide = u.argsort(1).argsort(1) < count.minimum(n)[:, None]
         return family.hidden_nats(network, batch.tokens, hide).double().sum(1) * n / count
 
@@ -159,7 +159,7 @@ class ChainRule(Estimator):
             return family.nelbo(network, batch, key=key).nats.double().sum(1)
         assert isinstance(family, AnyOrder)
         length, scored = batch.tokens.shape[1], batch.scored
-        noise = counters.field(key.fold("order"), batch.index, length)
+        noise = counter_rng.field(key.fold("order"), batch.index, length)
         if self.order == "generative":
             return chain_nats(network, family, batch, family.orders(scored, noise))
         ramp = torch.arange(length, device=scored.device) / length
@@ -236,10 +236,10 @@ class PathWeighted(Estimator):
         assert isinstance(family, DiffusionFamily)
         x0, length = batch.tokens, batch.tokens.shape[1]
         grid = torch.linspace(1, 0, self.steps + 1, dtype=torch.float64, device=x0.device)[:, None, None]
-        xt, total = _move(*path_start(family, x0), batch, counters.field(key, batch.index, length))
+        xt, total = _move(*path_start(family, x0), batch, counter_rng.field(key, batch.index, length))
         for number, (t, s) in enumerate(zip(grid[:-1], grid[1:], strict=True)):
             t, s = t.expand(len(x0), 1), s.expand(len(x0), 1)
-            noise = counters.field(key.fold("step", number), batch.index, length)
+            noise = counter_rng.field(key.fold("step", number), batch.index, length)
             xt, nats = _move(*path_step(network, family, x0, xt, t, s), batch, noise)
             total = total + nats
         return total
@@ -288,7 +288,7 @@ def path_step(
 
 def _move(q: Tensor, p: Tensor, batch: Batch, noise: Noise) -> tuple[Tensor, Tensor]:
     """A draw from q [B, L, K] where scored, and its log q / p [B]."""
-    state = counters.categorical(q.flatten(0, 1).log(), noise("state").flatten()).view_as(batch.tokens)
+    state = counter_rng.categorical(q.flatten(0, 1).log(), noise("state").flatten()).view_as(batch.tokens)
     new = state.where(batch.scored, batch.tokens)
     ratio = q.gather(-1, new[..., None]).log() - p.gather(-1, new[..., None]).log()
     return new, ratio[..., 0].where(batch.scored, 0.0).sum(1)

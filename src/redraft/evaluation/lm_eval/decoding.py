@@ -27,7 +27,7 @@ from redraft.families.ar import AR
 from redraft.families.base import Family
 from redraft.families.bd3lm import BD3LM
 from redraft.families.esolm import EsoLM
-from redraft.noise import counter_rng as counters
+from redraft.noise import counter_rng
 from redraft.noise.counter_rng import Key
 from redraft.registry import SAMPLERS, find
 from redraft.sampling.base import Denoiser, mask_refusal
@@ -183,7 +183,7 @@ def _frames(scorer: Scorer, canvas: Canvas, job: tuple[Request, Writing]) -> Ite
 
 def _guided(scorer: Scorer, plain: Denoiser, canvas: Canvas, key: Key) -> Denoiser:
     rows = torch.arange(len(canvas.tokens), device=canvas.tokens.device)
-    noise = counters.field(key.fold("blank"), rows, canvas.tokens.shape[1])
+    noise = counter_rng.field(key.fold("blank"), rows, canvas.tokens.shape[1])
     blank = without_prompt(scorer.model.family, canvas.tokens, noise, scorer.guidance.kind)
     return Guided(plain, scorer.guidance.weight, canvas.fixed, blank)
 
