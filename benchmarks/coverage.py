@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from redraft.files import write_json
-from redraft.scaling.approaches import Engines, family_number, fit_engines
+from redraft.scaling.approaches import Approaches, family_number, fit_approaches
 from redraft.scaling.laws.isoflop import curves
 from redraft.scaling.laws.multiplier import Estimate, multiplier
 from redraft.scaling.laws.parametric import Law
@@ -67,7 +67,7 @@ def estimates(points: list[Point], law: Law, seed: int) -> Iterator[Row]:
     """What is fitted, its estimate, and the truth."""
     every = curves(points)
     own = {f: [p for p in points if p.family == f] for f in ("ar", "mdlm")}
-    fits = {f: fit_engines(runs, every, seed, RESAMPLES) for f, runs in own.items()}
+    fits = {f: fit_approaches(runs, every, seed, RESAMPLES) for f, runs in own.items()}
     yield from _of_family(fits["ar"], law)
     if (found := fits["ar"].parametric.law) is not None:
         ends = robustness(own["ar"], found, [seed, family_number("ar")], RESAMPLES)
@@ -81,7 +81,7 @@ def estimates(points: list[Point], law: Law, seed: int) -> Iterator[Row]:
             yield "k at the largest budget", inside[-1].multiplier, SLOWER
 
 
-def _of_family(fits: Engines, law: Law) -> Iterator[Row]:
+def _of_family(fits: Approaches, law: Law) -> Iterator[Row]:
     for name, isoflop in {"headline": fits.isoflop, "parabolas": fits.parabolas, "envelope": fits.envelope}.items():
         yield f"a, {name}", isoflop.params.exponent if isoflop.params else None, law.allocation
     truth = [_best_loss(law, m.flops) for m in fits.isoflop.minima]

@@ -30,7 +30,7 @@ DISTILLED = {"name": "duo", "objective": "distillation", "rounds": 7}
 
 
 def recipes(runs: Path, scale: float, device: torch.device) -> dict[str, dict[str, Any]]:
-    """Judge, teacher and student; `scale` shortens all three."""
+    """Evaluator, teacher and student; `scale` shortens all three."""
     train = {"threads": 1, "device": str(device), "min_lr": 0.05}
     return {
         "judge": {

@@ -36,7 +36,7 @@ from redraft.hub.model import Model
 from redraft.network.sizes import from_size
 from redraft.network.transformer import Transformer
 from redraft.text.tokenizers.tokenizer import Bytes
-from redraft.training.distributed.parallel import Descent
+from redraft.training.distributed.parallel import LossModule
 from redraft.types import Batch, View
 
 META = torch.device("meta")
@@ -182,7 +182,7 @@ def training(name: str, vocab: int, rows: int, length: int, fuse: Regions | None
     """Forward and backward of one micro-batch: whole, and all but its trunk, the head and the noise."""
     kind, options = FAMILIES[name]
     network, batch = network_of(vocab), batch_of(rows, length)
-    descent = Descent(build(kind, options, vocab), network, None, 0)
+    descent = LossModule(build(kind, options, vocab), network, None, 0)
     seen: list[View] = []
     plain = network.trunk
     network.trunk = lambda view: (seen.append(view), plain(view))[1]  # type: ignore[method-assign]

@@ -18,7 +18,7 @@ from torch import Tensor
 from redraft.families.duo import uniform_nats
 from redraft.network import head
 from redraft.network.attention import rotary
-from redraft.network.fuse_adaln import folded
+from redraft.network.fuse_adaln import fuse_adaln
 from redraft.network.sizes import from_size
 from redraft.network.transformer import Block, Transformer
 from redraft.noise import counter_rng
@@ -56,7 +56,7 @@ class Regions:
     def _block(self, modulated: bool) -> tuple[Block, Callable[..., tuple[Any, ...]]]:
         network = Transformer(type(self.shape)(**{**vars(self.shape), "depth": 1}), torch.bfloat16)
         torch.nn.init.zeros_(network.embedding)
-        block = (network if modulated else folded(network)).blocks[0]
+        block = (network if modulated else fuse_adaln(network)).blocks[0]
         cond, width = self.shape.cond, self.shape.width
 
         def call(tokens: int, device: Any, training: bool) -> tuple[Any, ...]:

@@ -99,7 +99,7 @@ def slow(case: Case, net: Transformer, steps: int) -> Callable[[], None]:
     if isinstance(family, EsoLM):
         return lambda: _none(
             definitions.ordered_uncached(
-                net, family, blank(device), Ordered(case.steps), Key.of(0).fold("sample"), steps
+                net, family, blank(device), Ordered(case.steps), Key.of(0).fold_in("sample"), steps
             )
         )
     assert isinstance(family, DiffusionFamily)

@@ -94,7 +94,7 @@ def ordered_uncached(network: Network, family: EsoLM, canvas: Canvas, sampler: O
 def whole_loss(network: Network, family: Family, batch: Batch, key: Key) -> Tensor:
     """The mean training loss with the logits of every token whole, [B, L, V]: the corruption is the family's own."""
     length = batch.tokens.shape[1]
-    noise, t = counter_rng.field(key, batch.index, length), counter_rng.times(key.fold("time"), batch.index)[:, None]
+    noise, t = counter_rng.field(key, batch.index, length), counter_rng.times(key.fold_in("time"), batch.index)[:, None]
     if isinstance(family, EsoLM):
         assert family.alpha_0 == 1
         z = batch.tokens.masked_fill(noise("corrupt") >= 1 - t, family.mask_id)

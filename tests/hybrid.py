@@ -65,12 +65,12 @@ class HybridFamily(DiffusionFamily):
         return kernels.rate_bound(p0, xt, x0, alpha, dalpha, self.law())
 
     def loss(self, network: Network, batch: Batch, *, key: Key, progress: float) -> TokenLoss:
-        return self.charged(self.token_nelbo, network, batch, key)
+        return self.per_token_loss(self.token_nelbo, network, batch, key)
 
     def prior_nats(self) -> float:
         return 0.0
 
-    def forget(self, t: Tensor, noise: Noise) -> Tensor:
+    def sample_noise(self, t: Tensor, noise: Noise) -> Tensor:
         u = noise("prior")
         return self._draw(self.law().expand(*u.shape, -1), u)
 

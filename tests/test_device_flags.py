@@ -20,7 +20,7 @@ from redraft.commands.task import TASKS
 from redraft.config import merge
 from redraft.errors import UserError
 from redraft.evaluation.compute import Compute, recorded
-from redraft.evaluation.generation.evaluators import RedraftJudge
+from redraft.evaluation.generation.evaluators import RedraftEvaluator
 from redraft.frontier.measure import Bench, Checkpoint, measure_models
 from redraft.frontier.pareto import FRONTIER, load_frontier
 from redraft.hub import model as hub
@@ -207,7 +207,7 @@ def bench(folder: Path, compute: Compute) -> Bench:
     model = hub.load(folder, "cpu")
     settings = FrontierConfig(judge="judge", samples=4, length=16, steps=[2])
     real = torch.tensor([list(("the of and a to in " * 2)[i : i + 16].encode()) for i in range(16)])
-    return Bench(settings, compute, RedraftJudge.of(model, "ar", "w"), None, real, model.tokenizer)
+    return Bench(settings, compute, RedraftEvaluator.of(model, "ar", "w"), None, real, model.tokenizer)
 
 
 def test_a_frontier_is_of_one_kind_of_hardware(trained: dict[str, Path], tmp_path: Path) -> None:

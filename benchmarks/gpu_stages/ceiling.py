@@ -14,7 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from gpu_stages.plan import Scale
 from gpu_stages.record import Cases
-from gpu_stages.timing import forget, pace, peak_flops
+from gpu_stages.timing import pace, peak_flops, sample_noise
 from redraft.errors import UserError
 from redraft.network.sizes import from_size
 
@@ -38,7 +38,7 @@ def run(cases: Cases, device: torch.device, size: Scale) -> None:
         cases.run(name, product, device, BF16, *shape, size.least / 5)
     for (name, backend), mask in ((pair, mask) for pair in BACKENDS.items() for mask in MASKS):
         cases.run(f"attention {name} {mask}", attention, device, size, backend, mask)
-    forget(device)
+    sample_noise(device)
 
 
 def versions(device: torch.device) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from redraft.noise.counter_rng import Key
 from redraft.registry import FAMILIES, SAMPLERS
 from redraft.sampling.base import build as build_sampler
 from redraft.text.tokenizers.tokenizer import Bytes
-from redraft.training.distributed.parallel import Descent
+from redraft.training.distributed.parallel import LossModule
 from redraft.types import Batch, last
 
 V, L, ROWS = 257, 64, 4
@@ -101,7 +101,7 @@ def numbers(family: Family, options: dict[str, Any], kind: str, device: torch.de
         teacher = network(kind, device).requires_grad_(False)
         for parameter in teacher.parameters():
             parameter.data.mul_(1.1)
-    nats = Descent(family, net, teacher, 0)(rows, 0.25)
+    nats = LossModule(family, net, teacher, 0)(rows, 0.25)
     nats.sum().backward()
     found = {f"gradient of {n}": p.grad for n, p in net.named_parameters() if p.grad is not None}
     with torch.no_grad():
@@ -140,7 +140,7 @@ def waited(name: str, device: torch.device) -> dict[str, Any]:
     assert not teachers, "the default objective has none"
 
     def learn() -> None:
-        Descent(family, net, None, 0)(rows, 0.25).sum().backward()
+        LossModule(family, net, None, 0)(rows, 0.25).sum().backward()
 
     def write() -> None:
         last(model.frames(canvas, denoiser, "", STEPS, 0))

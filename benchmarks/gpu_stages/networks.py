@@ -11,7 +11,7 @@ from redraft.config import TrainConfig
 from redraft.families.base import build
 from redraft.network.sizes import Shape
 from redraft.network.transformer import Transformer
-from redraft.training.distributed.parallel import Descent, spread
+from redraft.training.distributed.parallel import LossModule, parallelize
 from redraft.training.distributed.ranks import Ranks
 from redraft.training.optim import adamw
 from redraft.types import Batch
@@ -51,8 +51,8 @@ class Steps:
     ):
         device, vocab = network.embedding.device, network.shape.vocab
         self.optimizer, self.how, self.network = optimizer, how, reborn(network)
-        descent = Descent(build(family, options or {}, vocab), self.network, None, 0)
-        self.descent: nn.Module = spread(descent, how, Ranks())
+        loss_module = LossModule(build(family, options or {}, vocab), self.network, None, 0)
+        self.loss_module: nn.Module = parallelize(loss_module, how, Ranks())
         rows = how.batch // how.accumulate
         generator = torch.Generator(device).manual_seed(1)
         tokens = torch.randint(0, vocab, (rows, length), generator=generator, device=device)
@@ -64,7 +64,7 @@ class Steps:
         for _ in range(self.how.accumulate):
             if self.how.compile == "graphs":
                 torch.compiler.cudagraph_mark_step_begin()
-            loss = self.descent(self.batch, 0.0).sum() / (self.batch.tokens.numel() * self.how.accumulate)
+            loss = self.loss_module(self.batch, 0.0).sum() / (self.batch.tokens.numel() * self.how.accumulate)
             loss.backward()
             total += loss.detach()
         nn.utils.clip_grad_norm_(self.network.parameters(), self.how.clip)

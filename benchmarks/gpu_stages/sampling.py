@@ -16,7 +16,7 @@ from gpu_stages.networks import random_network
 from gpu_stages.plan import FAMILIES, Scale
 from gpu_stages.record import Cases
 from gpu_stages.steps import compiles
-from gpu_stages.timing import forget, memory, profiled
+from gpu_stages.timing import memory, profiled, sample_noise
 from redraft.families.base import build
 from redraft.hub.model import Model
 from redraft.network.sizes import from_size
@@ -37,7 +37,7 @@ def run(cases: Cases, device: torch.device, size: Scale) -> None:
     def case(family: str, batch: int, steps: int, compiled: bool = False, needs: float = 4.0) -> None:
         name = f"{family} x{batch}, {words(steps)}{' by graphs' if compiled else ''}"
         cases.run(name, sampled, models[family], batch, steps, size, compiled, needs=needs)
-        forget(device)
+        sample_noise(device)
 
     for batch in size.batches:  # what says most comes first: all families at one batch, then the next
         for family in ("mdlm", "duo", "esolm"):

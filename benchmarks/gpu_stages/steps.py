@@ -12,7 +12,7 @@ from gpu_stages.networks import Steps, how, optimizer_of, random_network
 from gpu_stages.plan import FAMILIES, Scale
 from gpu_stages.record import Cases
 from gpu_stages.runs import can_compile
-from gpu_stages.timing import forget, memory, pace, peak_flops, profiled
+from gpu_stages.timing import memory, pace, peak_flops, profiled, sample_noise
 from redraft.config import RunConfig, TrainConfig, validated
 from redraft.network.flops import training_flops_per_token
 from redraft.network.sizes import from_size
@@ -33,7 +33,7 @@ def small(cases: Cases, device: torch.device, size: Scale) -> None:
             trained = how(device, size.small_rows, compile=compile)
             name = f"{family} {'compiled' if compile else 'eager'}"
             cases.run(name, step, cases, network, family, trained, size, True, needs=25 if compile else 8)
-            forget(device)
+            sample_noise(device)
 
 
 def large(cases: Cases, device: torch.device, size: Scale) -> None:
@@ -49,7 +49,7 @@ def large(cases: Cases, device: torch.device, size: Scale) -> None:
         words = ["compiled" if trained.compile else "eager", *["checkpointed"] * (trained.checkpointing != "none")]
         name = " ".join([family, *words, f"x{trained.batch}"])
         cases.run(name, step, cases, network, family, trained, size, False, needs=15)
-        forget(device)
+        sample_noise(device)
 
 
 def made(name: str, device: torch.device, size: Scale) -> tuple[Transformer, torch.optim.Optimizer]:

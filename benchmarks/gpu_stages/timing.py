@@ -81,7 +81,7 @@ def memory(run: Callable[[], Any], device: torch.device) -> dict[str, Any]:
     return {"allocated": peaks[0], "reserved": peaks[1]}
 
 
-def forget(device: torch.device) -> None:
+def sample_noise(device: torch.device) -> None:
     """Give back what nobody holds any more, an earlier case's say."""
     gc.collect()
     if device.type != "cpu":

@@ -17,17 +17,17 @@ from redraft.errors import UserError, unknown
 class Entry:
     """`target` is `module:attribute`; `options` are the settings it takes, with their defaults.
 
-    For the FLOPs ledger: `passes`, tokens that the network reads in training for each token of text, and `effort`, the cost of
-    a step when one pass forward and back is 1. `teachers`: how often training renews a frozen copy of the network to learn
-    from; 0: there is none. `paced`: the loss depends on the share of the budget that is spent, not on the step alone.
-    `causal`: it writes left to right, and on blocks "llama" can become a stock Llama. For the cost of serving:
-    `writing(length, steps)`, in how many calls a text is written and how many tokens each reads.
+    For the count of FLOPs: `forward_tokens`, tokens that the network reads in training for each token of text, and
+    `effort`, the cost of a step when one pass forward and back is 1. `teachers`: how often training renews a frozen copy
+    of the network to learn from; 0: there is none. `paced`: the loss depends on the share of the budget that is spent, not
+    on the step alone. `causal`: it writes left to right, and on blocks "llama" can become a stock Llama. For the cost of
+    serving: `writing(length, steps)`, in how many calls a text is written and how many tokens each reads.
     """
 
     target: str
     summary: str
     options: Mapping[str, Any] = field(default_factory=dict)
-    passes: Callable[[Mapping[str, Any]], float] = lambda options: 1.0
+    forward_tokens: Callable[[Mapping[str, Any]], float] = lambda options: 1.0
     effort: Callable[[Mapping[str, Any]], float] = lambda options: 1.0
     teachers: Callable[[Mapping[str, Any]], int] = lambda options: 0
     paced: Callable[[Mapping[str, Any]], bool] = lambda options: False
@@ -39,7 +39,7 @@ class Entry:
         return getattr(importlib.import_module(module), attribute)
 
 
-def _esolm_passes(alpha_0: float) -> float:
+def _esolm_forward_tokens(alpha_0: float) -> float:
     """The sequential phase reads the text and its share 1 - alpha_0 of masks; with both phases, half the rows do."""
     return {0.0: 2.0, 1.0: 1.0}.get(alpha_0, 1.5 - alpha_0 / 2)
 
@@ -93,7 +93,7 @@ FAMILIES: dict[str, Entry] = {
         "redraft.families.esolm:EsoLM",
         "between masked diffusion and left to right, with a KV cache (Sahoo et al. 2025)",
         {"alpha_0": 1.0, "objective": "low_variance", "variant": "B"},
-        passes=lambda o: _esolm_passes(o["alpha_0"]),
+        forward_tokens=lambda o: _esolm_forward_tokens(o["alpha_0"]),
         writing=_read_twice,
     ),
     "sedd": Entry(
@@ -115,7 +115,7 @@ FAMILIES: dict[str, Entry] = {
         "redraft.families.bd3lm:BD3LM",
         "block diffusion: masked diffusion in blocks from left to right, with a KV cache (Arriola et al. 2025)",
         {"block": 4, "objective": "nelbo", "clip_low": 0.0, "clip_high": 1.0},
-        passes=lambda o: 2.0,
+        forward_tokens=lambda o: 2.0,
     ),
 }
 
@@ -127,7 +127,9 @@ SAMPLERS: dict[str, Entry] = {
         "redraft.sampling.ancestral:Ancestral", "the reverse chain on a grid of `steps` times", {"steps": 64}
     ),
     "greedy_tail": Entry(
-        "redraft.sampling.ancestral:GreedyTail", "ancestral, the last step taking the likeliest tokens", {"steps": 64}
+        "redraft.sampling.ancestral:GreedyNoiseRemoval",
+        "ancestral, the last step taking the likeliest tokens",
+        {"steps": 64},
     ),
     "first_hitting": Entry(
         "redraft.sampling.first_hitting:FirstHitting", "masked families: one random position a call; ancestral's limit"
@@ -153,7 +155,7 @@ SAMPLERS: dict[str, Entry] = {
         {"steps": 64},
     ),
     "confident": Entry(
-        "redraft.sampling.low_confidence:Confident",
+        "redraft.sampling.low_confidence:LowConfidence",
         "masked families: the surest positions first, so many a step",
         {"steps": 64, "order": "top_probability"},
     ),
@@ -163,7 +165,7 @@ SAMPLERS: dict[str, Entry] = {
         {"gamma": 0.1, "order": "entropy"},
     ),
     "blockwise": Entry(
-        "redraft.sampling.semi_autoregressive:Blockwise",
+        "redraft.sampling.semi_autoregressive:SemiAutoregressive",
         "blocks from left to right, each by the `inner` sampler",
         {"steps": 64, "block": 32, "inner": "ancestral"},
     ),
@@ -173,7 +175,7 @@ SAMPLERS: dict[str, Entry] = {
         {"steps": 64, "alpha_0": None, "order": "random", "super_blocks": 1},
     ),
     "blocks": Entry(
-        "redraft.sampling.bd3lm:Blocks",
+        "redraft.sampling.bd3lm:BlockDiffusion",
         "BD3-LM: `steps` a block (0: one token a call), with a KV cache, looking back `context` tokens (0: all)",
         {"steps": 64, "context": 0},
     ),

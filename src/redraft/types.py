@@ -58,7 +58,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Soft:
+class SoftEmbedding:
     """A weighted sum of embeddings in the place of each token's own. The weights need not add up to one."""
 
     weights: Tensor  # [B, Q, k]
@@ -74,7 +74,7 @@ class View:
     attention: Attention | Tensor | Pattern = Attention.FULL
     sigma: Tensor | None = None  # [B, 1] noise level -log alpha_t; None for a family without a clock
     cache: Cache | None = None
-    soft: Soft | None = None  # embedded instead of `tokens`
+    soft: SoftEmbedding | None = None  # embedded instead of `tokens`
     lengths: Tensor | None = None  # [B]: tokens at positions from there on are padding, which nobody looks at
     static: bool = False  # of a view with a cache: all calls for the text have these shapes, so it may be compiled
 

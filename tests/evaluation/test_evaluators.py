@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from redraft.errors import UserError
-from redraft.evaluation.generation.evaluator_files import load_judge
-from redraft.evaluation.generation.evaluators import RedraftJudge, by_windows, ratio
+from redraft.evaluation.generation.evaluator_files import load_evaluator
+from redraft.evaluation.generation.evaluators import RedraftEvaluator, by_windows, ratio
 from redraft.families.base import build
 from redraft.hub.model import Model
 from redraft.text.tokenizers.tokenizer import Bytes, Ids, Tokenizer, load_tokenizer
@@ -29,8 +29,8 @@ def rows_of(texts: list[str]) -> torch.Tensor:
     return torch.tensor([[*text.encode(), *[256] * (width - len(text))] for text in texts])
 
 
-def redraft_judge(length: int = 64) -> RedraftJudge:
-    return RedraftJudge.of(
+def redraft_judge(length: int = 64) -> RedraftEvaluator:
+    return RedraftEvaluator.of(
         Model(build("ar", {}, 257), small_network(257), load_tokenizer("bytes"), length, {}), "small"
     )
 
@@ -71,7 +71,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def loaded(folder: Path) -> Any:
     """Judges are read in float32; what they say is compared in float64."""
-    judge: Any = load_judge(folder)
+    judge: Any = load_evaluator(folder)
     judge.network.double()
     return judge
 
@@ -144,7 +144,7 @@ def test_ratio_error_is_that_of_the_mean_where_the_texts_are_equally_long() -> N
 def test_every_judge_says_which_weights_it_has(folder: Path) -> None:
     import hashlib
 
-    judge = load_judge(folder, source=True).identity
+    judge = load_evaluator(folder, source=True).identity
     assert judge.kind == "transformers" and judge.source and judge.dtype == "float32"
     assert judge.weights == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 
@@ -162,7 +162,7 @@ def test_what_is_no_judge_is_one_clear_line(tmp_path: Path, name: str, content: 
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=said) as caught:
-        load_judge(tmp_path / name)
+        load_evaluator(tmp_path / name)
     assert "\n" not in str(caught.value)
 
 
@@ -170,21 +170,21 @@ def test_a_damaged_llama2c_file_and_a_foreign_folder_are_one_clear_line(tmp_path
     (tmp_path / "tok.bin").write_bytes(b"")
     (tmp_path / "x.bin").write_bytes(b"\1\0\0\0" * 9)
     with pytest.raises(UserError, match=r"cannot load the judge .*x\.bin: not a"):
-        load_judge(tmp_path / "x.bin")
+        load_evaluator(tmp_path / "x.bin")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "no such"}))
     with pytest.raises(UserError, match="cannot load the judge"):
-        load_judge(tmp_path)
+        load_evaluator(tmp_path)
 
 
 def test_a_bound_is_no_judge() -> None:
     with pytest.raises(UserError, match="exact likelihood"):
-        RedraftJudge.of(Model(build("mdlm", {}, 257), small_network(257), load_tokenizer("bytes"), 8, {}))
+        RedraftEvaluator.of(Model(build("mdlm", {}, 257), small_network(257), load_tokenizer("bytes"), 8, {}))
 
 
 @pytest.mark.skipif(not STORIES.is_file(), reason="shared/data/stories260k is not here")
 def test_llama2c_reads_the_stories_model() -> None:
     """Its own kind of story costs it below one nat a token (read wrongly, near ln 512 = 6.2), shuffled words over four."""
-    judge = load_judge(STORIES, source=True)
+    judge = load_evaluator(STORIES, source=True)
     story = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park."
     scores = judge.score(rows_of([story, "park the in Lily a to She upon girl play named was little"]), Bytes())
     told, shuffled = (scores.nats / scores.tokens).tolist()

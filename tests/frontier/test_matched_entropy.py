@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from redraft.frontier.matched_entropy import match
-from redraft.frontier.pareto import REAL, Frontier, Place, Scored, load_frontier
+from redraft.frontier.pareto import REAL, Frontier, ParetoPoint, Scored, load_frontier
 from redraft.report.conclusions import matched_lines
 from tests.frontier.planted_speeds import BASE, RATE, REAL_ENTROPY, matched_quality, steps_of
 
@@ -48,7 +48,7 @@ def test_one_setting_is_no_curve(speeds: Frontier) -> None:
     """Even one whose entropy is that of the text to the last digit."""
     plain = replace(speeds.places[0].speed, temperature=1.0, entropy=REAL_ENTROPY)
     scores = {plain.key: speeds.scores[speeds.places[0].speed.key], REAL: speeds.scores[REAL]}
-    found = match(Frontier((Place(plain, True),), speeds.real, {}, None, scores))
+    found = match(Frontier((ParetoPoint(plain, True),), speeds.real, {}, None, scores))
     assert found and not found.matches and found.misses[0].settings == 1
 
 
@@ -60,7 +60,7 @@ def test_the_better_of_the_two_knobs_is_taken(speeds: Frontier) -> None:
     for s, old in zip(narrow, own, strict=True):
         was = scores[old.key]
         scores[s.key] = Scored(was.nats - 0.2 * was.tokens, was.tokens, was.entropy)
-    found = match(Frontier(tuple(Place(s, True) for s in own + narrow), speeds.real, {}, None, scores))
+    found = match(Frontier(tuple(ParetoPoint(s, True) for s in own + narrow), speeds.real, {}, None, scores))
     assert found and len(found.matches) == 1
     (m,) = found.matches
     assert m.knob == "top_p" and m.quality.value == pytest.approx(matched_quality("duo", 16) - 0.2)

@@ -10,7 +10,7 @@ import torch
 
 from redraft.errors import UserError
 from redraft.evaluation.compute import Compute
-from redraft.evaluation.generation.evaluators import RedraftJudge
+from redraft.evaluation.generation.evaluators import RedraftEvaluator
 from redraft.frontier.matched_entropy import match
 from redraft.frontier.measure import Bench, Checkpoint, measure_models
 from redraft.frontier.pareto import FRONTIER, SAMPLES, load_frontier
@@ -36,7 +36,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def bench(folders: dict[str, Path], weights: str = "w", settings: FrontierConfig = SETTINGS) -> Bench:
     model = load(folders["ar"], "cpu")
-    judge = RedraftJudge.of(model, "ar", weights)
+    judge = RedraftEvaluator.of(model, "ar", weights)
     text = "that it is was for the of and a to in he his as are with on "
     real = torch.tensor([list((text * 2)[i : i + 16].encode()) for i in range(24)])
     return Bench(settings, Compute("cpu"), judge, judge, real, model.tokenizer)

@@ -501,9 +501,9 @@ def test_conversion_is_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(lazy_tensor, "CHUNK", 1 << 14)
     monkeypatch.setattr(shards, "SHARD_BYTES", 100_000)
     seen: list[int] = []
-    rows = lazy_tensor.Stored.rows
+    rows = lazy_tensor.LazyTensor.rows
     monkeypatch.setattr(
-        lazy_tensor.Stored,
+        lazy_tensor.LazyTensor,
         "rows",
         lambda self, a, b: seen.append((b - a) * 32 * 4) or rows(self, a, b),  # type: ignore[func-returns-value]
     )

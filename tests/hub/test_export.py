@@ -467,7 +467,7 @@ def test_samples_of_an_export_are_redrafts_token_for_token(
         prompt = torch.tensor([[BYTES, *b"He said"]] * 2)
         drawn = opened(exported[name]).generate(prompt, do_sample=False, max_new_tokens=9, eos_token_id=None)[:, 1:]
     else:
-        noise = noise_of(model.canvas("He said", 2, 16), Key.of(0).fold("sample"))
+        noise = noise_of(model.canvas("He said", 2, 16), Key.of(0).fold_in("sample"))
         prior = model.family.prior(noise)
         given = iter([noise("when"), noise("order")])
         theirs = opened(exported[name], transformers.AutoModelForMaskedLM)

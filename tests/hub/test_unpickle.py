@@ -20,8 +20,8 @@ from redraft.errors import UserError
 from redraft.hub.convert.allow_list import Ref, Refused, Stub
 from redraft.hub.convert.archive import read_archive
 from redraft.hub.convert.sources import open_source
-from redraft.hub.convert.unpickle import Machine
-from redraft.hub.lazy_tensor import Stored
+from redraft.hub.convert.unpickle import RestrictedUnpickler
+from redraft.hub.lazy_tensor import LazyTensor
 from tests.hub.foreign import strangers
 
 PROTO = b"\x80\x02"
@@ -230,7 +230,7 @@ def test_tensors_come_out_as_torch_reads_them(tmp_path: Path) -> None:
     read = read_archive(tmp_path / "x.ckpt")["state_dict"]
     assert list(read) == list(tensors)
     for name, tensor in tensors.items():
-        assert isinstance(read[name], Stored)
+        assert isinstance(read[name], LazyTensor)
         assert torch.equal(read[name].whole(), tensor) and read[name].dtype == tensor.dtype, name
     assert torch.equal(read["turned"].rows(1, 3), base.T[1:3])
 
@@ -257,13 +257,13 @@ def test_state_of_a_real_class_is_not_set(tmp_path: Path) -> None:
 def test_plain_values_are_read_at_every_protocol(protocol: int) -> None:
     value = {"a": [1, -2.5, None, True], "b": (1, (2, 3)), "c": "ü", "d": 1 << 70, "e": {"f": []}, "h": b"bytes"}
     if protocol > 2:
-        assert Machine(pickle.dumps(value, protocol)).value == value
+        assert RestrictedUnpickler(pickle.dumps(value, protocol)).value == value
     else:  # bytes are a call to _codecs.encode there
-        read = Machine(pickle.dumps(value, protocol)).value
+        read = RestrictedUnpickler(pickle.dumps(value, protocol)).value
         assert {k: v for k, v in read.items() if k != "h"} == {k: v for k, v in value.items() if k != "h"}
     cyclic: list[Any] = []
     cyclic.append(cyclic)
-    again = Machine(pickle.dumps(cyclic, protocol)).value
+    again = RestrictedUnpickler(pickle.dumps(cyclic, protocol)).value
     assert again[0] is again
 
 
@@ -276,4 +276,4 @@ def test_random_damage_is_refused_or_read_but_never_a_traceback() -> None:
         for place in torch.randint(0, len(whole), (2,), generator=generator).tolist():
             data[place] = int(torch.randint(0, 256, (), generator=generator))
         with contextlib.suppress(Refused):
-            Machine(bytes(data))
+            RestrictedUnpickler(bytes(data))

@@ -294,14 +294,14 @@ def test_draws_of_gidds_bound_have_a_variance(share: float) -> None:
     family = build("gidd", {"uniform": share}, 50)
     assert isinstance(family, GIDD)
 
-    def second_moment(low: float, high: float, early: int) -> float:
+    def second_moment(low: float, high: float, time_exponent: int) -> float:
         u = torch.logspace(math.log10(low), math.log10(high), 2001, dtype=torch.float64)
-        t = (u**early)[:, None]
+        t = (u**time_exponent)[:, None]
         z, x = torch.zeros_like(t, dtype=torch.int64), torch.ones_like(t, dtype=torch.int64)
         nats = family.token_nelbo(Oracle(), torch.zeros(len(u), 1, 50, dtype=torch.float64), z, x, t)[:, 0]
         chance = (family.process.noise(t)[1] * 49)[:, 0]
-        return float(torch.trapezoid(chance * (nats * early * u ** (early - 1)) ** 2, u))
+        return float(torch.trapezoid(chance * (nats * time_exponent * u ** (time_exponent - 1)) ** 2, u))
 
-    drawn, even = ([second_moment(10.0**-k, 10.0 ** (1 - k), e) for k in (2, 4, 6)] for e in (family.early, 1))
+    drawn, even = ([second_moment(10.0**-k, 10.0 ** (1 - k), e) for k in (2, 4, 6)] for e in (family.time_exponent, 1))
     assert drawn[2] < drawn[1] / 2 < drawn[0] / 4
     assert even[2] > 4 * even[1] > 16 * even[0]

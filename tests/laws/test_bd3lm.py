@@ -18,7 +18,7 @@ from redraft.families.mdlm import MDLM
 from redraft.noise import counter_rng
 from redraft.noise.counter_rng import Key
 from redraft.sampling.base import Denoiser
-from redraft.sampling.bd3lm import Blocks, events
+from redraft.sampling.bd3lm import BlockDiffusion, events
 from redraft.types import Batch, Canvas, Network, View
 from tests.laws.test_bound import Wrong, expected_bd3lm_nelbo
 from tests.laws.test_sampling import N, blank, sampling_bound, small_network, total_variation
@@ -236,7 +236,7 @@ def test_drawn_orders_are_uniform_within_blocks() -> None:
 # The sampler
 
 
-def definition(family: BD3LM, network: Network, canvas: Canvas, sampler: Blocks) -> list[Tensor]:
+def definition(family: BD3LM, network: Network, canvas: Canvas, sampler: BlockDiffusion) -> list[Tensor]:
     """No cache: every call reads all the text so far, in one stream, by the block-causal pattern and the window."""
     (rows, length), block = canvas.tokens.shape, family.block
     noise, out = counter_rng.field(KEY, torch.arange(rows), length), []
@@ -287,7 +287,7 @@ def prompts(rows: int, length: int, block: int) -> dict[str, Tensor]:
 def test_cached_sampler_is_its_uncached_definition(block: int, options: dict[str, Any], given: str) -> None:
     """Token for token in every frame, a window or none, prompts anywhere, a short last block."""
     family, network, rows, length = BD3LM(V, block), small_network(), 4, 22
-    canvas, sampler = Canvas(texts(rows, length), prompts(rows, length, block)[given]), Blocks(**options)
+    canvas, sampler = Canvas(texts(rows, length), prompts(rows, length, block)[given]), BlockDiffusion(**options)
     denoiser = Denoiser(network, family)
     with torch.no_grad():
         frames = [frame.tokens for frame in sampler(denoiser, canvas, KEY)]
@@ -300,7 +300,7 @@ def test_cached_sampler_is_its_uncached_definition(block: int, options: dict[str
 def test_logits_through_the_ring_are_those_of_the_window(context: int) -> None:
     """Every logit drawn from, to float64, on a text five times as long as the ring."""
     family, network, rows, length = BD3LM(V, 4), small_network(), 3, 60
-    sampler, recorded = Blocks(steps=0, context=context), []
+    sampler, recorded = BlockDiffusion(steps=0, context=context), []
 
     class Recording(Denoiser):
         def log_p(self, hidden: Tensor) -> Tensor:
@@ -330,7 +330,7 @@ def test_the_window_bounds_the_memory() -> None:
 
     family, long = BD3LM(V, 4), blank(1, 400)
     for context in (0, 16):
-        list(Blocks(0, context)(Denoiser(Watched(), family), long, KEY))
+        list(BlockDiffusion(0, context)(Denoiser(Watched(), family), long, KEY))
     assert sizes == [400, 16 + 2 * 4]
 
 
@@ -341,7 +341,7 @@ def test_one_token_a_call_draws_from_the_model(block: int, oracle: Network) -> N
     family = BD3LM(V, block)
     law = (-regrouped(nats := by_order(family, oracle), nats.shape[1])[:, 0]).exp()
     assert float(law.sum()) == pytest.approx(1)
-    *_, last = Blocks(steps=0)(Denoiser(oracle, family), blank(N), KEY)
+    *_, last = BlockDiffusion(steps=0)(Denoiser(oracle, family), blank(N), KEY)
     assert total_variation(last.tokens, law) < sampling_bound(law, N)
 
 
@@ -357,7 +357,7 @@ def test_calls_of_the_sampler() -> None:
         denoiser = Denoiser(small_network(), family)
         canvas = Canvas(texts(rows, length), (torch.arange(length) < start).expand(rows, -1))
         with torch.no_grad():
-            assert len(list(Blocks(**options)(denoiser, canvas, KEY))) == denoiser.calls == calls
+            assert len(list(BlockDiffusion(**options)(denoiser, canvas, KEY))) == denoiser.calls == calls
         assert denoiser.rows == rows * (length - start)
 
 
@@ -406,4 +406,4 @@ def test_what_it_cannot_be_asked_is_refused() -> None:
         family.chain_nats(Exact(), TEXTS, every, torch.tensor([0, 2, 1]).expand_as(TEXTS))
     for options, says in (({"steps": -1}, "0 for one token a call: got -1"), ({"context": -1}, "or 0 for all: got -1")):
         with pytest.raises(UserError, match=says):
-            Blocks(**options)
+            BlockDiffusion(**options)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from redraft.errors import UserError
-from redraft.families.base import Taught, build
+from redraft.families.base import TeacherStudent, build
 from redraft.families.duo import Duo, uniform_nats
 from redraft.network.init import initialised
 from redraft.network.sizes import Shape
@@ -16,7 +16,7 @@ from redraft.network.transformer import Transformer
 from redraft.noise import counter_rng
 from redraft.noise.counter_rng import Key
 from redraft.noise.gaussian_map import race
-from redraft.types import Batch, Soft
+from redraft.types import Batch, SoftEmbedding
 from tests.rounding import CLOSE, in_float64
 from tests.world import batch_of
 
@@ -49,7 +49,7 @@ def test_a_mixture_of_one_token_is_that_token(sparse: bool) -> None:
     view = duo().noisy_view(batch.tokens, torch.full((6, 1), 0.5))
     one = torch.nn.functional.one_hot(batch.tokens, IDS).double()
     every = torch.arange(IDS).expand(*batch.tokens.shape, IDS)
-    soft = Soft(one[..., : IDS // 2 + 6], every[..., : IDS // 2 + 6]) if sparse else Soft(one, None)
+    soft = SoftEmbedding(one[..., : IDS // 2 + 6], every[..., : IDS // 2 + 6]) if sparse else SoftEmbedding(one, None)
     assert torch.allclose(net.trunk(replace(view, soft=soft)), net.trunk(view), **CLOSE)
 
 
@@ -60,7 +60,7 @@ def test_sparse_and_dense_mixtures_agree_with_gradients() -> None:
     ids = torch.rand(6, 9, IDS).argsort(-1)[..., :3]
     dense = torch.zeros(6, 9, IDS, dtype=torch.float64).scatter(-1, ids, weights)
     grads = []
-    for soft in (Soft(weights, ids), Soft(dense, None)):
+    for soft in (SoftEmbedding(weights, ids), SoftEmbedding(dense, None)):
         net.zero_grad()
         net.trunk(replace(view, soft=soft)).square().sum().backward()
         assert net.embedding.grad is not None
@@ -74,7 +74,7 @@ def test_curriculum_is_the_bridges_bound_as_the_temperature_falls(rivals: int) -
     family, net, batch = duo(rivals=rivals, tau=1e-9, tau_end=1e-9), network(), rows()
     with torch.no_grad():
         paid = family.loss(net, batch, key=KEY, progress=0.0).nats
-        t = counter_rng.times(KEY.fold("time"), batch.index)[:, None]
+        t = counter_rng.times(KEY.fold_in("time"), batch.index)[:, None]
         z, _ = family._tempered(batch, family.bridge.gamma(t), 1e-9, KEY)
         alpha, dalpha = family.bridge(t)
         logits = net.head(net.trunk(family.noisy_view(z, alpha)))
@@ -109,9 +109,9 @@ def test_unscored_tokens_are_shown_as_they_are_and_cost_nothing(objective: str, 
     family, net, batch = duo(objective=objective, rivals=rivals), network(), rows()
     scored = torch.arange(9).expand(6, 9) > 3
     part = Batch(batch.tokens, scored, batch.index)
-    shown = Taught(net, network(1)) if objective == "distillation" else net
+    shown = TeacherStudent(net, network(1)) if objective == "distillation" else net
     assert (family.loss(shown, part, key=KEY, progress=0.0).nats[:, :4] == 0).all()
-    t = counter_rng.times(KEY.fold("time"), batch.index)[:, None]
+    t = counter_rng.times(KEY.fold_in("time"), batch.index)[:, None]
     z, soft = family._tempered(part, family.bridge.gamma(t), 1e-1, KEY)
     clean = soft.weights.gather(-1, batch.tokens[..., None])[..., 0] if soft.ids is None else soft.weights[..., 0]
     assert torch.equal(z[:, :4], batch.tokens[:, :4]) and (clean[:, :4] == 1).all()
@@ -121,10 +121,10 @@ def test_unscored_tokens_are_shown_as_they_are_and_cost_nothing(objective: str, 
 def test_distillation_pays_the_divergence_along_one_path(kl: str) -> None:
     """By definition: two noisings of the same race, two predictions, and a sum over V."""
     family, student, teacher, batch = duo(objective="distillation", kl=kl), network(0), network(1), rows()
-    paid = family.loss(Taught(student, teacher), batch, key=KEY, progress=0.41).nats
+    paid = family.loss(TeacherStudent(student, teacher), batch, key=KEY, progress=0.41).nats
     stride = 4 / 512  # the third of five rounds
-    t = (counter_rng.times(KEY.fold("time"), batch.index)[:, None] + stride).clamp(max=1)
-    run = race(batch.tokens, IDS, 1, counter_rng.field(KEY.fold("race"), batch.index, 9))
+    t = (counter_rng.times(KEY.fold_in("time"), batch.index)[:, None] + stride).clamp(max=1)
+    run = race(batch.tokens, IDS, 1, counter_rng.field(KEY.fold_in("race"), batch.index, 9))
     log_p = []
     for net, at in ((student, t), (teacher, t - stride)):
         z = run.argmax(batch.tokens, family.bridge.gamma(at))
@@ -135,7 +135,7 @@ def test_distillation_pays_the_divergence_along_one_path(kl: str) -> None:
 
 def test_distillation_teaches_the_student_alone() -> None:
     family, student, teacher = duo(objective="distillation"), network(0), network(1)
-    family.loss(Taught(student, teacher), rows(), key=KEY, progress=0.0).mean().backward()
+    family.loss(TeacherStudent(student, teacher), rows(), key=KEY, progress=0.0).mean().backward()
     assert all(p.grad is not None for p in student.parameters())
     assert all(p.grad is None for p in teacher.parameters())
 
@@ -143,7 +143,7 @@ def test_distillation_teaches_the_student_alone() -> None:
 def test_a_student_that_is_its_teacher_pays_less_as_the_stride_shrinks() -> None:
     family, net, batch = duo(objective="distillation", stride=2**20), network(), rows(64)
     with torch.no_grad():
-        paid = float(family.loss(Taught(net, net), batch, key=KEY, progress=0.0).mean())
+        paid = float(family.loss(TeacherStudent(net, net), batch, key=KEY, progress=0.0).mean())
     assert 0 <= paid < 1e-3
 
 

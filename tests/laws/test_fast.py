@@ -36,7 +36,7 @@ def law_of_the_chain(family: DiffusionFamily, case: Case, steps: int) -> Tensor:
     """The law [K^L] of `steps` steps of the definition: posteriors of the oracle's prediction, state by state, multiplied."""
     count = family.marginal(torch.zeros(1, 1, dtype=torch.int64), at(0.5)).shape[-1]
     seen = states(count)
-    prior = torch.bincount(family.forget(at(1.0, 600), grid_of(600)).flatten(), minlength=count).double() / 600
+    prior = torch.bincount(family.sample_noise(at(1.0, 600), grid_of(600)).flatten(), minlength=count).double() / 600
     law = prior[seen].prod(-1)
     grid = even_times(steps).tolist()
     for t, s in zip(grid[:-1], grid[1:], strict=True):

@@ -24,10 +24,10 @@ from redraft.sampling.ancestral import Ancestral
 from redraft.sampling.base import Denoiser, Prediction, Sampler, build
 from redraft.sampling.first_hitting import FirstHitting
 from redraft.sampling.guided import Guided
-from redraft.sampling.low_confidence import Confident, EntropyBounded, within
+from redraft.sampling.low_confidence import EntropyBounded, LowConfidence, within
 from redraft.sampling.ordered import Ordered, first_tokens_first, same_offset
 from redraft.sampling.psi import Psi
-from redraft.sampling.semi_autoregressive import Blockwise
+from redraft.sampling.semi_autoregressive import SemiAutoregressive
 from redraft.types import Canvas, View
 from tests.laws.cases import CASES, Case
 from tests.laws.test_chain import at, clocked
@@ -130,7 +130,7 @@ def test_confident_writes_as_many_as_smdm() -> None:
     canvas = Canvas(torch.zeros(len(fixed), length).long(), fixed)
     denoiser = Denoiser(small_network(), MDLM(V))
     hidden, before = (~fixed).sum(1), canvas.tokens.masked_fill(~fixed, V)
-    for number, tokens in enumerate(frames(Confident(steps), denoiser, canvas)):
+    for number, tokens in enumerate(frames(LowConfidence(steps), denoiser, canvas)):
         ratio = (steps - number - 1) / (steps - number)
         hidden = torch.tensor([n - int(n * (1 - ratio) + 1e-9) for n in hidden.tolist()])
         assert torch.equal((tokens == V).sum(1), hidden)
@@ -141,7 +141,7 @@ def test_confident_writes_as_many_as_smdm() -> None:
 
 def test_confident_calls_the_network_only_in_steps_that_write() -> None:
     denoiser = Denoiser(small_network(), MDLM(V))
-    assert len(frames(Confident(50), denoiser, blank(3, 8))) == 50
+    assert len(frames(LowConfidence(50), denoiser, blank(3, 8))) == 50
     assert denoiser.calls == 8
 
 
@@ -151,7 +151,7 @@ def test_confident_writes_the_surest_position_first(order: str) -> None:
     network, family = small_network(), MDLM(V)
     given = torch.arange(9) % 2 == 0
     canvas = Canvas(torch.randint(0, V, (8, 9), generator=torch.Generator().manual_seed(5)), given.expand(8, -1))
-    first = frames(Confident(4, order), Denoiser(network, family, temperature=0), canvas)[0]
+    first = frames(LowConfidence(4, order), Denoiser(network, family, temperature=0), canvas)[0]
     with torch.no_grad():
         p = family.log_p(network, canvas.tokens.where(given, V), None, None)[:, ~given].double().exp()
     best, new = p.sort(-1, descending=True).values, first[:, ~given]
@@ -210,17 +210,17 @@ def test_one_block_is_the_inner_sampler_bit_for_bit(case: Case, inner: str) -> N
     canvas = Canvas(torch.ones(5, 9, dtype=torch.int64), torch.arange(9).lt(3).expand(5, -1))
     whole, parts = Denoiser(small_network(), case.family), Denoiser(small_network(), case.family)
     expected = frames(SAMPLERS[inner].load()(), whole, canvas)
-    found = frames(Blockwise(block=9, inner=inner), parts, canvas)
+    found = frames(SemiAutoregressive(block=9, inner=inner), parts, canvas)
     assert len(expected) == len(found) and all(map(torch.equal, expected, found))
     assert (whole.calls, whole.rows) == (parts.calls, parts.rows)
 
 
 @pytest.mark.parametrize(("case", "inner"), INNER, ids=str)
 def test_blocks_are_written_from_left_to_right(case: Case, inner: str) -> None:
-    """Blocks to come hold the prior they began with, blocks gone by never change."""
+    """BlockDiffusion to come hold the prior they began with, blocks gone by never change."""
     canvas, length, block = blank(4, 10), 10, 4
     prior = case.family.prior(counter_rng.field(KEY, torch.arange(4), length))
-    sampler = Blockwise(steps=9, block=block, inner=inner)
+    sampler = SemiAutoregressive(steps=9, block=block, inner=inner)
     place, start = torch.arange(length), 0
     before = prior
     for number, part in enumerate(sampler.samplers(length)):
@@ -237,19 +237,19 @@ def test_blocks_are_written_from_left_to_right(case: Case, inner: str) -> None:
 def test_blockwise_masked_sampling_follows_the_data(inner: str, block: int) -> None:
     """For a masked family any order of writing is exact; the share of a block's steps bounds the bias of two at once."""
     denoiser = Denoiser(Exact(), MDLM(V))
-    tokens = frames(Blockwise(256, block, inner), denoiser, blank(N))[-1]
+    tokens = frames(SemiAutoregressive(256, block, inner), denoiser, blank(N))[-1]
     assert total_variation(tokens, P) < sampling_bound(P, N) + L**2 / (2 * 128)
     assert denoiser.rows == N * L
 
 
 def test_blockwise_shares_its_steps_and_takes_any_inner_sampler() -> None:
-    shares = Blockwise(steps=11, block=3, inner=Psi(kappa=0.5)).samplers(10)
+    shares = SemiAutoregressive(steps=11, block=3, inner=Psi(kappa=0.5)).samplers(10)
     assert shares == [Psi(steps, kappa=0.5) for steps in (3, 3, 3, 2)]
-    assert Blockwise(block=3, inner="first_hitting").samplers(4) == [FirstHitting()] * 2
+    assert SemiAutoregressive(block=3, inner="first_hitting").samplers(4) == [FirstHitting()] * 2
     with pytest.raises(UserError, match="steps must be at least 4"):
-        Blockwise(steps=3, block=3).samplers(10)
-    assert "does not hide" in str(Blockwise(inner="confident").refusal(Duo(V)))
-    assert Blockwise().refusal(EsoLM(V)) == "it has no clock"
+        SemiAutoregressive(steps=3, block=3).samplers(10)
+    assert "does not hide" in str(SemiAutoregressive(inner="confident").refusal(Duo(V)))
+    assert SemiAutoregressive().refusal(EsoLM(V)) == "it has no clock"
 
 
 def test_a_given_token_is_never_predicted() -> None:
@@ -257,7 +257,7 @@ def test_a_given_token_is_never_predicted() -> None:
     canvas = Canvas(torch.ones(5, 9, dtype=torch.int64), torch.arange(9).lt(3).expand(5, -1))
     asked: list[Tensor] = []
 
-    class Asked(Denoiser):
+    class Preempted(Denoiser):
         def belief(self, tokens: Tensor, t: Tensor) -> Prediction:
             inner = super().belief(tokens, t)
 
@@ -267,8 +267,8 @@ def test_a_given_token_is_never_predicted() -> None:
 
             return Prediction(rows_at, V)
 
-    masked = Asked(small_network(), MDLM(V))
-    frames(Ancestral(4), Asked(small_network(), Duo(V)), canvas)
+    masked = Preempted(small_network(), MDLM(V))
+    frames(Ancestral(4), Preempted(small_network(), Duo(V)), canvas)
     frames(Ancestral(4), masked, canvas)
     assert masked.rows == 5 * 6 and all((places % 9 >= 3).all() for places in asked)
 

@@ -45,16 +45,16 @@ def psi_law(family: DiffusionFamily, p0: Tensor, xt: Tensor, t: Tensor, s: Tenso
 
 @pytest.mark.parametrize("case", WITH_CLOCK, ids=repr)
 def test_a_forgotten_token_is_drawn_from_the_prior(case: Case) -> None:
-    """q(x_t | x_0) = alpha_t x_0 + (1 - alpha_t) pi_t, `forget` draws from pi_t, `prior` from pi_1: psi_step needs it."""
+    """q(x_t | x_0) = alpha_t x_0 + (1 - alpha_t) pi_t, `sample_noise` draws from pi_t, `prior` from pi_1."""
     family, n = clocked(case), 600
     even = ((torch.arange(n).double() + 0.5) / n)[:, None]
     for x0, t in itertools.product(range(V), (0.3, 0.8, 1.0)):
         pi = pi_of(family, t)
         q, alpha = family.marginal(torch.tensor([[x0]]), at(t))[0, 0], family.schedule(at(t))[0][0, 0]
         assert torch.allclose(q, alpha * torch.nn.functional.one_hot(torch.tensor(x0), len(q)) + (1 - alpha) * pi)
-        drawn = family.forget(at(t, n), lambda purpose: even)
+        drawn = family.sample_noise(at(t, n), lambda purpose: even)
         assert torch.allclose(torch.bincount(drawn.flatten(), minlength=len(pi)).double() / n, pi, atol=1.5 / n)
-    assert torch.equal(family.prior(lambda purpose: even), family.forget(at(1.0, n), lambda purpose: even))
+    assert torch.equal(family.prior(lambda purpose: even), family.sample_noise(at(1.0, n), lambda purpose: even))
 
 
 @pytest.mark.parametrize("case", WITH_CLOCK, ids=repr)
@@ -63,7 +63,7 @@ def test_a_position_whose_clock_stands_still_stays_and_is_not_predicted(case: Ca
     family, rows = clocked(case), 200
     xt = family.prior(counter_rng.field(KEY, torch.arange(rows), L))
     p0 = torch.rand(rows, L, V, generator=torch.Generator().manual_seed(1), dtype=torch.float64).log()
-    believed, noise = family.interpret(p0, xt), counter_rng.field(KEY.fold("move"), torch.arange(rows), L)
+    believed, noise = family.interpret(p0, xt), counter_rng.field(KEY.fold_in("move"), torch.arange(rows), L)
     t, asked = at(0.9, rows), torch.zeros(rows, L, dtype=torch.bool)
 
     def rows_at(places: Tensor) -> Tensor:

@@ -50,8 +50,8 @@ def test_ar_is_the_mean_of_next_token_cross_entropies(network: Transformer, batc
 def test_mdlm_is_masked_cross_entropy_with_its_weight(objective: str, network: Transformer, batch: Batch) -> None:
     """a'_t / (1 - a_t) log p(x) [z = m]; low variance: weight 1. [MASK] is never predicted: the head has no row."""
     family = MDLM(V, objective)
-    t = counter_rng.times(KEY.fold("time"), batch.index)
-    u = counter_rng.uniform(KEY.fold("corrupt"), batch.index[:, None], torch.arange(L))
+    t = counter_rng.times(KEY.fold_in("time"), batch.index)
+    u = counter_rng.uniform(KEY.fold_in("corrupt"), batch.index[:, None], torch.arange(L))
     with torch.no_grad():
         for loss, weighted in (
             (family.loss(network, batch, key=KEY, progress=0.0), objective == "nelbo"),

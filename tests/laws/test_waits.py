@@ -17,7 +17,7 @@ from torch.fx.experimental import _config
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from redraft.families.base import Taught, build
+from redraft.families.base import TeacherStudent, build
 from redraft.hub.model import Model
 from redraft.network.head import summed
 from redraft.network.init import initialised
@@ -26,7 +26,7 @@ from redraft.network.transformer import Transformer
 from redraft.noise.counter_rng import Key
 from redraft.registry import FAMILIES
 from redraft.text.tokenizers.tokenizer import Bytes
-from redraft.training.distributed.parallel import Descent
+from redraft.training.distributed.parallel import LossModule
 from redraft.types import Batch
 
 V, L, ROWS, AWAY = 257, 16, 4, torch.device("meta")
@@ -91,9 +91,9 @@ def test_a_micro_batch_waits_at_most_once(name: str, most: int, scored: str) -> 
     """Once where masks are: how many tokens a draw hides is the device's to say."""
     known = batch(SCORED[scored], known=True)
     away = Batch(*(x.to(AWAY) for x in (known.tokens, known.scored, known.index)), places=known.places.to(AWAY))  # type: ignore[union-attr]
-    descent = Descent(build(name, {}, V), network().to(AWAY), None, 0)
+    loss_module = LossModule(build(name, {}, V), network().to(AWAY), None, 0)
     with waits() as seen:
-        descent(away, 0.0).sum().backward()
+        loss_module(away, 0.0).sum().backward()
     assert seen.count == most
 
 
@@ -110,7 +110,7 @@ def test_a_sampling_step_waits_for_nothing(name: str) -> None:
 @pytest.mark.parametrize(("name", "options"), OBJECTIVES, ids=str)
 def test_where_tokens_are_scored_may_be_told_or_found(name: str, options: dict[str, Any]) -> None:
     family, net = build(name, options, V), network()
-    shown = Taught(net, network(seed=1)) if options.get("objective") == "distillation" else net
+    shown = TeacherStudent(net, network(seed=1)) if options.get("objective") == "distillation" else net
     for scored in SCORED.values():
         for loss in (
             lambda b: family.loss(shown, b, key=Key.of(0), progress=0.0),
@@ -129,7 +129,7 @@ def test_training_descends_a_plain_sum(name: str, options: dict[str, Any], monke
             monkeypatch.setattr("redraft.training.distributed.parallel.summed", lambda: summed(False))
         net, teacher = (network(torch.float64, seed).double() for seed in (0, 1))
         taught = options.get("objective") == "distillation"
-        descent = Descent(build(name, options, V), net, teacher.requires_grad_(False) if taught else None, 0)
-        (0.7 * descent(batch(SCORED["some"], True), 0.0).sum()).backward()
+        loss_module = LossModule(build(name, options, V), net, teacher.requires_grad_(False) if taught else None, 0)
+        (0.7 * loss_module(batch(SCORED["some"], True), 0.0).sum()).backward()
         found.append(torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None]))
     assert torch.allclose(found[0], found[1], rtol=1e-10, atol=1e-10 * float(found[1].abs().max()))

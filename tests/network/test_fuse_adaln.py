@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from redraft.network.fuse_adaln import folded
+from redraft.network.fuse_adaln import fuse_adaln
 from redraft.network.init import initialised
 from redraft.network.sizes import Shape
 from redraft.types import Attention, View
@@ -24,7 +24,7 @@ def test_folding_changes_no_logit(block: str, cond: int, attention: Attention) -
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
     tokens = torch.randint(0, V + 1, (3, 10), generator=generator)
     view = View(tokens, torch.arange(10)[None], attention)
-    plain = folded(network)
+    plain = fuse_adaln(network)
     with torch.no_grad():
         before, after = (net.head(net.trunk(view)) for net in (network, plain))
     assert torch.allclose(before, after, **CLOSE)
@@ -34,7 +34,7 @@ def test_folding_changes_no_logit(block: str, cond: int, attention: Attention) -
 def test_folding_leaves_the_original_as_it_was() -> None:
     network = initialised(Shape("dit", 2, 2, 16, 64, V, 8), 0)
     before = {name: p.clone() for name, p in network.named_parameters()}
-    plain = folded(network)
+    plain = fuse_adaln(network)
     for name, p in plain.named_parameters():
         if name != "embedding":  # shared
             p.data.zero_()

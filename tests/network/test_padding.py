@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from redraft.families.base import Family, Taught, build
+from redraft.families.base import Family, TeacherStudent, build
 from redraft.network.init import initialised
 from redraft.network.padding import Padded, reading, unpadded
 from redraft.network.sizes import Shape
@@ -22,7 +22,7 @@ from tests.rounding import CLOSE, in_float64
 
 V, LENGTHS = 11, (9, 4, 1, 6, 7, 2)
 PROMPTS = (3, 1, 0, 5, 0, 1)  # tokens before the first that is scored
-KEY = Key.of(3).fold("padding")
+KEY = Key.of(3).fold_in("padding")
 SHAPES = {"dit": Shape("dit", 2, 2, 16, 32, V, 8), "llama": Shape("llama", 2, 2, 16, 24, V)}
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "mdlm": [{}, {"objective": "nelbo"}],
@@ -63,7 +63,7 @@ def taught(network: Network, family: Family, batch: Batch) -> Network:
     student = reading(network, batch)
     if getattr(family, "objective", "") != "distillation":
         return student
-    return Taught(student, reading(network_of(SHAPES["dit"], seed=2), batch))
+    return TeacherStudent(student, reading(network_of(SHAPES["dit"], seed=2), batch))
 
 
 def both(network: Network, family: Family, batch: Batch) -> tuple[TokenLoss, TokenLoss]:

@@ -49,7 +49,7 @@ def test_draws_of_a_sample_do_not_depend_on_its_company() -> None:
 
 def test_golden_values_stay() -> None:
     """A change of these changes every run that was ever made."""
-    u = uniform(Key.of(0).fold("corruption", 3), torch.tensor([0, 1, 12345]), torch.tensor([0, 7, 2047]))
+    u = uniform(Key.of(0).fold_in("corruption", 3), torch.tensor([0, 1, 12345]), torch.tensor([0, 7, 2047]))
     assert u.tolist() == GOLDEN
 
 

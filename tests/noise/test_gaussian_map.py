@@ -14,8 +14,8 @@ from redraft.noise.counter_rng import Key
 from redraft.noise.gaussian_map import (
     FIRST,
     LAST,
-    Bridge,
-    Race,
+    GaussianMap,
+    OrderStatistics,
     amplitudes,
     gamma_at,
     gaussians,
@@ -52,7 +52,7 @@ def test_alpha_is_the_integral(vocab: int, gamma: float) -> None:
 @pytest.mark.parametrize("degree", [0, 5, 9])
 @pytest.mark.parametrize("vocab", [3, 257, 50258])
 def test_derivative_is_autograd_of_alpha(vocab: int, degree: int) -> None:
-    bridge = Bridge(vocab, gamma_at(FIRST, vocab), gamma_at(LAST, vocab), degree)
+    bridge = GaussianMap(vocab, gamma_at(FIRST, vocab), gamma_at(LAST, vocab), degree)
     t = torch.linspace(0, 1, 41, dtype=torch.float64, requires_grad=True)
     alpha, dalpha = bridge(t)
     (slope,) = torch.autograd.grad(alpha.sum(), t)
@@ -63,14 +63,14 @@ def test_derivative_is_autograd_of_alpha(vocab: int, degree: int) -> None:
 def test_polynomials_approach_the_integral(vocab: int) -> None:
     low, high = gamma_at(FIRST, vocab), gamma_at(LAST, vocab)
     t = torch.linspace(0, 1, 101, dtype=torch.float64)
-    exact = Bridge(vocab, low, high)(t)[0]
-    errors = [float((Bridge(vocab, low, high, degree)(t)[0] - exact).abs().max()) for degree in (5, 9, 13)]
+    exact = GaussianMap(vocab, low, high)(t)[0]
+    errors = [float((GaussianMap(vocab, low, high, degree)(t)[0] - exact).abs().max()) for degree in (5, 9, 13)]
     assert errors[1] < 1e-4 and errors[0] > 10 * errors[1] > 100 * errors[2]
 
 
 def test_polynomials_are_kept_apart_by_vocabulary_and_range() -> None:
     t = scalar(0.5)
-    values = [float(Bridge(*of, degree=9)(t)[0]) for of in ((50, -3.0, 0.0), (500, -3.0, 0.0), (50, -2.0, 0.0))]
+    values = [float(GaussianMap(*of, degree=9)(t)[0]) for of in ((50, -3.0, 0.0), (500, -3.0, 0.0), (50, -2.0, 0.0))]
     assert len({round(v, 6) for v in values}) == 3
 
 
@@ -136,7 +136,7 @@ def test_weights_left_out_are_in_the_denominator_by_their_mean(tau: float) -> No
     """E[exp(S e / tau) | e < bound] against a quadrature of the truncated Gaussian."""
     vocab = 40
     gamma, rivals = torch.tensor([[0.0]], dtype=torch.float64), torch.tensor([[[1.5, 1.1]]], dtype=torch.float64)
-    run = Race(torch.tensor([[0.3]], dtype=torch.float64), rivals, torch.tensor([[[7, 9]]]))
+    run = OrderStatistics(torch.tensor([[0.3]], dtype=torch.float64), rivals, torch.tensor([[[7, 9]]]))
     weights, _ = run.softmax(torch.tensor([[3]]), gamma, tau, vocab)
     a, s = (float(part) for part in amplitudes(gamma))
     below, _ = integrate.quad(lambda e: math.exp(s * e / tau) * stats.norm.pdf(e), -12, 1.1)

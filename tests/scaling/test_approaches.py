@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from redraft.scaling.approaches import fit_engines
+from redraft.scaling.approaches import fit_approaches
 from redraft.scaling.caveats import family_caveats
 from redraft.scaling.fit import fit
 from redraft.scaling.laws.isoflop import curves
@@ -183,7 +183,7 @@ def test_draws_of_a_family_do_not_depend_on_the_others() -> None:
     alone = fit(points, resamples=60).families["ar"].parametric
     beside = fit([*points, *law_points(family="mdlm", noise=0.01)], resamples=60).families["ar"].parametric
     assert alone == beside
-    assert fit_engines(points, curves(points), 0, 60).parametric == alone
+    assert fit_approaches(points, curves(points), 0, 60).parametric == alone
 
 
 def test_arms_that_control_another_are_compared_run_by_run_and_get_no_law() -> None:

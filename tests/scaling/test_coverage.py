@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from redraft.scaling.approaches import fit_engines
+from redraft.scaling.approaches import fit_approaches
 from redraft.scaling.laws.isoflop import curves
 from redraft.scaling.laws.parametric import Law
 from tests.planted import CHINCHILLA, UNEVEN, law_points
@@ -28,7 +28,7 @@ def test_intervals_cover_the_planted_exponent(law: Law, grid: str, noise: float)
     held: dict[str, int] = {}
     for seed in range(DRAWS):
         points = law_points(law, grid=grid, noise=noise, seed=seed, budgets=4, sizes=6)
-        fitted = fit_engines(points, curves(points), seed, 100)
+        fitted = fit_approaches(points, curves(points), seed, 100)
         assert fitted.isoflop.params
         truths = {"a": (fitted.isoflop.params.exponent, law.allocation)}
         truths |= {name: (getattr(fitted.parametric, name), getattr(law, name)) for name in ("E", "alpha", "beta")}
@@ -43,7 +43,7 @@ def test_subtracting_the_bias_narrows_the_interval_and_keeps_the_truth() -> None
     halves = []
     for seed in range(20):
         points = law_points(UNEVEN, grid="ladder", noise=0.001, seed=seed)
-        fitted = fit_engines(points, curves(points), seed, 100)
+        fitted = fit_approaches(points, curves(points), seed, 100)
         ends = [laws.params.exponent for laws in (fitted.isoflop, fitted.parabolas) if laws.params]
         halves.append([(e.high - e.low) / 2 for e in ends if e.low is not None and e.high is not None])
     corrected, raw = np.median(halves, axis=0)

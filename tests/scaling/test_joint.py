@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from redraft.scaling.fit import fit
-from redraft.scaling.laws.data_constrained import effective_tokens, fit_repeats
+from redraft.scaling.laws.data_constrained import effective_tokens, fit_data_constrained
 from redraft.scaling.laws.joint import SEPARATE, fit_joint
 from redraft.scaling.laws.least_squares import DELTA, SQUARES, Axes, Objective, descend
 from redraft.scaling.laws.parametric import Law, fit_parametric
@@ -74,21 +74,21 @@ def repeated(decay: float, noise: float, seed: int = 0) -> list[Point]:
 
 
 def test_decay_of_repeated_data_is_recovered() -> None:
-    found = fit_repeats(repeated(15.0, 0.0))
+    found = fit_data_constrained(repeated(15.0, 0.0))
     assert found and found.decay.value == pytest.approx(15, rel=0.01)
     assert found.law.alpha == pytest.approx(UNEVEN.alpha, rel=0.01)
     assert found.epochs > 10
 
 
 def test_noisy_decay_has_an_interval_about_the_truth() -> None:
-    found = fit_repeats(repeated(15.0, 0.002))
+    found = fit_data_constrained(repeated(15.0, 0.002))
     assert found and found.decay.low and found.decay.high
     assert found.decay.low < 15 < found.decay.high < 60
 
 
 def test_data_that_do_not_repeat_are_not_fitted_so() -> None:
-    assert fit_repeats(law_points()) is None
-    assert fit_repeats([replace(p, unique_tokens=p.tokens) for p in law_points()]) is None
+    assert fit_data_constrained(law_points()) is None
+    assert fit_data_constrained([replace(p, unique_tokens=p.tokens) for p in law_points()]) is None
 
 
 def test_repeats_are_told() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from redraft.commands.study_queue import carry_out
 from redraft.errors import UserError
-from redraft.evaluation.generation.evaluator_files import check_judge
+from redraft.evaluation.generation.evaluator_files import check_evaluator
 from tests.hub.models import folder
 from tests.small_runs import corpus
 
@@ -59,10 +59,10 @@ def test_a_judge_that_cannot_judge_is_told_before_the_first_run(prose: Path, tmp
 
 
 def test_a_judge_that_can_is_not_refused(tmp_path: Path) -> None:
-    check_judge(folder(tmp_path / "ar", "ar", "llama"))
+    check_evaluator(folder(tmp_path / "ar", "ar", "llama"))
     (tmp_path / "tok512.bin").write_bytes(b"")
     (tmp_path / "stories.bin").write_bytes(b"")
-    check_judge(tmp_path / "stories.bin")
+    check_evaluator(tmp_path / "stories.bin")
 
 
 @pytest.mark.parametrize(("data", "says"), [

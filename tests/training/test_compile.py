@@ -13,7 +13,7 @@ import redraft
 from redraft.errors import UserError
 from redraft.network.init import initialised
 from redraft.runs.run import carry_out, open_run
-from redraft.training.distributed.parallel import Descent, spread
+from redraft.training.distributed.parallel import LossModule, parallelize
 from redraft.training.distributed.ranks import Ranks
 from redraft.training.loader import as_batch
 from redraft.training.setup import set_up
@@ -82,10 +82,10 @@ def test_blocks_share_one_graph_and_the_teacher_is_fused_too(
     setup = set_up(config)
     network = initialised(setup.budget.shape, 0)
     teacher = initialised(setup.budget.shape, 1).requires_grad_(False)
-    descent = spread(Descent(setup.family, network, teacher, 0), setup.config.train, Ranks())
+    loss_module = parallelize(LossModule(setup.family, network, teacher, 0), setup.config.train, Ranks())
     rows = setup.reader.step(0)
     for _ in range(2):
-        descent(as_batch(rows, slice(0, 4), "cpu"), 0.0).sum().backward()
+        loss_module(as_batch(rows, slice(0, 4), "cpu"), 0.0).sum().backward()
     assert setup.budget.shape.depth > 1
     assert counter.frame_count <= 2  # one with gradients, and one without for the teacher
 
@@ -113,9 +113,9 @@ def test_the_flag_is_the_setting(flag: str, source: Path, tmp_path: Path, monkey
 def test_graphs_of_a_network_in_parts_are_refused(source: Path) -> None:
     config = tiny(source, train={"compile": "graphs", "parallel": {"kind": "fsdp"}})
     setup = set_up(config)
-    descent = Descent(setup.family, initialised(setup.budget.shape, 0), None, 0)
+    loss_module = LossModule(setup.family, initialised(setup.budget.shape, 0), None, 0)
     with pytest.raises(UserError, match=r"train.compile graphs replays a whole network, and fsdp gathers its parts"):
-        spread(descent, setup.config.train, Ranks(0, 2, 2, control=object()))
+        parallelize(loss_module, setup.config.train, Ranks(0, 2, 2, control=object()))
 
 
 def test_the_noise_of_a_compiled_hash_is_the_same_to_the_bit() -> None:

@@ -125,7 +125,7 @@ def test_loss_is_the_mean_over_the_steps_scored_tokens(pairs: Path, tmp_path: Pa
 def test_prompts_are_given_whole_or_blank(pairs: Path, tmp_path: Path) -> None:
     """Which are blank is a function of seed and sample; completions and padding are as they were."""
     plain, dropped = (set_up(sft(pairs, data={"drop": p})).reader for p in (0.0, 0.3))
-    chance = counter_rng.uniform(Key.of(0).fold("prompt"), torch.arange(48))
+    chance = counter_rng.uniform(Key.of(0).fold_in("prompt"), torch.arange(48))
     for step in range(12):
         before, after = plain.step(step), dropped.step(step)
         assert before.lengths is not None and np.array_equal(before.lengths, after.lengths)
@@ -192,7 +192,7 @@ def test_text_of_random_shorter_lengths(text: Path, tmp_path: Path) -> None:
     config = tiny(text, family="ar", data={"short": 0.4}, train={"accumulate": 2, "precision": "float64"})
     whole, setup = set_up(tiny(text, family="ar")), set_up(config)
     kept = [setup.reader.step(step).tokens.shape[1] for step in range(200)]
-    chance = counter_rng.uniform(Key.of(0).fold("short"), torch.arange(200), torch.zeros(200))
+    chance = counter_rng.uniform(Key.of(0).fold_in("short"), torch.arange(200), torch.zeros(200))
     assert [n < 16 for n in kept] == [bool(c < 0.4) and n < 16 for c, n in zip(chance, kept, strict=True)]
     assert set(kept) == set(range(1, 17)) and 0 < (chance < 0.4).sum() < 200
     step = next(i for i, n in enumerate(kept) if 1 < n < 16)

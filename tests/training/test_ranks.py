@@ -17,7 +17,7 @@ from redraft.text.shards.prepare import prepare
 from redraft.text.shards.shards import spot
 from redraft.text.tokenizers.tokenizer import Bytes
 from redraft.training.checkpoint import STATE, place_of
-from redraft.training.distributed.ranks import Asked, Ranks, joined
+from redraft.training.distributed.ranks import Preempted, Ranks, joined
 from redraft.training.journal import read_events
 from tests.small_runs import corpus, tiny
 from tests.training.spawned import environment, free_port
@@ -25,10 +25,10 @@ from tests.training.spawned import environment, free_port
 ENDS = """
 import sys
 from redraft.errors import UserError
-from redraft.training.distributed.ranks import Asked, joined, one_voice
+from redraft.training.distributed.ranks import Preempted, joined, rank_zero_errors
 from redraft.training.loop import train
 
-with joined(60) as ranks, one_voice(ranks):
+with joined(60) as ranks, rank_zero_errors(ranks):
     if sys.argv[1] == "unknown":
         raise KeyError("what nobody thought of")
     if sys.argv[1] == "mistake":
@@ -61,15 +61,15 @@ def test_a_rank_ends_there_and_then_with_a_status_that_says_why(how: str, status
 def test_while_a_run_looks_after_its_signals_they_wait_for_it() -> None:
     first, other = (Ranks(rank, 2, 2, control=object()) for rank in (0, 1))
     other.ask(signal.SIGTERM)
-    with first.heeded():
+    with first.handling_signals():
         first.ask(signal.SIGTERM)
         first.ask(signal.SIGTERM)
     assert len(first.asked) == 2 and len(other.asked) == 1
     first.ask(signal.SIGTERM)  # it is leaving
-    with pytest.raises(Asked):
+    with pytest.raises(Preempted):
         Ranks(0, 2, 2).ask(signal.SIGTERM)
     impatient = Ranks()
-    with pytest.raises(Asked), impatient.heeded():
+    with pytest.raises(Preempted), impatient.handling_signals():
         impatient.ask(signal.SIGINT)
         impatient.ask(signal.SIGINT)
 
@@ -88,7 +88,7 @@ def in_front() -> Iterator[None]:
 def test_a_run_in_the_background_goes_on_ignoring_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ranks = Ranks()
-    with ranks.heeded():
+    with ranks.handling_signals():
         os.kill(os.getpid(), signal.SIGINT)
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN and not ranks.asked
         os.kill(os.getpid(), signal.SIGTERM)

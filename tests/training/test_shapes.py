@@ -17,7 +17,7 @@ from redraft.noise.counter_rng import Key
 from redraft.registry import FAMILIES
 from redraft.text.shards.packing import Rows
 from redraft.training import loader
-from redraft.training.distributed.parallel import Descent
+from redraft.training.distributed.parallel import LossModule
 from redraft.training.loader import as_batch
 from redraft.types import Batch
 from tests.rounding import CLOSE, in_float64
@@ -59,9 +59,9 @@ def test_short_rows_have_few_lengths_on_an_accelerator_and_their_own_on_a_cpu() 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_what_pads_short_rows_changes_no_loss(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     network = in_float64(initialised(Shape("dit", 2, 2, 16, 32, V, 8), 0))
-    descent, rows = Descent(build(name, {}, V), network, None, 0), short_rows(7)
-    plain = descent(as_batch(rows, slice(None), CPU, paid=3, most=L), 0.0)
+    loss_module, rows = LossModule(build(name, {}, V), network, None, 0), short_rows(7)
+    plain = loss_module(as_batch(rows, slice(None), CPU, paid=3, most=L), 0.0)
     monkeypatch.setattr(loader, "few_shapes", lambda size, most, device: most)
-    padded = descent(as_batch(rows, slice(None), CPU, paid=3, most=L), 0.0)
+    padded = loss_module(as_batch(rows, slice(None), CPU, paid=3, most=L), 0.0)
     assert padded.shape == (ROWS, L) and not padded[3:].any() and not padded[:, 7:].any()
     assert torch.allclose(padded[:3, :7], plain[:3], **CLOSE)

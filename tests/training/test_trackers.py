@@ -1,4 +1,4 @@
-"""Onlookers: told everything, and whatever befalls them, the run does not notice."""
+"""Trackers: told everything, and whatever befalls them, the run does not notice."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from redraft.errors import UserError
 from redraft.training import trackers
-from redraft.training.trackers import Onlooker, Tracker, onlookers
+from redraft.training.trackers import Tracker, TrackerQueue, open_trackers
 
 RECORD = {
     "step": 10,
@@ -64,7 +64,7 @@ def test_curves_are_told_every_record_and_the_result(
         return heard
 
     play(monkeypatch, name, init=init)
-    found = onlookers([name], tmp_path / "run", {"seed": 3})
+    found = open_trackers([name], tmp_path / "run", {"seed": 3})
     for step in (10, 20):
         found.log({**RECORD, "step": step})
     found.log({"kind": "rollback", "step": 20, "text": "words are not drawn"})
@@ -80,7 +80,7 @@ def test_a_continued_run_goes_on_in_the_same_curve(tmp_path: Path, monkeypatch: 
     ids = []
     play(monkeypatch, "wandb", init=lambda **settings: ids.append(settings["id"]) or Heard())
     for folder in ("run", "run", "other"):
-        onlookers(["wandb"], tmp_path / folder, {}).close()
+        open_trackers(["wandb"], tmp_path / folder, {}).close()
     assert ids[0] == ids[1] != ids[2]
 
 
@@ -101,7 +101,7 @@ def test_tensorboard_forgets_the_steps_that_are_trained_again(tmp_path: Path, mo
 
     play(monkeypatch, "tensorboard")
     play(monkeypatch, "torch.utils.tensorboard", SummaryWriter=Writer)
-    found = onlookers(["tensorboard"], tmp_path / "run", {})
+    found = open_trackers(["tensorboard"], tmp_path / "run", {})
     found.log({**RECORD, "step": 30})
     found.close()
     folder, purged, writer = made[0]
@@ -131,8 +131,8 @@ class Failing(Tracker):
 def test_a_tracker_that_fails_is_named_once_and_told_no_more(
     where: str, error: BaseException, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    one = Onlooker("curves", lambda: Failing(where, error))
-    found = trackers.Onlookers([one])
+    one = TrackerQueue("curves", lambda: Failing(where, error))
+    found = trackers.Trackers([one])
     for step in range(100):
         found.log({**RECORD, "step": step})
     found.close()
@@ -144,8 +144,8 @@ def test_a_tracker_that_fails_is_named_once_and_told_no_more(
 def test_a_tracker_that_hangs_keeps_nobody(capsys: pytest.CaptureFixture[str]) -> None:
     """Records beyond the queue are dropped at once, and the end of the run waits as long as it said."""
     stuck, name = Event(), SimpleNamespace(log=lambda *words: stuck.wait(), close=lambda summary: None)
-    one = Onlooker("curves", lambda: name)  # type: ignore[arg-type, return-value]
-    found, began = trackers.Onlookers([one]), time.monotonic()
+    one = TrackerQueue("curves", lambda: name)  # type: ignore[arg-type, return-value]
+    found, began = trackers.Trackers([one]), time.monotonic()
     for step in range(3 * trackers.WAITING):
         found.log({**RECORD, "step": step})
     assert time.monotonic() - began < 2 and one.dropped >= trackers.WAITING
@@ -160,13 +160,13 @@ def test_trackers_that_are_not_there_are_refused_before_anything_is_spent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UserError, match="Did you mean 'wandb'"):
-        onlookers(["wanbd"], tmp_path, {})
+        open_trackers(["wanbd"], tmp_path, {})
     monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"--track trackio needs the package 'trackio'"):
-        onlookers(["trackio"], tmp_path, {})
+        open_trackers(["trackio"], tmp_path, {})
 
 
 def test_nobody_looks_on_unless_asked(tmp_path: Path) -> None:
-    found = onlookers([], tmp_path, {})
+    found = open_trackers([], tmp_path, {})
     found.log(RECORD)
     found.close()

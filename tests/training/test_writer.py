@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from redraft.errors import UserError
 from redraft.training import checkpoint
-from redraft.training.checkpoint import STATE, place_of
+from redraft.training.checkpoint import STATE, cursor_of
 from redraft.training.journal import read_events
 from redraft.training.loop import train
 from redraft.training.setup import set_up
@@ -39,12 +39,12 @@ class Slow:
         self.begun, self.go, self.fails, self.really = list[int](), threading.Event(), fails, checkpoint.write
         monkeypatch.setattr(checkpoint, "write", self.write)
 
-    def write(self, path: Path, place: checkpoint.Place, tensors: dict[str, Any]) -> None:
-        self.begun.append(place.step)
+    def write(self, path: Path, cursor: checkpoint.Cursor, tensors: dict[str, Any]) -> None:
+        self.begun.append(cursor.step)
         assert self.go.wait(60)
-        if place.step in self.fails:
+        if cursor.step in self.fails:
             raise UserError("no space is left here")
-        self.really(path, place, tensors)
+        self.really(path, cursor, tensors)
 
 
 def trainer_of(source: Path, folder: Path, **over: Any) -> Trainer:
@@ -70,7 +70,7 @@ def test_steps_go_on_while_a_state_is_written_and_it_is_that_of_its_step(
         assert record.step in (20, 30)
     assert slow.begun == [7, 14, 21, 28, 30]
     saved = load_file(tmp_path / "run" / STATE)
-    assert place_of(tmp_path / "run" / STATE).step == STEPS
+    assert cursor_of(tmp_path / "run" / STATE).step == STEPS
     assert all(torch.equal(saved[name], tensor) for name, tensor in states[-1].items())
 
 
@@ -80,11 +80,11 @@ def test_a_state_is_not_that_of_a_later_step(source: Path, tmp_path: Path, monke
     at, found = dict[int, dict[str, torch.Tensor]](), list[int]()
     write, state = slow.really, trainer.state
 
-    def compared(path: Path, place: checkpoint.Place, tensors: dict[str, torch.Tensor]) -> None:
-        write(path, place, tensors)
+    def compared(path: Path, cursor: checkpoint.Cursor, tensors: dict[str, torch.Tensor]) -> None:
+        write(path, cursor, tensors)
         saved = load_file(path)
-        assert all(torch.equal(saved[name], tensor) for name, tensor in at[place.step].items())
-        found.append(place.step)
+        assert all(torch.equal(saved[name], tensor) for name, tensor in at[cursor.step].items())
+        found.append(cursor.step)
 
     def kept() -> dict[str, torch.Tensor]:
         at[trainer.step] = {name: tensor.clone() for name, tensor in state().items()}
@@ -106,7 +106,7 @@ def test_left_early_it_waits_for_the_state_of_its_last_step(
     next(steps)
     threading.Timer(0.2, slow.go.set).start()
     steps.close()
-    assert place_of(tmp_path / "run" / STATE).step == 10
+    assert cursor_of(tmp_path / "run" / STATE).step == 10
     assert [path.name for path in (tmp_path / "run").glob("state*")] == [STATE]
 
 
@@ -120,4 +120,4 @@ def test_what_the_disk_refuses_is_an_event_and_twice_an_error(
         list(train(trainer, tmp_path / "run"))
     events = [e for e in read_events(tmp_path / "run" / "journal.jsonl") if e["kind"] == "save failed"]
     assert 8 <= events[0]["step"] <= 12 and "the one before is kept" in events[0]["text"]
-    assert place_of(tmp_path / "run" / STATE).step == 12
+    assert cursor_of(tmp_path / "run" / STATE).step == 12

@@ -144,7 +144,7 @@ def expected_rate(options: Namespace) -> tuple[float | None, str]:
 
 def passes_of(config: RunConfig) -> float:
     """Tokens that the network reads for each token of text."""
-    return FAMILIES[config.family.name].passes(config.family.options)
+    return FAMILIES[config.family.name].forward_tokens(config.family.options)
 
 
 def cluster_sentences(config: RunConfig, budget: Budget, ranks: int, per_node: int) -> list[str]:

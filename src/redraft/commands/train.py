@@ -81,9 +81,9 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
 
     if told() is None:  # of several ranks the first will say it, once
         foreseen(_table(options, overrides))
-    from redraft.training.distributed.ranks import joined, one_voice
+    from redraft.training.distributed.ranks import joined, rank_zero_errors
 
-    with joined(options.timeout) as ranks, one_voice(ranks):
+    with joined(options.timeout) as ranks, rank_zero_errors(ranks):
         lead(options, overrides, ranks) if ranks.first else assist(options.into, ranks)
 
 
@@ -118,14 +118,14 @@ def submit(options: Namespace, overrides: dict[str, Any]) -> None:
 def lead(options: Namespace, overrides: dict[str, Any], ranks: Ranks) -> None:
     """The first rank, or the only one: it prints, and writes all but its ranks' parts of a checkpoint."""
     from redraft.runs.run import carry_out, read_record
-    from redraft.training.trackers import onlookers
+    from redraft.training.trackers import open_trackers
 
     setup = opened(options, overrides, ranks)
     if not options.json:
         sentences = run_sentences(setup.config, setup.budget)
         print("\n".join([*sentences, *data_sentences(setup), *_time(setup)]), flush=True)
     line, began, start, measured = Line(quiet=options.json), 0.0, None, False
-    watching = onlookers(options.track, options.into, setup.config.model_dump())
+    watching = open_trackers(options.track, options.into, setup.config.model_dump())
     scoring = lambda done, total: line.show(f"scoring validation text: {done} of {total} passes")
     for at in carry_out(setup, options.into, scoring=scoring):
         watching.log(asdict(at))

@@ -34,9 +34,9 @@ PROCESSES: dict[str, tuple[str, ...]] = {
     "blocks": ("block",),
 }
 """What exported code (hub/export/transformers_code) can write by, and the settings of a family that each depends on."""
-DECIDING = ("view", "interpret", "log_p", "posterior", "step", "forget", "prior", "sampler")
+DECIDING = ("view", "interpret", "log_p", "posterior", "step", "sample_noise", "prior", "sampler")
 
-Charge = Callable[[Network, Tensor, Tensor, Tensor, Tensor], Tensor]
+PerTokenLoss = Callable[[Network, Tensor, Tensor, Tensor, Tensor], Tensor]
 """(network, hidden [B, L, d], xt, x0, t [B, L]) -> nats [B, L]; rows and tokens as `picked` gives them."""
 
 
@@ -53,8 +53,8 @@ class Family(ABC):
 
     @abstractmethod
     def loss(self, network: Network, batch: Batch, *, key: Key, progress: float) -> TokenLoss:
-        """What training descends, in nats; `progress` in [0, 1] is the share of the budget spent. `network` is a `Taught` pair
-        where the registry says that the family has teachers."""
+        """What training descends, in nats; `progress` in [0, 1] is the share of the budget spent. `network` is a
+        `TeacherStudent` pair where the registry says that the family has teachers."""
 
     @abstractmethod
     def nelbo(self, network: Network, batch: Batch, *, key: Key) -> TokenLoss:
@@ -75,13 +75,13 @@ class Family(ABC):
 class DiffusionFamily(Family):
     """A family with a clock: t in [0, 1], and a network that sees one corrupted text and predicts the clean one.
 
-    Each token is corrupted alone, q(x_t | x_0) = alpha_t x_0 + (1 - alpha_t) pi_t (noise/kernels.py), and `forget` draws
+    Each token is corrupted alone, q(x_t | x_0) = alpha_t x_0 + (1 - alpha_t) pi_t (noise/kernels.py), and `sample_noise` draws
     from pi_t. Samplers build on that: a corrupted token is the clean one, or it has forgotten it.
     """
 
     schedule: Schedule
     grid: int = 0  # T: the bound is that of a chain with times 1/T, 2/T, ..., 1; 0: of continuous time
-    early: ClassVar[int] = 1  # the bound's times are u^early of even ones u: more of them near the text
+    time_exponent: ClassVar[int] = 1  # the bound's times are u^time_exponent of even ones u: more of them near the text
 
     @abstractmethod
     def marginal(self, x0: Tensor, t: Tensor) -> Tensor:
@@ -116,7 +116,7 @@ class DiffusionFamily(Family):
         """The bound's integrand at times t [B, 1] or [B, L], nats [B, L]."""
 
     @abstractmethod
-    def forget(self, t: Tensor, noise: Noise) -> Tensor:
+    def sample_noise(self, t: Tensor, noise: Noise) -> Tensor:
         """A draw from pi_t, what a token at time `t` [B, 1] is when it has forgotten the text: [B, L] ids."""
 
     @abstractmethod
@@ -124,10 +124,10 @@ class DiffusionFamily(Family):
         """KL(q(x_1 | x_0) | prior) of one token, nats: what the bound pays for starting from the prior."""
 
     def prior(self, noise: Noise) -> Tensor:
-        return self.forget(torch.ones_like(noise("prior")[:, :1]), noise)
+        return self.sample_noise(torch.ones_like(noise("prior")[:, :1]), noise)
 
     def nelbo(self, network: Network, batch: Batch, *, key: Key) -> TokenLoss:
-        paid = self.charged(self.token_nelbo, network, batch, key, self.early)
+        paid = self.per_token_loss(self.token_nelbo, network, batch, key, self.time_exponent)
         return TokenLoss(paid.nats + self.prior_nats() * batch.scored, batch.scored)
 
     def log_p(self, network: Network, tokens: Tensor, t: Tensor | None, order: Tensor | None) -> Tensor:
@@ -136,21 +136,23 @@ class DiffusionFamily(Family):
         hidden = network.trunk(self.view(tokens, at))
         return self.interpret(network.head(hidden), tokens)
 
-    def charged(self, charge: Charge, network: Network, batch: Batch, key: Key, early: int = 1) -> TokenLoss:
+    def per_token_loss(
+        self, charge: PerTokenLoss, network: Network, batch: Batch, key: Key, time_exponent: int = 1
+    ) -> TokenLoss:
         """`charge` for one corruption of each row, at a time of its own; what is not scored is not even headed. Times are
-        u^`early`, and what is charged there is weighed by dt/du, so that its mean over time is the same."""
+        u^`time_exponent`, and what is charged there is weighed by dt/du, so that its mean over time is the same."""
         places = scored_places(batch)
-        u = counter_rng.times(key.fold("time"), batch.index)[:, None]
-        t = on_grid(u**early, self.grid)
+        u = counter_rng.times(key.fold_in("time"), batch.index)[:, None]
+        t = on_grid(u**time_exponent, self.grid)
         noise = counter_rng.field(key, batch.index, batch.tokens.shape[1])
         xt = self.corrupt(batch.tokens, t, noise).where(batch.scored, batch.tokens)
         hidden = network.trunk(self.view(xt, t))
-        if early == 1:
+        if time_exponent == 1:
             nats = charge(network, *picked(batch, places, hidden, xt, batch.tokens, t))
         else:
             with summed(False):  # what is charged is weighed afterwards
                 nats = charge(network, *picked(batch, places, hidden, xt, batch.tokens, t))
-            nats = nats * picked(batch, places, early * u ** (early - 1))[0].to(nats.dtype)
+            nats = nats * picked(batch, places, time_exponent * u ** (time_exponent - 1))[0].to(nats.dtype)
         return TokenLoss(in_place(nats, batch, places), batch.scored)
 
 
@@ -188,7 +190,7 @@ class Absorbing(DiffusionFamily):
         drawn = predict.draw(places, sent(noise("token").expand(xt.shape), xt.device).flatten()[places])
         return xt.flatten().index_copy(0, places, drawn).view_as(xt)
 
-    def forget(self, t: Tensor, noise: Noise) -> Tensor:
+    def sample_noise(self, t: Tensor, noise: Noise) -> Tensor:
         return torch.full_like(noise("prior"), self.mask_id, dtype=torch.int64)
 
     def prior_nats(self) -> float:
@@ -233,7 +235,7 @@ class AnyOrder(ABC):
 
 
 @dataclass(frozen=True)
-class Taught(Wrapped):
+class TeacherStudent(Wrapped):
     """A network, and the frozen one that it learns from: what a trainer hands to the loss of a family that has teachers."""
 
     network: Network
@@ -275,7 +277,9 @@ def check_grid(grid: int) -> None:
         raise UserError(f"family.grid must be a number of steps, or 0 for continuous time: got {grid}")
 
 
-def masked_nats(network: Network, hidden: Tensor, hide: Tensor, x0: Tensor, weight: Tensor | None = None) -> Tensor:
+def masked_cross_entropy(
+    network: Network, hidden: Tensor, hide: Tensor, x0: Tensor, weight: Tensor | None = None
+) -> Tensor:
     """Cross-entropy [B, L] at the hidden positions, zero elsewhere; only their rows are headed. Times `weight`, [B, L] or
     [B, 1]."""
     places = flat_places(hide)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from redraft.errors import UserError
-from redraft.families.base import AnyOrder, Family, masked_nats, no_order
+from redraft.families.base import AnyOrder, Family, masked_cross_entropy, no_order
 from redraft.families.mdlm import carry_over, check_objective
 from redraft.noise import counter_rng
 from redraft.noise.counter_rng import Key
@@ -96,7 +96,7 @@ class BD3LM(Family, AnyOrder):
         blocks before it: all blocks in one pass. Times `weight`."""
         z = x0.masked_fill(hide, self.mask_id)
         hidden = network.trunk(self.two_streams(z, x0))[:, : x0.shape[1]]
-        return masked_nats(network, hidden, hide, x0, weight)
+        return masked_cross_entropy(network, hidden, hide, x0, weight)
 
     def chain_nats(self, network: Network, x0: Tensor, scored: Tensor, order: Tensor) -> Tensor:
         """As many passes as the fullest block has scored tokens. Errors: an order that leaves a block and comes back."""
@@ -126,7 +126,7 @@ class BD3LM(Family, AnyOrder):
     def times(self, batch: Batch, key: Key) -> Tensor:
         """Times in (0, 1], float64 [B, N] for N blocks: each uniform, and evenly spread over consecutive samples for each
         block, over the blocks of each sample, and over both: a Kronecker sequence of two irrationals."""
-        t = counter_rng.times(key.fold("time"), batch.index)[:, None]
+        t = counter_rng.times(key.fold_in("time"), batch.index)[:, None]
         number = torch.arange(-(-batch.tokens.shape[1] // self.block), dtype=torch.float64, device=t.device)
         return 1 - (t + number * math.sqrt(2)) % 1.0
 

@@ -16,7 +16,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from redraft.errors import UserError
-from redraft.families.base import Absorbing, check_absorbing, check_grid, clock, full_view, masked_nats
+from redraft.families.base import Absorbing, check_absorbing, check_grid, clock, full_view, masked_cross_entropy
 from redraft.families.mdlm import carry_over
 from redraft.noise.counter_rng import Key
 from redraft.noise.schedules import Linear, Schedule
@@ -47,7 +47,7 @@ class D3PM(Absorbing):
             raise UserError(f"family.auxiliary must be at least 0, got {self.auxiliary}")
 
     def loss(self, network: Network, batch: Batch, *, key: Key, progress: float) -> TokenLoss:
-        return self.charged(self.token_loss, network, batch, key)
+        return self.per_token_loss(self.token_loss, network, batch, key)
 
     def view(self, tokens: Tensor, t: Tensor) -> View:
         return full_view(tokens, sigma=clock(self.schedule(t)[0]))
@@ -56,8 +56,8 @@ class D3PM(Absorbing):
         return carry_over(logits.log_softmax(-1), tokens)
 
     def token_nelbo(self, network: Network, hidden: Tensor, xt: Tensor, x0: Tensor, t: Tensor) -> Tensor:
-        return masked_nats(network, hidden, xt == self.mask_id, x0, self.weight(t))
+        return masked_cross_entropy(network, hidden, xt == self.mask_id, x0, self.weight(t))
 
     def token_loss(self, network: Network, hidden: Tensor, xt: Tensor, x0: Tensor, t: Tensor) -> Tensor:
         weight = self.weight(t) + self.grid * self.auxiliary
-        return masked_nats(network, hidden, xt == self.mask_id, x0, weight)
+        return masked_cross_entropy(network, hidden, xt == self.mask_id, x0, weight)

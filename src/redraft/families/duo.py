@@ -24,10 +24,10 @@ from redraft.families.duo_distill import DIRECTIONS, consistency
 from redraft.families.mixture import LogMixture, three_ways
 from redraft.noise import counter_rng
 from redraft.noise.counter_rng import Key
-from redraft.noise.gaussian_map import FIRST, LAST, Bridge, gamma_at, gaussians, race, tempered
+from redraft.noise.gaussian_map import FIRST, LAST, GaussianMap, gamma_at, gaussians, race, tempered
 from redraft.noise.kernels import marginal, posterior
 from redraft.noise.schedules import LogLinear, Schedule
-from redraft.types import Batch, Network, Noise, Predict, Soft, TokenLoss, View
+from redraft.types import Batch, Network, Noise, Predict, SoftEmbedding, TokenLoss, View
 
 OBJECTIVES = ("nelbo", "curriculum", "distillation")
 
@@ -81,11 +81,11 @@ class Duo(DiffusionFamily):
             raise UserError(f"family.gamma_low {self.bridge.low} must be below gamma_high {self.bridge.high}")
 
     @property
-    def bridge(self) -> Bridge:
+    def bridge(self) -> GaussianMap:
         """The curriculum's schedule."""
         low = gamma_at(FIRST, self.vocab) if self.gamma_low is None else self.gamma_low
         high = gamma_at(LAST, self.vocab) if self.gamma_high is None else self.gamma_high
-        return Bridge(self.vocab, low, high, self.degree)
+        return GaussianMap(self.vocab, low, high, self.degree)
 
     def loss(self, network: Network, batch: Batch, *, key: Key, progress: float) -> TokenLoss:
         if self.objective == "curriculum" and progress < self.until:
@@ -93,11 +93,11 @@ class Duo(DiffusionFamily):
         if self.objective == "distillation":
             stride = 2 ** min(int(progress * self.rounds + 1e-9), self.rounds - 1) / self.stride
             return consistency(self.bridge, self.noisy_view, network, batch, key=key, stride=stride, kl=self.kl)
-        return self.charged(self.token_nelbo, network, batch, key)
+        return self.per_token_loss(self.token_nelbo, network, batch, key)
 
     def tempered_nelbo(self, network: Network, batch: Batch, *, key: Key, share: float) -> TokenLoss:
         """The bound's integrand along the bridge, the network shown softmax(w / tau); `share` of the curriculum is done."""
-        t = counter_rng.times(key.fold("time"), batch.index)[:, None]
+        t = counter_rng.times(key.fold_in("time"), batch.index)[:, None]
         alpha, dalpha = self.bridge(t)
         z, soft = self._tempered(batch, self.bridge.gamma(t), self.tau * (self.tau_end / self.tau) ** share, key)
         hidden = network.trunk(replace(self.noisy_view(z, alpha), soft=soft))
@@ -142,14 +142,14 @@ class Duo(DiffusionFamily):
         kept, other = alpha + (1 - alpha) / k, (1 - alpha) / k
         return kept * math.log(kept * k) + (k - 1) * other * math.log(other * k)
 
-    def forget(self, t: Tensor, noise: Noise) -> Tensor:
+    def sample_noise(self, t: Tensor, noise: Noise) -> Tensor:
         return (noise("prior") * self.vocab).long()
 
     def _charge(self, network: Network, hidden: Tensor, z: Tensor, x0: Tensor, alpha: Tensor, dalpha: Tensor) -> Tensor:
         others = (part.expand(z.shape).flatten() for part in (z, x0, alpha, dalpha))
         return network.by_rule(uniform_nats, hidden.flatten(0, 1), *others).view(z.shape)
 
-    def _tempered(self, batch: Batch, gamma: Tensor, tau: float, key: Key) -> tuple[Tensor, Soft]:
+    def _tempered(self, batch: Batch, gamma: Tensor, tau: float, key: Key) -> tuple[Tensor, SoftEmbedding]:
         """z [B, L], and what the network is shown of it; tokens that are not scored stay as they are."""
         x0, length = batch.tokens, batch.tokens.shape[1]
         if self.rivals:
@@ -157,19 +157,19 @@ class Duo(DiffusionFamily):
                 x0,
                 self.vocab,
                 min(self.rivals, self.vocab - 1),
-                counter_rng.field(key.fold("race"), batch.index, length),
+                counter_rng.field(key.fold_in("race"), batch.index, length),
             )
             z, (weights, ids) = run.argmax(x0, gamma), run.softmax(x0, gamma, tau, self.vocab)
             own = torch.zeros_like(weights)
             own[..., 0] = 1
-            return z.where(batch.scored, x0), Soft(weights.where(batch.scored[..., None], own), ids)
+            return z.where(batch.scored, x0), SoftEmbedding(weights.where(batch.scored[..., None], own), ids)
         if (x0 >= self.vocab).any():
             raise UserError(
                 "family.rivals 0 weighs text ids alone, so it can show no blank prompt: use 3, or data.drop 0"
             )
-        z, weights = tempered(x0, gamma, gaussians(key.fold("gaussian"), batch.index, length, self.vocab), tau)
+        z, weights = tempered(x0, gamma, gaussians(key.fold_in("gaussian"), batch.index, length, self.vocab), tau)
         own = torch.nn.functional.one_hot(x0, self.vocab).to(weights.dtype)
-        return z.where(batch.scored, x0), Soft(weights.where(batch.scored[..., None], own), None)
+        return z.where(batch.scored, x0), SoftEmbedding(weights.where(batch.scored[..., None], own), None)
 
     def _uniform(self, like: Tensor) -> Tensor:
         return like.new_full((self.vocab,), 1 / self.vocab)

@@ -15,17 +15,17 @@ import torch
 from torch import Tensor
 
 from redraft.errors import UserError
-from redraft.families.base import Taught, in_place, picked, scored_places
+from redraft.families.base import TeacherStudent, in_place, picked, scored_places
 from redraft.noise import counter_rng
 from redraft.noise.counter_rng import Key
-from redraft.noise.gaussian_map import Bridge, race
+from redraft.noise.gaussian_map import GaussianMap, race
 from redraft.types import Batch, Network, TokenLoss, View
 
 DIRECTIONS = ("backward", "forward")
 
 
 def consistency(
-    bridge: Bridge,
+    bridge: GaussianMap,
     view: Callable[[Tensor, Tensor], View],
     network: Network,
     batch: Batch,
@@ -36,12 +36,12 @@ def consistency(
 ) -> TokenLoss:
     """Nats of divergence by token. `view(tokens, alpha [B, 1])`; `stride` in time. Only the two best of V Gaussians matter
     to an argmax, the token's own and its best rival, so nothing is V wide but the predictions."""
-    if not isinstance(network, Taught):
-        raise UserError("distillation compares two networks: call its loss with Taught(student, teacher)")
+    if not isinstance(network, TeacherStudent):
+        raise UserError("distillation compares two networks: call its loss with TeacherStudent(student, teacher)")
     x0 = batch.tokens
-    t = (counter_rng.times(key.fold("time"), batch.index)[:, None] + stride).clamp(max=1)
+    t = (counter_rng.times(key.fold_in("time"), batch.index)[:, None] + stride).clamp(max=1)
     s = t - stride
-    run = race(x0, bridge.vocab, 1, counter_rng.field(key.fold("race"), batch.index, x0.shape[1]))
+    run = race(x0, bridge.vocab, 1, counter_rng.field(key.fold_in("race"), batch.index, x0.shape[1]))
     z_t, z_s = (run.argmax(x0, bridge.gamma(at)).where(batch.scored, x0) for at in (t, s))
     learns = network.trunk(view(z_t, bridge(t)[0]))
     with torch.no_grad():

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from redraft.errors import UserError, unknown
-from redraft.families.base import AnyOrder, Family, masked_nats
+from redraft.families.base import AnyOrder, Family, masked_cross_entropy
 from redraft.families.mdlm import carry_over, check_objective
 from redraft.network.device import few_shapes
 from redraft.network.padding import of_rows
@@ -117,7 +117,7 @@ class EsoLM(Family, AnyOrder):
         in `x0` too, as a prompt may be (classifier-free guidance), is no target."""
         z, x = zt.gather(1, order), x0.gather(1, order)
         hidden = network.trunk(self.view(z, order, (z != self.mask_id).sum(1)))
-        nats = masked_nats(network, hidden, (z == self.mask_id) & (x != self.mask_id), x, weight)
+        nats = masked_cross_entropy(network, hidden, (z == self.mask_id) & (x != self.mask_id), x, weight)
         return torch.zeros_like(nats).scatter(1, order, nats)
 
     def sequential_nats(self, network: Network, z0: Tensor, x0: Tensor, order: Tensor) -> Tensor:
@@ -134,7 +134,7 @@ class EsoLM(Family, AnyOrder):
         pattern = _two_streams(rank, masks, _causal_but(written), length)
         hidden = network.trunk(View(tokens, torch.cat([place, order], 1), pattern))
         targets = x0.gather(1, place)
-        nats = masked_nats(network, hidden[:, : rank.shape[1]], masks & (targets != self.mask_id), targets)
+        nats = masked_cross_entropy(network, hidden[:, : rank.shape[1]], masks & (targets != self.mask_id), targets)
         return torch.zeros_like(x0, dtype=nats.dtype).scatter_add(1, place, nats)
 
     def chain_nats(self, network: Network, x0: Tensor, scored: Tensor, order: Tensor) -> Tensor:
@@ -174,13 +174,13 @@ class EsoLM(Family, AnyOrder):
 
     def _diffusion(self, network: Network, batch: Batch, key: Key, objective: str) -> Tensor:
         noise = counter_rng.field(key, batch.index, batch.tokens.shape[1])
-        alpha = self.alpha_0 * (1 - counter_rng.times(key.fold("time"), batch.index)[:, None])
+        alpha = self.alpha_0 * (1 - counter_rng.times(key.fold_in("time"), batch.index)[:, None])
         zt = self._hide(batch, noise("corrupt") >= alpha)
         weight = None if objective == "low_variance" else self.alpha_0 / (1 - alpha)
         return self.diffusion_nats(network, zt, batch.tokens, self.order(zt, noise, sequential=False), weight)
 
     def _sequential(self, network: Network, batch: Batch, key: Key) -> Tensor:
-        noise = counter_rng.field(key.fold("sequential"), batch.index, batch.tokens.shape[1])
+        noise = counter_rng.field(key.fold_in("sequential"), batch.index, batch.tokens.shape[1])
         z0 = self._hide(batch, noise("corrupt") >= self.alpha_0)
         return self.sequential_nats(network, z0, batch.tokens, self.order(z0, noise, sequential=True))
 

@@ -44,7 +44,7 @@ class GIDD(DiffusionFamily):
     exported: ClassVar[str] = "hybrid"
     clocked: ClassVar[bool] = True
     # A wrong id, with probability sqrt t, pays log(1/t) / t: of even times the draws' variance would be infinite.
-    early: ClassVar[int] = 3
+    time_exponent: ClassVar[int] = 3
     vocab: int
     uniform: float = 0.1
     weights: str = "dynamic"
@@ -65,7 +65,9 @@ class GIDD(DiffusionFamily):
         return self.vocab
 
     def loss(self, network: Network, batch: Batch, *, key: Key, progress: float) -> TokenLoss:
-        return self.charged(self.token_loss, network, batch, key, self.early if self.weights == "nelbo" else 1)
+        return self.per_token_loss(
+            self.token_loss, network, batch, key, self.time_exponent if self.weights == "nelbo" else 1
+        )
 
     def marginal(self, x0: Tensor, t: Tensor) -> Tensor:
         states = torch.eye(self.vocab + 1, dtype=t.dtype, device=t.device)
@@ -104,7 +106,7 @@ class GIDD(DiffusionFamily):
     def prior_nats(self) -> float:
         return 0.0
 
-    def forget(self, t: Tensor, noise: Noise) -> Tensor:
+    def sample_noise(self, t: Tensor, noise: Noise) -> Tensor:
         return self._drawn(t, noise("prior"))
 
     def law(self, t: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from redraft.errors import unknown
-from redraft.families.base import Absorbing, AnyOrder, check_absorbing, check_grid, full_view, masked_nats
+from redraft.families.base import Absorbing, AnyOrder, check_absorbing, check_grid, full_view, masked_cross_entropy
 from redraft.noise.counter_rng import Key
 from redraft.noise.schedules import Linear, Schedule
 from redraft.types import Batch, Network, Noise, TokenLoss, View
@@ -42,7 +42,7 @@ class MDLM(Absorbing, AnyOrder):
         check_absorbing(self.schedule)
 
     def loss(self, network: Network, batch: Batch, *, key: Key, progress: float) -> TokenLoss:
-        return self.charged(self.token_loss, network, batch, key)
+        return self.per_token_loss(self.token_loss, network, batch, key)
 
     def view(self, tokens: Tensor, t: Tensor) -> View:
         return full_view(tokens)
@@ -52,17 +52,17 @@ class MDLM(Absorbing, AnyOrder):
 
     def token_nelbo(self, network: Network, hidden: Tensor, xt: Tensor, x0: Tensor, t: Tensor) -> Tensor:
         """-alpha' / (1 - alpha) x cross-entropy of the hidden tokens; 1/t for the linear schedule."""
-        return masked_nats(network, hidden, xt == self.mask_id, x0, self.weight(t))
+        return masked_cross_entropy(network, hidden, xt == self.mask_id, x0, self.weight(t))
 
     def token_loss(self, network: Network, hidden: Tensor, xt: Tensor, x0: Tensor, t: Tensor) -> Tensor:
         if self.objective == "nelbo":
             return self.token_nelbo(network, hidden, xt, x0, t)
-        return masked_nats(network, hidden, xt == self.mask_id, x0)
+        return masked_cross_entropy(network, hidden, xt == self.mask_id, x0)
 
     def hidden_nats(self, network: Network, x0: Tensor, hide: Tensor) -> Tensor:
         """Cross-entropy [B, L] of the tokens that `hide` [B, L] covers, given the others."""
         hidden = network.trunk(full_view(x0.masked_fill(hide, self.mask_id)))
-        return masked_nats(network, hidden, hide, x0)
+        return masked_cross_entropy(network, hidden, hide, x0)
 
     def chain_nats(self, network: Network, x0: Tensor, scored: Tensor, order: Tensor) -> Tensor:
         """One call a token, which alone is headed."""
@@ -70,7 +70,7 @@ class MDLM(Absorbing, AnyOrder):
         for place in order.split(1, 1):
             now = torch.zeros_like(scored).scatter(1, place, True) & scored
             if now.any():
-                paid = paid + masked_nats(network, network.trunk(full_view(z)), now, x0)
+                paid = paid + masked_cross_entropy(network, network.trunk(full_view(z)), now, x0)
                 z = x0.where(now, z)
         return paid
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from redraft.evaluation.compute import Compute
-    from redraft.evaluation.generation.evaluators import Judge
+    from redraft.evaluation.generation.evaluators import Evaluator
     from redraft.evaluation.generation.speed import Generated
     from redraft.hub.model import Model
     from redraft.text.tokenizers.tokenizer import Tokenizer
@@ -48,8 +48,8 @@ class Bench:
 
     settings: FrontierConfig
     compute: Compute
-    judge: Judge
-    source: Judge | None
+    judge: Evaluator
+    source: Evaluator | None
     real: Tensor
     tokenizer: Tokenizer
 
@@ -126,26 +126,26 @@ def _chosen(records: list[dict[str, Any]], names: Sequence[str]) -> list[dict[st
 
 def _judges(
     settings: FrontierConfig, folder: Path, records: list[dict[str, Any]], device: str
-) -> tuple[Judge, Judge | None]:
-    from redraft.evaluation.generation.evaluator_files import load_judge
+) -> tuple[Evaluator, Evaluator | None]:
+    from redraft.evaluation.generation.evaluator_files import load_evaluator
 
     if isinstance(settings.judge, str):
         of: str | Path = settings.judge
     else:
         of = folder / RUNS / next(r["name"] for r in records if r["arm"] == JUDGE)
-    judge = load_judge(of, source=settings.source == settings.judge, download=settings.download, device=device)
+    judge = load_evaluator(of, source=settings.source == settings.judge, download=settings.download, device=device)
     if settings.source is None or judge.identity.source:
         return judge, judge if judge.identity.source else None
-    return judge, load_judge(settings.source, source=True, download=settings.download, device=device)
+    return judge, load_evaluator(settings.source, source=True, download=settings.download, device=device)
 
 
 def check_judges(settings: FrontierConfig) -> None:
     """`UserError` where a judge that is there already could not be opened: told before anything is trained."""
-    from redraft.evaluation.generation.evaluator_files import check_judge
+    from redraft.evaluation.generation.evaluator_files import check_evaluator
 
     for one in (settings.judge, settings.source):
         if isinstance(one, str):
-            check_judge(one, download=settings.download)
+            check_evaluator(one, download=settings.download)
 
 
 def _check_judge(folder: Path, rows: Sequence[dict[str, Any]], bench: Bench) -> None:

@@ -113,7 +113,7 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class Place:
+class ParetoPoint:
     """A setting, and whether it is on the Pareto front: nothing measured is both faster and better.
 
     `share`: of the resamples in which it is; None where the scores of single samples were not kept.
@@ -128,7 +128,7 @@ class Place:
 class Frontier:
     """All measurements of a study, fastest first, and real text's if it was scored."""
 
-    places: tuple[Place, ...]
+    places: tuple[ParetoPoint, ...]
     real: Real | None
     judge: Mapping[str, Any] = field(default_factory=dict)
     source: Mapping[str, Any] | None = None
@@ -156,12 +156,12 @@ class Frontier:
 REAL: Key = (TEXT, 0, 1.0, 1.0)
 
 
-def frontier(records: Sequence[Speed], scores: Mapping[Key, Scored] | None = None) -> list[Place]:
+def frontier(records: Sequence[Speed], scores: Mapping[Key, Scored] | None = None) -> list[ParetoPoint]:
     """Every setting, fastest first, marked where it is Pareto-optimal; of equals in both, all are."""
     ranked = sorted(records, key=lambda r: (-r.tokens_per_second, r.quality, r.family, r.steps, r.temperature, r.top_p))
     best = optimal(np.array([r.tokens_per_second for r in ranked]), np.array([[r.quality for r in ranked]]))[0]
     shares = _shares(ranked, scores or {})
-    return [Place(r, bool(on), share) for r, on, share in zip(ranked, best, shares)]
+    return [ParetoPoint(r, bool(on), share) for r, on, share in zip(ranked, best, shares)]
 
 
 def optimal(rates: Array, quality: Array) -> Array:

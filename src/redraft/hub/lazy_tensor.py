@@ -17,7 +17,7 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 @dataclass(frozen=True)
-class Stored:
+class LazyTensor:
     """`shape` with `strides` (in elements) of `dtype`, from byte `offset` of a file on; little-endian."""
 
     path: Path
@@ -44,8 +44,8 @@ class Stored:
         return self.rows(0, self.shape[0] if self.shape else 1)
 
 
-def contiguous(path: Path, offset: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Stored:
-    return Stored(path, offset, dtype, shape, tuple(prod(shape[i + 1 :]) for i in range(len(shape))))
+def contiguous(path: Path, offset: int, dtype: torch.dtype, shape: tuple[int, ...]) -> LazyTensor:
+    return LazyTensor(path, offset, dtype, shape, tuple(prod(shape[i + 1 :]) for i in range(len(shape))))
 
 
 def span(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
@@ -57,7 +57,7 @@ def span(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
 class Piece:
     """Rows start .. stop of a stored tensor, or of one that was made, times `scale`."""
 
-    source: Stored | Tensor
+    source: LazyTensor | Tensor
     start: int
     stop: int
     scale: float = 1.0
@@ -68,7 +68,7 @@ class Piece:
         step = max(1, CHUNK // max(1, width))
         for first in range(self.start, self.stop, step):
             last = min(self.stop, first + step)
-            stored = isinstance(self.source, Stored)
+            stored = isinstance(self.source, LazyTensor)
             rows = self.source.rows(first, last) if stored else self.source[first:last]  # type: ignore[union-attr, index]
             if self.scale != 1.0:
                 rows = rows.to(torch.float32) * self.scale
@@ -107,5 +107,5 @@ def stacked(*pieces: Piece, origin: str) -> Target:
     return Target(pieces, torch.float32 if only == torch.float64 else only, origin)
 
 
-def all_of(source: Stored | Tensor, scale: float = 1.0) -> Piece:
+def all_of(source: LazyTensor | Tensor, scale: float = 1.0) -> Piece:
     return Piece(source, 0, source.shape[0], scale)

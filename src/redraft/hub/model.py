@@ -22,7 +22,7 @@ from redraft.hub.config import located
 from redraft.hub.folder import load_model
 from redraft.network.device import pick_device, pick_dtype
 from redraft.network.flops import parameters
-from redraft.network.fuse_adaln import folded
+from redraft.network.fuse_adaln import fuse_adaln
 from redraft.network.transformer import Transformer
 from redraft.noise.counter_rng import Key
 from redraft.registry import SAMPLERS, find
@@ -110,7 +110,7 @@ class Model:
         for number, window in enumerate(ids.split(self.length)):
             rows = window.expand(draws, -1)
             batch = Batch(rows, torch.ones_like(rows, dtype=torch.bool), torch.arange(draws, device=self.device))
-            key = Key.of(seed).fold("score", number)
+            key = Key.of(seed).fold_in("score", number)
             total += self.family.nelbo(self.network, batch, key=key).nats.double().sum(1).cpu()
         error = 0.0 if self.family.exact else float(total.std() / math.sqrt(draws)) if draws > 1 else math.inf
         return Score(float(total.mean()), error, len(ids), len(text.encode()), self.family.exact, lost)
@@ -170,7 +170,7 @@ class Model:
         and again only when the weights have changed, for a graph remembers where its weights are."""
         state = [(p.data_ptr(), None if p.is_inference() else p._version) for p in self.network.parameters()]
         if self._kept.get(compiled, (None,))[0] != state:
-            network = self.network if self.family.clocked else folded(self.network)
+            network = self.network if self.family.clocked else fuse_adaln(self.network)
             if compiled:
                 network = copy(network)
                 network.compile_trunk(graphs=accelerated(self.device))
@@ -191,7 +191,7 @@ class Model:
         settings = {"steps": steps} if "steps" in find("sampler", SAMPLERS, name).options else {}
         chosen = build_sampler(name, {**settings, **(options or {})}, self.family)
         # A generator suspends between frames: gradients are switched off inside it, not around it.
-        return torch.no_grad()(chosen.__call__)(denoiser, canvas, Key.of(seed).fold("sample"))
+        return torch.no_grad()(chosen.__call__)(denoiser, canvas, Key.of(seed).fold_in("sample"))
 
     def text(self, row: Tensor, prompt: int = 0) -> str:
         """The text of one row of a canvas, up to its first end-of-document after `prompt` tokens."""

@@ -28,9 +28,9 @@ def rotary(positions: Tensor, head: int, dtype: torch.dtype, theta: float = 1000
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
-def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
     """[B, h, Q, D] queries or keys turned by their positions."""
-    cos, sin = turn
+    cos, sin = rope
     a, b = x.chunk(2, -1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
 
@@ -69,10 +69,10 @@ def _kept_dense(pattern: Pattern, device: torch.device) -> Tensor:
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, turn: tuple[Tensor, Tensor], pattern: Any, cache: LayerCache | None
+    q: Tensor, k: Tensor, v: Tensor, rope: tuple[Tensor, Tensor], pattern: Any, cache: LayerCache | None
 ) -> Tensor:
     """[B, h, Q, D] mixed values. Scale 1/sqrt(D). `pattern` as `prepared` made it."""
-    q, k = rotate(q, turn), rotate(k, turn)
+    q, k = rotate(q, rope), rotate(k, rope)
     if cache is not None:
         seen = pattern.shape[-1] if isinstance(pattern, Tensor) else cache.run and cache.run.stop
         k, v = (part[:, :, :seen].to(q.dtype) for part in cache.write(k, v))

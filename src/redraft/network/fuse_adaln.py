@@ -16,7 +16,7 @@ from redraft.network.transformer import Block, Linear, Transformer
 
 
 @torch.no_grad()
-def folded(network: Transformer) -> Transformer:
+def fuse_adaln(network: Transformer) -> Transformer:
     """A network of its own, equal to `network` wherever the view has no noise level; itself where there is no adaLN."""
     if network.time is None:
         return network

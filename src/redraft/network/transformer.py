@@ -22,7 +22,7 @@ from redraft.network.head import Rule, by_rule, cross_entropy, logits, wide
 from redraft.network.kv_cache import KVCache, LayerCache
 from redraft.network.padding import unpadded
 from redraft.network.sizes import Shape
-from redraft.types import Attention, Soft, View
+from redraft.types import Attention, SoftEmbedding, View
 
 
 class Linear(nn.Linear):
@@ -124,24 +124,24 @@ class Block(nn.Module):
         self,
         h: Tensor,
         cond: Tensor | None,
-        turn: tuple[Tensor, Tensor],
+        rope: tuple[Tensor, Tensor],
         pattern: Any,
         cache: LayerCache | None,
         dtype: torch.dtype,
     ) -> Tensor:
         if self.modulation is None:
-            h = h + self.attention(self.norm1(h).to(dtype), turn, pattern, cache)
+            h = h + self.attention(self.norm1(h).to(dtype), rope, pattern, cache)
             return h + self.mlp(self.norm2(h).to(dtype))
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(cond)[:, None].chunk(6, -1)
         u = torch.addcmul(shift1, self.norm1(h), 1 + scale1)
-        h = torch.addcmul(h, gate1, self.attention(u.to(dtype), turn, pattern, cache).to(h.dtype))
+        h = torch.addcmul(h, gate1, self.attention(u.to(dtype), rope, pattern, cache).to(h.dtype))
         u = torch.addcmul(shift2, self.norm2(h), 1 + scale2)
         return torch.addcmul(h, gate2, self.mlp(u.to(dtype)).to(h.dtype))
 
-    def attention(self, x: Tensor, turn: tuple[Tensor, Tensor], pattern: Any, cache: LayerCache | None) -> Tensor:
+    def attention(self, x: Tensor, rope: tuple[Tensor, Tensor], pattern: Any, cache: LayerCache | None) -> Tensor:
         rows, length, width = x.shape
         q, k, v = self.qkv(x).view(rows, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        mixed = attend(q, k, v, turn, pattern, cache)
+        mixed = attend(q, k, v, rope, pattern, cache)
         return self.out(mixed.transpose(1, 2).reshape(rows, length, width))
 
 
@@ -175,19 +175,19 @@ class Transformer(nn.Module):
         cache = view.cache
         assert cache is None or isinstance(cache, KVCache)
         h = F.embedding(view.tokens, self.embedding) if view.soft is None else self.blend(view.soft)
-        turn = rotary(view.positions, self.shape.width // self.shape.heads, self.compute, self.shape.theta)
+        rope = rotary(view.positions, self.shape.width // self.shape.heads, self.compute, self.shape.theta)
         cond = None
         if self.time is not None:
             cond = self.time(h.new_zeros(1, 1) if view.sigma is None else view.sigma)
         for number, block in enumerate(self.blocks):
-            h = block(h, cond, turn, pattern, None if cache is None else cache.layer(number), self.compute)
+            h = block(h, cond, rope, pattern, None if cache is None else cache.layer(number), self.compute)
         h = self.norm(h)
         if self.modulation is not None:
             shift, scale = self.modulation(cond)[:, None].chunk(2, -1)
             h = torch.addcmul(shift, h, 1 + scale)
         return h
 
-    def blend(self, soft: Soft) -> Tensor:
+    def blend(self, soft: SoftEmbedding) -> Tensor:
         """[B, Q, d] weighted sums of embeddings, in the embedding's float32."""
         weights = soft.weights.to(self.embedding.dtype)
         if soft.ids is None:

@@ -28,9 +28,9 @@ class Key:
 
     @staticmethod
     def of(seed: int) -> Key:
-        return Key(0).fold("seed", seed)
+        return Key(0).fold_in("seed", seed)
 
-    def fold(self, *words: int | str) -> Key:
+    def fold_in(self, *words: int | str) -> Key:
         text = ":".join([str(self.value), *(f"{type(w).__name__[0]}{w}" for w in words)])
         return Key(int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little", signed=True))
 
@@ -75,7 +75,7 @@ def _uniform(state: Tensor, *counters: Tensor) -> Tensor:
 def field(key: Key, index: Tensor, length: int) -> Noise:
     """purpose -> uniforms [B, L], a function of (key, purpose, sample index, position)."""
     positions = torch.arange(length, device=index.device)
-    return lambda purpose: uniform(key.fold(purpose), index[:, None], positions)
+    return lambda purpose: uniform(key.fold_in(purpose), index[:, None], positions)
 
 
 def times(key: Key, index: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ FIRST, LAST = 0.9455, 0.0493
 
 
 @dataclass(frozen=True)
-class Bridge(Schedule):
+class GaussianMap(Schedule):
     """alpha(t) and its derivative over V = `vocab` ids, for gamma from `low` to `high`.
 
     `degree` 0 sums the integral at every call; otherwise a Chebyshev interpolant of that degree stands for alpha, and its own
@@ -92,7 +92,7 @@ def gamma_at(alpha: float, vocab: int) -> float:
 @lru_cache
 def _polynomials(vocab: int, low: float, high: float, degree: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Coefficients in u = 2 t - 1, lowest first, of alpha and of d alpha / du."""
-    exact = Bridge(vocab, low, high)
+    exact = GaussianMap(vocab, low, high)
     at = lambda u: exact(torch.from_numpy((np.asarray(u) + 1) / 2))[0].numpy()
     series = np.polynomial.Chebyshev.interpolate(at, degree)
     value = series.convert(kind=np.polynomial.Polynomial)
@@ -114,7 +114,7 @@ def tempered(x0: Tensor, gamma: Tensor, gaussians: Tensor, tau: float) -> tuple[
 
 
 @dataclass(frozen=True)
-class Race:
+class OrderStatistics:
     """What the bridge needs of V Gaussians a position: that of the token, and the largest of its V - 1 rivals with whose
     they are. Every gamma sees the same race, so a token's path in time is one function of it."""
 
@@ -141,7 +141,7 @@ class Race:
         return (w - log_total).exp(), torch.cat([x0[..., None], self.ids], -1)
 
 
-def race(x0: Tensor, vocab: int, rivals: int, noise: Noise) -> Race:
+def race(x0: Tensor, vocab: int, rivals: int, noise: Noise) -> OrderStatistics:
     """The law of V Gaussians by their order statistics: no [B, L, V]. `rivals` k, at most V - 1.
 
     The largest of n uniforms is U^(1/n), the next U^(1/(n-1)) of that, and so on, in logs; which ids they are is a draw of k
@@ -153,7 +153,7 @@ def race(x0: Tensor, vocab: int, rivals: int, noise: Noise) -> Race:
         log_u = log_u + _open(noise(f"rival:{number}")).log() / left
         values.append(_normal(log_u))
         taken.append(_another((noise(f"rival id:{number}") * left).long(), taken))
-    return Race(_normal(_open(noise("own")).log()), torch.stack(values, -1), torch.stack(taken[1:], -1))
+    return OrderStatistics(_normal(_open(noise("own")).log()), torch.stack(values, -1), torch.stack(taken[1:], -1))
 
 
 def gaussians(key: Key, index: Tensor, length: int, vocab: int) -> Tensor:

@@ -64,7 +64,7 @@ def plan_run(
     row = expected_row(config) if row is None else row
     length, per_step = max(1, round(row)), max(1, round(batch * row))
     entry, options = FAMILIES[config.family.name], config.family.options
-    passes, effort = entry.passes(options), entry.effort(options)
+    passes, effort = entry.forward_tokens(options), entry.effort(options)
     per_token = {c: training_flops_per_token(shape, length, c, passes, effort) for c in CONVENTIONS}
     steps = _steps(config, per_step, _step_flops(config, shape, row, per_token))
     tokens = tokens_in(steps * batch) if tokens_in else steps * per_step

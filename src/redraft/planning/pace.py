@@ -42,7 +42,7 @@ def scoring_flops(config: RunConfig, budget: Budget) -> float:
     entry, rows = FAMILIES[config.family.name], config.evaluate.rows
     draws = 1 if entry.causal else config.evaluate.draws
     per_token = training_flops_per_token(
-        budget.shape, max(1, round(budget.row)), "full", entry.passes(config.family.options)
+        budget.shape, max(1, round(budget.row)), "full", entry.forward_tokens(config.family.options)
     )
     return rows * budget.row * draws * per_token / FORWARD_AND_BACK
 

@@ -16,7 +16,7 @@ import numpy as np
 from redraft.errors import UserError
 from redraft.planning.serving_cost import Hardware, writing
 from redraft.scaling.laws.multiplier import Estimate
-from redraft.scaling.loss_surface import Surface, surface
+from redraft.scaling.loss_surface import LossSurface, surface
 from redraft.scaling.results import Fits
 
 Cost = Callable[[float], float]  # of a number of parameters
@@ -117,14 +117,14 @@ def _rank(option: Option, demand: Demand) -> tuple[float, float]:
     return (option.loss.value if demand.budget is not None else option.total_flops), -option.steps
 
 
-def _choices(s: Surface, demand: Demand) -> Sequence[int]:
+def _choices(s: LossSurface, demand: Demand) -> Sequence[int]:
     """Left to right has one number of steps; nobody needs more than the text has tokens."""
     if writing(s.family, s.kind, demand.length, 1).calls == demand.length:
         return [demand.length]
     return sorted({min(steps, demand.length) for steps in demand.steps})
 
 
-def _option(s: Surface, steps: int, demand: Demand, device: Hardware) -> Option | None:
+def _option(s: LossSurface, steps: int, demand: Demand, device: Hardware) -> Option | None:
     """None where no size does what is asked."""
     way = writing(s.family, s.kind, demand.length, steps)
     texts = demand.generate / demand.length
@@ -150,7 +150,7 @@ def _option(s: Surface, steps: int, demand: Demand, device: Hardware) -> Option 
     )  # fmt: skip
 
 
-def _by_budget(s: Surface, serve: Cost, budget: float, most: float) -> tuple[float, float] | None:
+def _by_budget(s: LossSurface, serve: Cost, budget: float, most: float) -> tuple[float, float] | None:
     """The N <= `most` and D of least loss for what is left of the budget after serving."""
 
     def tokens(params: float) -> float:
@@ -161,7 +161,7 @@ def _by_budget(s: Surface, serve: Cost, budget: float, most: float) -> tuple[flo
     return None if best is None else (best, tokens(best))
 
 
-def _by_quality(s: Surface, serve: Cost, quality: float | None, most: float) -> tuple[float, float] | None:
+def _by_quality(s: LossSurface, serve: Cost, quality: float | None, most: float) -> tuple[float, float] | None:
     """The N <= `most` and D that reach the loss at the least cost of training and serving."""
     assert quality is not None
     cost = lambda n: s.cost * n * s.tokens_for(n, quality) + serve(n) if s.tokens_for(n, quality) >= 1 else math.inf
@@ -189,7 +189,7 @@ def _misses(loss: float, seconds: float, demand: Demand) -> Iterator[str]:
         yield f"{seconds:.3g} s a text above {demand.latency:g}"
 
 
-def _unknown(surfaces: Sequence[Surface], options: Sequence[Option], demand: Demand) -> Iterator[str]:
+def _unknown(surfaces: Sequence[LossSurface], options: Sequence[Option], demand: Demand) -> Iterator[str]:
     for what, name in (("budget", "Training budgets"), ("size", "Sizes"), ("tokens", "Tokens")):
         far = max((o.beyond for o in options if o.beyond_in == what), default=1.0)
         if far > FAR:

@@ -150,7 +150,7 @@ def _provenance(records: Sequence[dict[str, Any]], fits: Fits, speeds: Frontier 
         ("Losses", "nats per token on held-out text; intervals are 95 %"),
         ("Intervals", f"{fits.resamples} resamples from seed {fits.seed}"),
         *(("Noise of a run", f"{n.sd:.3g} nats/token, {n.dof} degrees of freedom: {n.source}") for n in noise if n.sd),
-        ("Judge of samples", _told(speeds.judge) if speeds else ""),
+        ("Evaluator of samples", _told(speeds.judge) if speeds else ""),
         ("Source of the text", _told(speeds.source) if speeds else ""),
         ("Sampling", SAMPLING if speeds else ""),
         ("Data", _joined(_told(r.get("data"), "source", "sha256", "tokenizer", "tokens") for r in runs)),

@@ -87,7 +87,7 @@ def reveal(denoiser: Denoiser, canvas: Canvas, key: Key, call: Tensor) -> Iterat
 
 
 @dataclass(frozen=True)
-class GreedyTail(Sampler):
+class GreedyNoiseRemoval(Sampler):
     """Ancestral, but its last step takes the likeliest token at every free position (Duo's greedy tail: all of them;
     MDLM: those still hidden, as visible ones predict themselves). Cleaner texts, not draws from the model."""
 

@@ -161,7 +161,7 @@ def walk(
     for number in range(len(grid) - 1):
         t, s = (grid[at].expand(rows, 1) for at in (number, number + 1))
         predict = denoiser(canvas.tokens, times[number].expand(rows, 1))
-        step = Step(number, predict, canvas.tokens, free, t, s, noise_of(canvas, key.fold("step", number)))
+        step = Step(number, predict, canvas.tokens, free, t, s, noise_of(canvas, key.fold_in("step", number)))
         canvas = canvas.write(move(step))
         yield canvas
 

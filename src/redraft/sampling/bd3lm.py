@@ -23,7 +23,7 @@ from redraft.types import Cache, Canvas, View
 
 
 @dataclass(frozen=True)
-class Blocks(Sampler):
+class BlockDiffusion(Sampler):
     """`steps` of the reverse chain for each block, in at most as many calls as the block has tokens to write; 0: its
     limit, one token a call in a random order (first-hitting, arXiv:2409.02908), exact at once.
 
@@ -83,7 +83,7 @@ def events(u: Tensor, free: Tensor, block: int, steps: int) -> Tensor:
 
 def spans(event: Tensor, block: int) -> list[tuple[int, int, int]]:
     """(unread, start, stop) of each block with something to write; tokens from `unread` to `start` are finished, but the
-    network has not seen them so. Blocks that are given in every row are not among them."""
+    network has not seen them so. BlockDiffusion that are given in every row are not among them."""
     length, out = event.shape[1], []
     unread = 0
     for start in range(0, length, block):

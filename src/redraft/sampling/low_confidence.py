@@ -43,7 +43,7 @@ ORDERS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 @dataclass(frozen=True)
-class Confident(Sampler):
+class LowConfidence(Sampler):
     """With k of `steps` to go, each row writes its surest floor(hidden / k): SMDM's int(hidden (1 - s/t)) in integers. The
     last step writes what is left. A step that writes nothing in any row does not call the network."""
 
@@ -65,7 +65,7 @@ class Confident(Sampler):
             count = hidden.sum(1, keepdim=True) // left
             where = hidden & (count > 0)
             if where.any():
-                guess = _guess(denoiser, canvas.tokens, where, noise_of(canvas, key.fold("step", left)), self.order)
+                guess = _guess(denoiser, canvas.tokens, where, noise_of(canvas, key.fold_in("step", left)), self.order)
                 written = where & (guess.rank < count)
                 canvas, hidden = canvas.write(guess.tokens.where(written, canvas.tokens)), hidden & ~written
             yield canvas
@@ -95,7 +95,7 @@ class EntropyBounded(Sampler):
         if canvas.fixed.all():
             yield canvas
         while hidden.any():
-            guess = _guess(denoiser, canvas.tokens, hidden, noise_of(canvas, key.fold("call", calls)), self.order)
+            guess = _guess(denoiser, canvas.tokens, hidden, noise_of(canvas, key.fold_in("call", calls)), self.order)
             written = hidden & (guess.rank < within(guess.entropies, self.gamma))
             canvas, hidden = canvas.write(guess.tokens.where(written, canvas.tokens)), hidden & ~written
             calls += 1

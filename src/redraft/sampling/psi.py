@@ -99,5 +99,5 @@ def psi_step(family: DiffusionFamily, step: Step, kappa: float) -> Tensor:
     target = step.s.where(u < kappa, 0.0).where(step.free & ~forgotten, step.t)
     xs = family.step(step.predict, step.xt, step.t, target, step.noise)
     places = flat_places(forgotten)
-    new = family.forget(step.s, step.noise).flatten()[places]
+    new = family.sample_noise(step.s, step.noise).flatten()[places]
     return xs.flatten().index_copy(0, *(sent(part, xs.device) for part in (places, new))).view_as(xs)

@@ -22,7 +22,7 @@ from redraft.types import Canvas
 
 
 @dataclass(frozen=True)
-class Blockwise(Sampler):
+class SemiAutoregressive(Sampler):
     """Blocks of `block` tokens, each by `inner`: a sampler with a clock, or the name of one. `steps` of an inner sampler
     that has any are shared by all blocks of the canvas; what falls to a block that is given is not spent.
 
@@ -39,7 +39,7 @@ class Blockwise(Sampler):
         check_steps(self.steps)
         if self.block < 1:
             raise UserError(f"block must be at least 1 token, got {self.block}")
-        if isinstance(self._inner(), Blockwise):
+        if isinstance(self._inner(), SemiAutoregressive):
             raise UserError("inner must be a sampler of one block, got 'blockwise'. Try: ancestral")
 
     def refusal(self, family: Family) -> str | None:

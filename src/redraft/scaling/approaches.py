@@ -31,7 +31,7 @@ UNLIKELY = 0.01  # a worse misfit of L(N, D) than the noise gives this rarely, a
 
 
 @dataclass(frozen=True)
-class Engines:
+class Approaches:
     """All fits of one family."""
 
     isoflop: IsoFlop  # the one that speaks for the family
@@ -41,7 +41,7 @@ class Engines:
     parametric: Parametric  # approach 3
 
 
-def fit_engines(points: Sequence[Point], every: Sequence[Curve], seed: int, resamples: int) -> Engines:
+def fit_approaches(points: Sequence[Point], every: Sequence[Curve], seed: int, resamples: int) -> Approaches:
     """Fit the runs of one family of a study whose curves are `every`; draws depend on (seed, the family's name)."""
     family = points[0].family
     own = [curve for curve in every if curve.family == family]
@@ -61,7 +61,7 @@ def fit_engines(points: Sequence[Point], every: Sequence[Curve], seed: int, resa
     elif (laws := bias_laws(parametric, noise, points)) is not None:
         isoflop, best = fit_isoflop(own, _better(noise, parametric, points), [seed, number, 0], resamples, laws)
         best = best and _bent(best, laws, points)
-    return Engines(isoflop, best or lowest, parabolas, envelope, parametric)
+    return Approaches(isoflop, best or lowest, parabolas, envelope, parametric)
 
 
 def _control(points: Sequence[Point], every: Sequence[Curve]) -> bool:

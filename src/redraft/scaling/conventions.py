@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from redraft.scaling.approaches import Engines, fit_engines
+from redraft.scaling.approaches import Approaches, fit_approaches
 from redraft.scaling.laws.isoflop import GIVEN, TOO_FEW, Minimum, curves
 from redraft.scaling.laws.multiplier import Array, Estimate, Multiplier, multiplier
 from redraft.scaling.laws.parametric import Law, columns, fit_parametric
@@ -43,7 +43,7 @@ def conventions(points: Sequence[Point]) -> list[str]:
 
 
 def recount(
-    points: Sequence[Point], fitted: Mapping[str, Engines], reference: str, seed: int, resamples: int
+    points: Sequence[Point], fitted: Mapping[str, Approaches], reference: str, seed: int, resamples: int
 ) -> tuple[Recounted, ...]:
     """One row for each convention and family, conventions by name; empty where there are fewer than two conventions.
 
@@ -59,7 +59,7 @@ def recount(
             continue
         moved = {f: _under(convention, [p for p in points if p.family == f]) for f in fitted}
         every = curves([p for own, _ in moved.values() for p in own])
-        engines = {f: fit_engines(own, every, seed, resamples) for f, (own, _) in moved.items()}
+        engines = {f: fit_approaches(own, every, seed, resamples) for f, (own, _) in moved.items()}
         rows += [_row(convention, f, moved[f][1], engines, reference) for f in fitted]
     return tuple(rows)
 
@@ -93,7 +93,7 @@ def _moved(p: Point, law: Law, factor: float) -> Point:
     return replace(p, tokens=factor * p.tokens, loss=float(shifted[0]))
 
 
-def _row(convention: str, family: str, moved: bool, engines: Mapping[str, Engines], reference: str) -> Recounted:
+def _row(convention: str, family: str, moved: bool, engines: Mapping[str, Approaches], reference: str) -> Recounted:
     fitted = engines[family]
     laws = fitted.isoflop if fitted.isoflop.loss else fitted.envelope
     size, token, loss = (law.exponent if law else None for law in (laws.params, laws.tokens, laws.loss))
@@ -104,7 +104,7 @@ def _row(convention: str, family: str, moved: bool, engines: Mapping[str, Engine
     return Recounted(convention, family, moved, size, token, loss, allocation, optimum, k.mean if k else None)
 
 
-def _against(fitted: Engines, reference: Engines | None, name: str) -> Multiplier | None:
+def _against(fitted: Approaches, reference: Approaches | None, name: str) -> Multiplier | None:
     if fitted.best is None or reference is None or reference.best is None:
         return None
     return multiplier(fitted.best, reference.best, name)

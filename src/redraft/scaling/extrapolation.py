@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from redraft.scaling.approaches import Engines, fit_engines
+from redraft.scaling.approaches import Approaches, fit_approaches
 from redraft.scaling.laws.isoflop import CORRECTED, Curve, IsoFlop, Minimum
 from redraft.scaling.laws.parabola_bias import optimum
 from redraft.scaling.laws.parametric import Law
@@ -34,7 +34,7 @@ class HeldOut:
     params_error: float | None  # None where the runs do not bracket the minimum that was held out
 
 
-def held_out(points: Sequence[Point], every: Sequence[Curve], fitted: Engines, seed: int) -> tuple[HeldOut, ...]:
+def held_out(points: Sequence[Point], every: Sequence[Curve], fitted: Approaches, seed: int) -> tuple[HeldOut, ...]:
     """Every engine's error on the largest budget of one family; empty below three budgets or without a law."""
     family = points[0].family
     own = [curve for curve in every if curve.family == family]
@@ -43,14 +43,14 @@ def held_out(points: Sequence[Point], every: Sequence[Curve], fitted: Engines, s
     last = max(own, key=lambda curve: curve.budget)
     kept = [p for p in points if p.budget != last.budget]
     # Other families lend their noise, so that whether L(N, D) holds is decided as it is with all runs.
-    again = fit_engines(kept, [curve for curve in every if curve is not last], seed, _RESAMPLES)
+    again = fit_approaches(kept, [curve for curve in every if curve is not last], seed, _RESAMPLES)
     target = next(m for m in fitted.isoflop.minima if m.budget == last.budget)
     # A law without an optimum near the runs (it rises, or one of its terms is lost) predicts nothing.
     sane = [found for found in _predictions(again, last) if abs(found[1]) < _FAR and abs(found[2]) < _FAR]
     return tuple(_error(name, n, loss, target) for name, n, loss in sane)
 
 
-def _predictions(fits: Engines, curve: Curve) -> Iterator[tuple[str, float, float]]:
+def _predictions(fits: Approaches, curve: Curve) -> Iterator[tuple[str, float, float]]:
     """Engine, ln N* and ln loss* at the budget of a curve."""
     isoflops = {"envelope": fits.envelope, "parabolas": fits.parabolas, "corrected": fits.isoflop}
     for name, isoflop in isoflops.items():

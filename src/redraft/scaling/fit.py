@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from redraft.errors import UserError, unknown
-from redraft.scaling.approaches import Engines, family_number, fit_engines
+from redraft.scaling.approaches import Approaches, family_number, fit_approaches
 from redraft.scaling.caveats import study_caveats
 from redraft.scaling.conventions import recount
 from redraft.scaling.extrapolation import held_out
-from redraft.scaling.laws.data_constrained import fit_repeats
-from redraft.scaling.laws.elbo_gap import Looseness, looseness, tightened
+from redraft.scaling.laws.data_constrained import fit_data_constrained
+from redraft.scaling.laws.elbo_gap import ElboGap, looseness, tightened
 from redraft.scaling.laws.isoflop import curves
 from redraft.scaling.laws.joint import fit_joint
 from redraft.scaling.laws.multiplier import Best, Multiplier, multiplier, student
@@ -43,7 +43,7 @@ def fit(points: Sequence[Point], *, reference: str = REFERENCE, seed: int = 0, r
         raise unknown("reference family", reference, known)
     every = curves(points)
     runs = {family: [p for p in points if p.family == family] for family in known}
-    engines = {family: fit_engines(own, every, seed, resamples) for family, own in runs.items()}
+    engines = {family: fit_approaches(own, every, seed, resamples) for family, own in runs.items()}
     tight = _tight(runs, engines, reference, seed, resamples)
     families = {
         family: FamilyFit(
@@ -57,7 +57,7 @@ def fit(points: Sequence[Point], *, reference: str = REFERENCE, seed: int = 0, r
             held_out(own, every, engines[family], seed),
             tight.get(family),
             _robustness(own, engines[family].parametric, seed, resamples),
-            fit_repeats(own),
+            fit_data_constrained(own),
             (min(p.params for p in own), max(p.params for p in own)),
             (min(p.tokens for p in own), max(p.tokens for p in own)),
         )
@@ -76,12 +76,12 @@ def _robustness(points: Sequence[Point], fitted: Parametric, seed: int, resample
 
 
 def _tight(
-    runs: Mapping[str, list[Point]], engines: Mapping[str, Engines], reference: str, seed: int, resamples: int
-) -> dict[str, Looseness]:
+    runs: Mapping[str, list[Point]], engines: Mapping[str, Approaches], reference: str, seed: int, resamples: int
+) -> dict[str, ElboGap]:
     """The looseness of each family whose runs all carry a tighter loss."""
     swapped = {family: found for family, own in runs.items() if (found := tightened(own))}
     every = curves([p for family, own in runs.items() for p in (swapped[family][1] if family in swapped else own)])
-    again = {family: fit_engines(own, every, seed, resamples).best for family, (_, own) in swapped.items()}
+    again = {family: fit_approaches(own, every, seed, resamples).best for family, (_, own) in swapped.items()}
     told = {}
     for family, (kind, _) in swapped.items():
         base = engines[reference].best if reference in engines and family != reference else None

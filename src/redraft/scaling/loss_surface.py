@@ -22,7 +22,7 @@ RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
-class Surface:
+class LossSurface:
     """A family's law, and the budgets (FLOPs) that it rests on. Training costs `cost` N D FLOPs."""
 
     family: str
@@ -66,7 +66,7 @@ class Surface:
         return _spread(self.optima, flops)
 
 
-def surface(family: str, fitted: FamilyFit) -> Surface:
+def surface(family: str, fitted: FamilyFit) -> LossSurface:
     """Of one family of a study. `UserError` where the study has no law of its best loss."""
     optima = fitted.laws
     if not (optima.loss and optima.params and optima.tokens):
@@ -76,7 +76,7 @@ def surface(family: str, fitted: FamilyFit) -> Surface:
     own = fitted.parametric
     law = own.law if own.law is not None and not own.flags else _derived(optima)
     span = (min(m.flops for m in used), max(m.flops for m in used))
-    return Surface(family, fitted.loss_kind, law, law is own.law, cost, span, fitted.sizes, fitted.trained, optima)
+    return LossSurface(family, fitted.loss_kind, law, law is own.law, cost, span, fitted.sizes, fitted.trained, optima)
 
 
 def _derived(optima: IsoFlop) -> Law:

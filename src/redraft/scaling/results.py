@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from redraft.scaling.conventions import Recounted
 from redraft.scaling.extrapolation import HeldOut
-from redraft.scaling.laws.data_constrained import Repeats
-from redraft.scaling.laws.elbo_gap import Looseness
+from redraft.scaling.laws.data_constrained import DataConstrained
+from redraft.scaling.laws.elbo_gap import ElboGap
 from redraft.scaling.laws.isoflop import IsoFlop
 from redraft.scaling.laws.joint import Joint
 from redraft.scaling.laws.multiplier import Estimate, Multiplier
@@ -32,9 +32,9 @@ class FamilyFit:
     parabolas: IsoFlop  # approach 2 as published, no bias subtracted
     envelope: IsoFlop  # approach 1
     held_out: tuple[HeldOut, ...]  # each engine on the largest budget
-    looseness: Looseness | None  # of the bound, where a tighter loss stands beside it
+    looseness: ElboGap | None  # of the bound, where a tighter loss stands beside it
     robustness: Robustness | None  # other intervals of L(N, D)
-    repeats: Repeats | None  # where data were repeated
+    repeats: DataConstrained | None  # where data were repeated
     sizes: tuple[float, float]  # the fewest and the most parameters of a run
     trained: tuple[float, float]  # and tokens
 

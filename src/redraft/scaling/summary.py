@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from redraft.display import quantity
-from redraft.scaling.laws.elbo_gap import Looseness
+from redraft.scaling.laws.elbo_gap import ElboGap
 from redraft.scaling.laws.isoflop import TOO_FEW
 from redraft.scaling.laws.multiplier import Multiplier
 from redraft.scaling.results import FamilyFit, Fits, Pair, label, span
@@ -18,7 +18,7 @@ def summary(fits: Fits) -> list[str]:
     if untold := [label(n) for n, family in fits.families.items() if family.laws.loss and not family.laws.params]:
         lines.append(f"How the best size of {', '.join(untold)} grows with compute, these runs do not tell: {NEEDED}.")
     lines += filter(None, [multiplier_sentence(fits)])
-    lines += [looseness_sentence(name, f.looseness) for name, f in fits.families.items() if f.looseness]
+    lines += [elbo_gap_sentence(name, f.looseness) for name, f in fits.families.items() if f.looseness]
     allocations = [
         f"{label(name)} {span(family.parametric.allocation, 2)}"
         for name, family in fits.families.items()
@@ -30,7 +30,7 @@ def summary(fits: Fits) -> list[str]:
     return lines + [pair_sentence(pair) for pair in fits.pairs] + [f"Warning: {warning}" for warning in fits.warnings]
 
 
-def looseness_sentence(name: str, loose: Looseness) -> str:
+def elbo_gap_sentence(name: str, loose: ElboGap) -> str:
     """The multiplier with a tighter loss, and the bound's share."""
     what = "exact likelihood" if loose.tighter == "exact" else "tighter bound"
     return (

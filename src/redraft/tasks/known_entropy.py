@@ -43,7 +43,7 @@ class Source:
         """[<= BATCH, length] ids at a time, n rows in all; row i is a function of (seed, i)."""
         for start in range(0, n, BATCH):
             index = torch.arange(start, min(n, start + BATCH))
-            noise = counter_rng.uniform(Key.of(seed).fold("source"), index[:, None], torch.arange(length))
+            noise = counter_rng.uniform(Key.of(seed).fold_in("source"), index[:, None], torch.arange(length))
             ids, cache = torch.full((len(index), 1), self.begin), None
             out = []
             for place in range(length):

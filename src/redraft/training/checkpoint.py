@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from redraft.errors import UserError
 from redraft.files import write_tensors
 from redraft.network.device import accelerated
-from redraft.training.distributed.parallel import fill, local, whole
+from redraft.training.distributed.parallel import fill, full_tensor, to_local
 from redraft.training.distributed.ranks import here
 
 STATE = "state.safetensors"
@@ -26,7 +26,7 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True)
-class Place:
+class Cursor:
     """Where a run stands: steps done, and windows of data that were passed over (after a rollback)."""
 
     step: int
@@ -40,7 +40,7 @@ def state(
     tensors = {f"model.{name}": p.detach() for name, p in network.named_parameters()}
     for name, parameter in _trained(network):
         moments = optimizer.state[parameter]
-        moments.setdefault("step", torch.tensor(0.0, device=local(parameter).device))
+        moments.setdefault("step", torch.tensor(0.0, device=to_local(parameter).device))
         for moment in _MOMENTS:
             tensors[f"{moment}.{name}"] = moments.setdefault(moment, torch.zeros_like(parameter.detach()))
     if average:
@@ -54,23 +54,23 @@ def count(network: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> No
     """Tell AdamW how many steps its moments have seen."""
     for _, parameter in _trained(network):
         moments = optimizer.state[parameter]
-        moments["step"] = torch.tensor(float(step), device=local(parameter).device)
+        moments["step"] = torch.tensor(float(step), device=to_local(parameter).device)
 
 
-def save(path: Path, place: Place, tensors: dict[str, Tensor]) -> None:
+def save(path: Path, cursor: Cursor, tensors: dict[str, Tensor]) -> None:
     """In one file, by the first rank; all gather."""
     gathered, first = dict[str, Tensor](), here().first
     for name, tensor in tensors.items():
-        one = whole(tensor)
+        one = full_tensor(tensor)
         if first:
             gathered[name] = one.cpu()
     if first:
-        write(path, place, gathered)
+        write(path, cursor, gathered)
 
 
-def write(path: Path, place: Place, tensors: dict[str, Tensor]) -> None:
-    shift = {"shift": str(place.shift)} if place.shift else {}
-    write_tensors(path, tensors, {"format": "pt", "step": str(place.step), **shift})
+def write(path: Path, cursor: Cursor, tensors: dict[str, Tensor]) -> None:
+    shift = {"shift": str(cursor.shift)} if cursor.shift else {}
+    write_tensors(path, tensors, {"format": "pt", "step": str(cursor.step), **shift})
 
 
 class Writer:
@@ -84,7 +84,7 @@ class Writer:
         self.path, self.buffers, self.thread = path, dict[str, Tensor](), ThreadPoolExecutor(1)
         self.running: Future[str | None] | None = None
 
-    def begin(self, place: Place, tensors: dict[str, Tensor]) -> None:
+    def begin(self, cursor: Cursor, tensors: dict[str, Tensor]) -> None:
         """Copy the state aside, then write it in the background. The one before must be `collect`ed."""
         assert self.running is None
         for name, tensor in tensors.items():
@@ -93,7 +93,7 @@ class Writer:
             self.buffers[name].copy_(tensor, non_blocking=True)
         device = next(iter(tensors.values())).device
         copied = torch.accelerator.current_stream(device).record_event().synchronize if accelerated(device) else None
-        self.running = self.thread.submit(self._write, place, copied)
+        self.running = self.thread.submit(self._write, cursor, copied)
 
     @property
     def ready(self) -> bool:
@@ -109,26 +109,26 @@ class Writer:
         """Returns when nothing is being written any more."""
         self.thread.shutdown()
 
-    def _write(self, place: Place, copied: Callable[[], object] | None) -> str | None:
+    def _write(self, cursor: Cursor, copied: Callable[[], object] | None) -> str | None:
         if copied is not None:
             copied()
         try:
-            write(self.path, place, self.buffers)
+            write(self.path, cursor, self.buffers)
         except UserError as error:
             return str(error)
         return None
 
 
-def place_of(path: Path) -> Place:
+def cursor_of(path: Path) -> Cursor:
     """Where the run of a state file stands. `UserError` where the file is damaged."""
     try:
         with safe_open(path, "pt") as file:
-            return Place(int(file.metadata()["step"]), int(file.metadata().get("shift", 0)))
+            return Cursor(int(file.metadata()["step"]), int(file.metadata().get("shift", 0)))
     except (SafetensorError, KeyError, OSError) as error:
         raise damaged(path, error) from None
 
 
-def load(path: Path, tensors: dict[str, Tensor]) -> Place:
+def load(path: Path, tensors: dict[str, Tensor]) -> Cursor:
     """Fill `tensors` in place, each rank its part. `UserError` where the file is not this run's whole state."""
     try:
         with safe_open(path, "pt") as file, torch.no_grad():
@@ -136,7 +136,7 @@ def load(path: Path, tensors: dict[str, Tensor]) -> Place:
                 fill(tensor, file.get_tensor(name))
     except (SafetensorError, KeyError, RuntimeError, OSError) as error:
         raise damaged(path, error) from None
-    return place_of(path)
+    return cursor_of(path)
 
 
 def damaged(path: Path, error: BaseException) -> UserError:

@@ -42,7 +42,7 @@ class Reader:
 
     def dropped(self, rows: Rows) -> Rows:
         """Prompts blanked with probability `drop`, each for itself."""
-        chance = counter_rng.uniform(Key.of(self.seed).fold("prompt"), torch.from_numpy(rows.index)).numpy()
+        chance = counter_rng.uniform(Key.of(self.seed).fold_in("prompt"), torch.from_numpy(rows.index)).numpy()
         blanked = (chance < self.data.drop)[:, None] & ~rows.scored
         if rows.lengths is not None:
             blanked &= np.arange(rows.tokens.shape[1]) < rows.lengths[:, None]
@@ -51,7 +51,7 @@ class Reader:
     def shortened(self, rows: Rows, step: int) -> Rows:
         """With probability `short`, the first l tokens of the step's rows, l uniform in 1 .. L (SMDM's stochastic length)."""
         chance, length = counter_rng.uniform(
-            Key.of(self.seed).fold("short"), torch.tensor(step), torch.arange(2)
+            Key.of(self.seed).fold_in("short"), torch.tensor(step), torch.arange(2)
         ).tolist()
         if chance >= self.data.short:
             return rows
@@ -87,7 +87,7 @@ def parts(batch: int, accumulate: int, rank: int, size: int) -> list[Part]:
     return found
 
 
-class Feed:
+class Loader:
     """A rank's rows, step by step, the next step's read while this one trains. `seconds`: spent reading."""
 
     def __init__(self, reader: Reader, shares: list[Part]):

@@ -21,7 +21,7 @@ LOG_EVERY = 10
 BEAT = 30.0  # seconds between heartbeats
 
 
-class Watch:
+class Monitor:
     """One for each rank; the first keeps the journal. All decide alike, since they see the same numbers."""
 
     def __init__(self, trainer: Trainer, folder: Path):
@@ -36,7 +36,9 @@ class Watch:
         self.high, self.saved = False, trainer.step > 0
         self.returns: dict[int, int] = {}
         for text in trainer.damaged:
-            self.note("damage", f"{text.partition('; delete')[0]}: went on from the one before, of step {trainer.step}")
+            self.log_event(
+                "damage", f"{text.partition('; delete')[0]}: went on from the one before, of step {trainer.step}"
+            )
         if "rollback" in (self.config.on_nan, self.config.on_spike) and trainer.step == 0:
             self.save()
 
@@ -62,7 +64,7 @@ class Watch:
         if self.journal:
             self.journal.write(record)
         if self.saver and self.saver.running and self.ranks.sum([self.saver.ready])[0] == self.ranks.size:
-            self.settle()
+            self.wait_for_save()
         self.heart(at.step)
         self.spike(at, loss)
         return record
@@ -93,7 +95,7 @@ class Watch:
         self.skipped += 1
         if self.skipped >= SKIPS:
             raise self.diverged(at, f"the gradient was no number {SKIPS} times in a row")
-        self.note("nan", f"the gradient of step {at.step} is no number: its update was left out")
+        self.log_event("nan", f"the gradient of step {at.step} is no number: its update was left out")
 
     def spike(self, at: Step, loss: float) -> None:
         told = self.spikes.looks(loss), self.spikes.high > 0
@@ -106,12 +108,12 @@ class Watch:
         elif self.config.on_spike == "stop":
             raise self.diverged(at, why)
         else:
-            self.note("spike", why)
+            self.log_event("spike", why)
 
     def roll_back(self, at: Step, kind: str, why: str) -> None:
         """To the last whole checkpoint, past the data that were read since."""
         trainer, following = self.trainer, self.trainer.step + self.trainer.shift
-        self.settle()
+        self.wait_for_save()
         trainer.restore(self.folder)
         if trainer.step == at.step:  # there was none
             raise self.diverged(at, f"{why}, and there is no checkpoint to go back to")
@@ -124,11 +126,11 @@ class Watch:
             self.journal = Journal(self.folder / "journal.jsonl", trainer.step)
             self.spikes = Spikes(r.loss for r in read_journal(self.journal.path)[-SPIKE_WINDOW:])
         self.high = False
-        self.note(kind, f"{why} at step {at.step}: back to step {trainer.step}, and past the data in between")
+        self.log_event(kind, f"{why} at step {at.step}: back to step {trainer.step}, and past the data in between")
 
     def heart(self, step: int) -> None:
         """Whether a rank is slow; and now and then a sign of life."""
-        reading, self.trainer.feed.seconds = self.trainer.feed.seconds, 0.0
+        reading, self.trainer.loader.seconds = self.trainer.loader.seconds, 0.0
         if not self.ranks.several and time.perf_counter() - self.beat < BEAT:
             return
         own = reading, product_seconds(self.config.device) if self.ranks.several else 0.0
@@ -141,7 +143,7 @@ class Watch:
         ):
             late = slowness.looks(seconds)
             if late is not None:
-                self.note(
+                self.log_event(
                     "slow rank", f"rank {late} took {seconds[late]:.3g} s for {what}, the fastest {min(seconds):.3g} s"
                 )
         if time.perf_counter() - self.beat < BEAT or not self.journal:
@@ -165,17 +167,17 @@ class Watch:
 
     def save(self) -> None:
         """Begin a checkpoint (several ranks, or a GPU), or write one."""
-        self.settle()
+        self.wait_for_save()
         try:
             if self.saver:
-                self.saver.begin(self.trainer.place, self.trainer.state())
+                self.saver.begin(self.trainer.cursor, self.trainer.state())
             else:
                 self.trainer.save(self.folder)
                 self.failed, self.saved = 0, True
         except UserError as error:
             self.save_failed(str(error))
 
-    def settle(self) -> None:
+    def wait_for_save(self) -> None:
         """Wait for a checkpoint that is being written."""
         if not (self.saver and self.saver.running):
             return
@@ -191,9 +193,11 @@ class Watch:
             raise UserError(why)
         if self.failed >= FAILED_SAVES:
             raise UserError(f"{FAILED_SAVES} checkpoints in a row could not be written: {why}")
-        self.note("save failed", f"a checkpoint could not be written ({why}): the one before is kept, training goes on")
+        self.log_event(
+            "save failed", f"a checkpoint could not be written ({why}): the one before is kept, training goes on"
+        )
 
-    def note(self, kind: str, text: str) -> None:
+    def log_event(self, kind: str, text: str) -> None:
         if self.journal:
             self.journal.write(Event(kind, self.trainer.step, text))
             print(f"note: {text}", file=sys.stderr, flush=True)

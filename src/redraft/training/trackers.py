@@ -1,4 +1,4 @@
-"""Onlookers: wandb, TensorBoard, trackio. They hear what the journal hears; nothing that befalls them befalls the run.
+"""Trackers: wandb, TensorBoard, trackio. They hear what the journal hears; nothing that befalls them befalls the run.
 
 Each has a thread of its own and a queue that may overflow: what a tracker cannot take in time is dropped, and a tracker
 that fails is told nothing more. The journal is the record; these are views of it.
@@ -111,7 +111,7 @@ SHOWN = ("loss", "lr", "grad_norm", "tokens", "flops", "seconds", "tokens_per_se
 RESULT = ("loss", "loss_se", "bits_per_byte", "ppl", "params", "tokens", "steps", "flops")
 
 
-class Onlooker:
+class TrackerQueue:
     """One tracker behind a queue. `why`: what it failed of; empty while it lives."""
 
     def __init__(self, name: str, make: Callable[[], Tracker]) -> None:
@@ -154,10 +154,10 @@ class Onlooker:
             )
 
 
-class Onlookers:
+class Trackers:
     """All that look on; none is the usual case."""
 
-    def __init__(self, each: Sequence[Onlooker]) -> None:
+    def __init__(self, each: Sequence[TrackerQueue]) -> None:
         self.each = tuple(each)
 
     def log(self, record: Mapping[str, Any]) -> None:
@@ -184,14 +184,14 @@ def check(names: Sequence[str]) -> None:
             raise UserError(f"--track {name} needs the package {package!r}: pip install 'redraft[track]'")
 
 
-def onlookers(names: Sequence[str], folder: Path, config: Mapping[str, Any]) -> Onlookers:
+def open_trackers(names: Sequence[str], folder: Path, config: Mapping[str, Any]) -> Trackers:
     """Those of that name, told the run's configuration; errors as of `check`."""
     check(names)
-    return Onlookers([_onlooker(name, folder.resolve(), config) for name in names])
+    return Trackers([_open_tracker(name, folder.resolve(), config) for name in names])
 
 
-def _onlooker(name: str, folder: Path, config: Mapping[str, Any]) -> Onlooker:
-    return Onlooker(name, lambda: TRACKERS[name][1](folder, config))
+def _open_tracker(name: str, folder: Path, config: Mapping[str, Any]) -> TrackerQueue:
+    return TrackerQueue(name, lambda: TRACKERS[name][1](folder, config))
 
 
 def _id(folder: Path) -> str:

@@ -23,13 +23,13 @@ from redraft.planning.budget import micro_batches
 from redraft.planning.schedule import learning_rate
 from redraft.text.shards.packing import Rows
 from redraft.training import checkpoint, lora
-from redraft.training.checkpoint import Place
+from redraft.training.checkpoint import Cursor
 from redraft.training.completep import rescale
 from redraft.training.distributed import sharded
-from redraft.training.distributed.parallel import Descent, local, micro_batch, spread, whole
-from redraft.training.distributed.ranks import Asked, Ranks, here
+from redraft.training.distributed.parallel import LossModule, full_tensor, micro_batch, parallelize, to_local
+from redraft.training.distributed.ranks import Preempted, Ranks, here
 from redraft.training.health import LostData
-from redraft.training.loader import Feed, as_batch, parts
+from redraft.training.loader import Loader, as_batch, parts
 from redraft.training.optim import adamw, follow
 from redraft.training.setup import Setup
 from redraft.types import Batch, TokenLoss
@@ -56,9 +56,9 @@ class Trainer:
     optimizer: torch.optim.Optimizer
     average: list[Tensor]
     teacher: Transformer | None
-    descent: nn.Module
+    loss_module: nn.Module
     ranks: Ranks
-    feed: Feed
+    loader: Loader
     step: int = 0
     shift: int = 0
     damaged: list[str] = field(default_factory=list)
@@ -74,7 +74,7 @@ class Trainer:
             torch.set_num_threads(train.threads)
         network = _network(setup, given, ranks)
         teacher = deepcopy(network).requires_grad_(False) if setup.teachers else None
-        descent = spread(Descent(setup.family, network, teacher, setup.config.seed), train, ranks)
+        loss_module = parallelize(LossModule(setup.family, network, teacher, setup.config.seed), train, ranks)
         optimizer = adamw(network, train)
         if train.compile == "graphs":
             # A replay writes over what the one before it returned, so gradients are added up outside the graphs.
@@ -82,8 +82,8 @@ class Trainer:
                 parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
         average = [p.detach().clone() for p in network.parameters()] if train.ema else []
         turns = micro_batches(train.batch, train.accumulate, ranks.size)
-        feed = Feed(setup.reader, parts(train.batch, turns, ranks.rank, ranks.size))
-        trainer = Trainer(setup, network, optimizer, average, teacher, descent, ranks, feed)
+        loader = Loader(setup.reader, parts(train.batch, turns, ranks.rank, ranks.size))
+        trainer = Trainer(setup, network, optimizer, average, teacher, loss_module, ranks, loader)
         trainer.restore(folder, fork)
         return trainer
 
@@ -109,8 +109,8 @@ class Trainer:
         if updated:
             self.optimizer.step()
             if train.ema:
-                weights = [local(p) for p in self.network.parameters()]
-                follow([local(mean) for mean in self.average], weights, train.ema, self.step)
+                weights = [to_local(p) for p in self.network.parameters()]
+                follow([to_local(mean) for mean in self.average], weights, train.ema, self.step)
         self.step += 1
         return Step(self.step, loss, grad_norm, lr, updated)
 
@@ -123,13 +123,13 @@ class Trainer:
         device = train.device
         rows, scored = self.read(step)
         total = torch.zeros((), device=device)
-        starts, shares = self.feed.starts(), self.feed.shares
+        starts, shares = self.loader.starts(), self.loader.shares
         for number, (start, part) in enumerate(zip(starts, shares, strict=True)):
             if train.compile == "graphs":
                 torch.compiler.cudagraph_mark_step_begin()
             here = slice(start, start + len(part.places))
             batch = as_batch(rows, here, device, paid=part.paid, most=config.data.length)
-            with micro_batch(self.descent, number == len(shares) - 1, not train.parallel.reshard):
+            with micro_batch(self.loss_module, number == len(shares) - 1, not train.parallel.reshard):
                 share = self.loss(batch, step / self.setup.budget.steps).nats.sum() / scored
                 # What spreads a network over ranks averages gradients; the mean over tokens is a sum of shares.
                 (share * self.ranks.size if self.ranks.size > 1 else share).backward()
@@ -140,8 +140,8 @@ class Trainer:
         """This rank's rows of a step, and how many tokens all ranks are charged for in it."""
         rows, scored, trouble = None, 0, ""
         try:
-            rows = self.feed.take(step + self.shift)
-            scored = self.feed.scored(rows)
+            rows = self.loader.take(step + self.shift)
+            scored = self.loader.scored(rows)
         except (OSError, ValueError) as error:
             trouble = str(error) if isinstance(error, UserError) else f"{error}; bring it back and run the same command"
         total, lost, asked = self.ranks.sum([scored, bool(trouble), bool(self.ranks.asked)])
@@ -150,17 +150,17 @@ class Trainer:
             where = f"rank {rank}: " if self.ranks.size > 1 else ""
             raise LostData(f"{where}the data of step {step + 1} cannot be read: {why}")
         if asked:
-            raise Asked
+            raise Preempted
         assert rows is not None
         return rows, int(total)
 
     def loss(self, batch: Batch, progress: float) -> TokenLoss:
-        return TokenLoss(self.descent(batch, progress), batch.scored)
+        return TokenLoss(self.loss_module(batch, progress), batch.scored)
 
     def clip(self) -> Tensor:
         """The norm of the whole gradient, which is brought down to `clip`."""
         weights = [p for p in self.network.parameters() if p.grad is not None]
-        norm = whole(nn.utils.get_total_norm([p.grad for p in weights if p.grad is not None]))
+        norm = full_tensor(nn.utils.get_total_norm([p.grad for p in weights if p.grad is not None]))
         nn.utils.clip_grads_with_norm_(weights, self.setup.config.train.clip, norm)
         return norm
 
@@ -170,25 +170,25 @@ class Trainer:
         if self.teacher is not None and self.step * rounds // steps != (self.step - 1) * rounds // steps:
             with torch.no_grad():
                 for theirs, ours in zip(self.teacher.parameters(), self.network.parameters(), strict=True):
-                    local(theirs).copy_(local(ours))
+                    to_local(theirs).copy_(to_local(ours))
 
     def state(self) -> dict[str, Tensor]:
         """All that steps change, by name."""
         return checkpoint.state(self.network, self.optimizer, self.average, self.teacher)
 
     @property
-    def place(self) -> Place:
-        return Place(self.step, self.shift)
+    def cursor(self) -> Cursor:
+        return Cursor(self.step, self.shift)
 
     def save(self, folder: Path, name: str = checkpoint.STATE) -> None:
         """The whole state in one file."""
-        checkpoint.save(folder / name, self.place, self.state())
+        checkpoint.save(folder / name, self.cursor, self.state())
 
     def restore(self, folder: Path, fork: Path | None = None) -> None:
         """Go to the newest whole checkpoint, if there is one."""
-        place, self.damaged = sharded.resume(folder, self.state(), fork)
-        if place is not None:
-            self.step, self.shift = place.step, place.shift
+        cursor, self.damaged = sharded.resume(folder, self.state(), fork)
+        if cursor is not None:
+            self.step, self.shift = cursor.step, cursor.shift
             checkpoint.count(self.network, self.optimizer, self.step)
 
     def final_weights(self) -> Transformer:
@@ -199,7 +199,7 @@ class Trainer:
             network = _network(self.setup, None, Ranks()).to(self.setup.config.train.device)
         with torch.no_grad():
             for parameter, mean in zip(network.parameters(), kept, strict=True):
-                weight = whole(mean)
+                weight = full_tensor(mean)
                 if self.ranks.first:
                     parameter.copy_(weight)
         if self.setup.config.train.lora is not None and self.ranks.first:

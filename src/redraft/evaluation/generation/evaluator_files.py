@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from redraft.errors import UserError
-from redraft.evaluation.generation.evaluators import CausalJudge, Identity, Judge, RedraftJudge, refuse_bound
+from redraft.evaluation.generation.evaluators import Evaluator, HFEvaluator, Identity, RedraftEvaluator, refuse_bound
 from redraft.families.base import family_class
 from redraft.files import read_json, sha256
 from redraft.hub.folder import CONFIG, read_config
@@ -30,7 +30,9 @@ ACCEPTED = (
 )
 
 
-def load_judge(spec: str | Path, *, source: bool = False, download: bool = False, device: str = "auto") -> Judge:
+def load_evaluator(
+    spec: str | Path, *, source: bool = False, download: bool = False, device: str = "auto"
+) -> Evaluator:
     """The judge in a folder or a file, or of that name on the hub.
 
     A hub name is looked up among the files already on this machine, unless `download`. `UserError` says what is wrong with
@@ -41,8 +43,8 @@ def load_judge(spec: str | Path, *, source: bool = False, download: bool = False
     return replace(judge, identity=replace(judge.identity, source=source))
 
 
-def check_judge(spec: str | Path, *, download: bool = False) -> None:
-    """`UserError` where `load_judge` could not open it, by all but its weights: configuration, tokenizer and which files."""
+def check_evaluator(spec: str | Path, *, download: bool = False) -> None:
+    """`UserError` where `load_evaluator` could not open it: its configuration, tokenizer and file names."""
     path = Path(spec).expanduser()
     _loader(str(spec), path, download)
     if path.suffix == ".bin" and path.is_file():
@@ -60,7 +62,7 @@ def check_judge(spec: str | Path, *, download: bool = False) -> None:
             library.AutoTokenizer.from_pretrained(**where, local_files_only=not download)
 
 
-def _loader(spec: str, path: Path, download: bool) -> Callable[[str], RedraftJudge | CausalJudge]:
+def _loader(spec: str, path: Path, download: bool) -> Callable[[str], RedraftEvaluator | HFEvaluator]:
     if path.is_dir():
         return lambda device: _redraft(path, device) if _is_ours(path) else _transformers(str(path), path.name, device)
     if path.is_file():
@@ -77,11 +79,11 @@ def _is_ours(path: Path) -> bool:
     return (path / CONFIG).is_file() and read_json(path / CONFIG).get("model_type") == "redraft"
 
 
-def _redraft(path: Path, device: str) -> RedraftJudge:
-    return RedraftJudge.of(load(path, device), path.name, sha256(*weight_files(path)))
+def _redraft(path: Path, device: str) -> RedraftEvaluator:
+    return RedraftEvaluator.of(load(path, device), path.name, sha256(*weight_files(path)))
 
 
-def _transformers(spec: str, name: str, device: str, download: bool = True) -> CausalJudge:
+def _transformers(spec: str, name: str, device: str, download: bool = True) -> HFEvaluator:
     with _library(spec, offline=not download) as library:
         network = library.AutoModelForCausalLM.from_pretrained(spec, dtype=torch.float32, local_files_only=not download)
         tokenizer = library.AutoTokenizer.from_pretrained(spec, local_files_only=not download)
@@ -92,7 +94,7 @@ def _transformers(spec: str, name: str, device: str, download: bool = True) -> C
     return _causal(network, tokenizer, name, "transformers", weights, device)
 
 
-def _gguf(path: Path, device: str) -> CausalJudge:
+def _gguf(path: Path, device: str) -> HFEvaluator:
     with _library(str(path)) as library:
         where = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
         network = library.AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
@@ -100,14 +102,14 @@ def _gguf(path: Path, device: str) -> CausalJudge:
     return _causal(network, tokenizer, path.name, "gguf", sha256(path), device)
 
 
-def _llama2c(path: Path, device: str) -> CausalJudge:
+def _llama2c(path: Path, device: str) -> HFEvaluator:
     from redraft.evaluation.generation.llama2c import BEGIN, read_network, read_tokenizer
 
     beside = _beside(path)
     with _library(str(path)):
         network, encode = read_network(path).to(device), read_tokenizer(beside)
     identity = Identity(path.name, "llama2.c", sha256(path), "float32", f"{beside.name}:{sha256(beside)[:8]}")
-    return CausalJudge(network, encode, BEGIN, network.config.max_position_embeddings, identity)
+    return HFEvaluator(network, encode, BEGIN, network.config.max_position_embeddings, identity)
 
 
 def _beside(path: Path) -> Path:
@@ -118,7 +120,7 @@ def _beside(path: Path) -> Path:
     return found[0]
 
 
-def _causal(network: Any, tokenizer: Any, name: str, kind: str, weights: str, device: str) -> CausalJudge:
+def _causal(network: Any, tokenizer: Any, name: str, kind: str, weights: str, device: str) -> HFEvaluator:
     begin = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     if begin is None:
         raise UserError(f"judge {name}: its tokenizer has neither BOS nor EOS to put before a text")
@@ -128,7 +130,7 @@ def _causal(network: Any, tokenizer: Any, name: str, kind: str, weights: str, de
         return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
     spoken = f"{type(tokenizer).__name__}, {len(tokenizer)} ids"
-    return CausalJudge(
+    return HFEvaluator(
         network.eval().to(device), encode, begin, context, Identity(name, kind, weights, "float32", spoken)
     )
 

@@ -1,7 +1,7 @@
 """Judges: models with an exact likelihood that say how probable a text is. Loaded once, named in every record.
 
-    RedraftJudge    a redraft model: rows of its own token ids are scored as they are, others as text
-    CausalJudge     any causal language model of `transformers`; judge_files.py reads folders, GGUF and llama2.c files
+    RedraftEvaluator    a redraft model: rows of its own token ids are scored as they are, others as text
+    HFEvaluator     any causal language model of `transformers`; judge_files.py reads folders, GGUF and llama2.c files
 
 Conventions. A text is what its row decodes to: the end of a document leaves nothing behind, and bytes are those of that text
 in UTF-8. A judge with another tokenizer cuts the text anew, so nats per token are per *its* token; nats per byte compare
@@ -73,7 +73,7 @@ def refuse_bound(family: str, exact: bool) -> None:
         raise UserError(f"a judge must have an exact likelihood; {family!r} has a bound. Try: ar")
 
 
-class Judge(Protocol):
+class Evaluator(Protocol):
     @property
     def identity(self) -> Identity: ...
 
@@ -96,17 +96,17 @@ def byte_counts(of: Sequence[str]) -> Tensor:
 
 
 @dataclass(frozen=True)
-class RedraftJudge:
+class RedraftEvaluator:
     """A redraft model of a family whose likelihood is exact."""
 
     model: Model
     identity: Identity
 
     @staticmethod
-    def of(model: Model, name: str = "", weights: str = "") -> RedraftJudge:
+    def of(model: Model, name: str = "", weights: str = "") -> RedraftEvaluator:
         refuse_bound(model.family.name, model.family.exact)
         dtype = str(model.network.compute).removeprefix("torch.")
-        return RedraftJudge(model, Identity(name, "redraft", weights, dtype, model.tokenizer.name))
+        return RedraftEvaluator(model, Identity(name, "redraft", weights, dtype, model.tokenizer.name))
 
     @torch.no_grad()
     def score(self, tokens: Tensor, tokenizer: Tokenizer) -> Scores:
@@ -134,7 +134,7 @@ class RedraftJudge:
 
 
 @dataclass(frozen=True)
-class CausalJudge:
+class HFEvaluator:
     """A causal language model of `transformers`. `encode`: a text's ids, nothing added; `begin`: the id put before it."""
 
     network: Any

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from redraft.evaluation.compute import wait
 from redraft.evaluation.generation.diversity import distinct, unigram_entropy
-from redraft.evaluation.generation.evaluators import RedraftJudge
+from redraft.evaluation.generation.evaluators import RedraftEvaluator
 from redraft.evaluation.generation.memory import forget_peak, peak_bytes
 from redraft.hub.model import Model
 from redraft.network.flops import forward_flops
@@ -138,7 +138,7 @@ def generate(
 
 def quality(tokens: Tensor, judge: Model) -> Quality:
     """Score rows [n, L] of the judge's own token ids."""
-    scores = RedraftJudge.of(judge).score(tokens, judge.tokenizer)
+    scores = RedraftEvaluator.of(judge).score(tokens, judge.tokenizer)
     entropy = torch.stack([unigram_entropy(row) for row in tokens])
     spread = float(entropy.std() / math.sqrt(len(entropy)))
     return Quality(*scores.per_token(), float(entropy.mean()), spread, distinct(tokens, 2))

@@ -191,7 +191,7 @@ class Scorer:
 
     def nats(self, batch: Batch) -> Tensor:
         """One draw a row, float64 [B]."""
-        key = Key.of(self.seed).fold("request")
+        key = Key.of(self.seed).fold_in("request")
         network = self.network(batch)
         return self.estimator.nats(network, self.model.family, batch, draws=self.rows, key=key).cpu()
 
@@ -201,7 +201,7 @@ class Scorer:
         prompt = ~batch.scored & (
             torch.arange(batch.scored.shape[1], device=batch.scored.device) < batch.lengths[:, None]
         )
-        noise = counter_rng.field(Key.of(self.seed).fold("blank"), batch.index, batch.tokens.shape[1])
+        noise = counter_rng.field(Key.of(self.seed).fold_in("blank"), batch.index, batch.tokens.shape[1])
         blank = without_prompt(self.model.family, batch.tokens, noise, self.guidance.kind)
         weight = self.guidance.weight if prompt.any() else 0.0  # of nothing given, both sides are the same
         network = guided(self.model.network, self.model.family, weight, prompt, blank)

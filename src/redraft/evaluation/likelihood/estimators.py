@@ -119,7 +119,7 @@ class MaskCount(Estimator):
 
     def nats(self, network: Network, family: Family, batch: Batch, *, draws: int, key: Key) -> Tensor:
         assert isinstance(family, MDLM)
-        offset = 1 - counter_rng.times(key.fold("count"), batch.index // draws)
+        offset = 1 - counter_rng.times(key.fold_in("count"), batch.index // draws)
         n = batch.scored.sum(1)
         count = stratified_count(offset, batch.index % draws, draws, n)
         u = counter_rng.field(key, batch.index, batch.tokens.shape[1])("corrupt").masked_fill(~batch.scored, torch.inf)
@@ -159,7 +159,7 @@ class ChainRule(Estimator):
             return family.nelbo(network, batch, key=key).nats.double().sum(1)
         assert isinstance(family, AnyOrder)
         length, scored = batch.tokens.shape[1], batch.scored
-        noise = counter_rng.field(key.fold("order"), batch.index, length)
+        noise = counter_rng.field(key.fold_in("order"), batch.index, length)
         if self.order == "generative":
             return chain_nats(network, family, batch, family.orders(scored, noise))
         ramp = torch.arange(length, device=scored.device) / length
@@ -227,7 +227,7 @@ class PathWeighted(Estimator):
         return self.k * self.steps
 
     def nats(self, network: Network, family: Family, batch: Batch, *, draws: int, key: Key) -> Tensor:
-        key = key.fold("path", self.steps)
+        key = key.fold_in("path", self.steps)
         parts = [self._one(network, family, _sample(batch, self.k, i), key) for i in range(self.k)]
         return regrouped(torch.stack(parts, 1), self.k)[:, 0]
 
@@ -239,7 +239,7 @@ class PathWeighted(Estimator):
         xt, total = _move(*path_start(family, x0), batch, counter_rng.field(key, batch.index, length))
         for number, (t, s) in enumerate(zip(grid[:-1], grid[1:], strict=True)):
             t, s = t.expand(len(x0), 1), s.expand(len(x0), 1)
-            noise = counter_rng.field(key.fold("step", number), batch.index, length)
+            noise = counter_rng.field(key.fold_in("step", number), batch.index, length)
             xt, nats = _move(*path_step(network, family, x0, xt, t, s), batch, noise)
             total = total + nats
         return total

@@ -115,7 +115,7 @@ def draw_nats(
     """Nats of each window by each draw, float64 [N, R]; R = 1 where draws would not differ. `batch` rows a pass. `told`: hears
     how many rows the network has read."""
     draws, rows = draws if estimator.random(family) else 1, as_rows(windows)
-    key, read = Key.of(seed).fold("evaluation"), network if told is None else Counted(network, told)
+    key, read = Key.of(seed).fold_in("evaluation"), network if told is None else Counted(network, told)
     parts = [
         estimator.nats(reading(read, part), family, part, draws=draws, key=key).cpu()
         for part in batches(rows, draws, batch, network.embedding.device)

@@ -175,7 +175,7 @@ def _sampler_of(family: Family, writing: Writing) -> tuple[str, dict[str, Any]]:
 def _frames(scorer: Scorer, canvas: Canvas, job: tuple[Request, Writing]) -> Iterator[Canvas]:
     model, (request, writing) = scorer.model, job
     name, settings = _sampler_of(model.family, writing)
-    key = Key.of(scorer.seed).fold("write", request.question)
+    key = Key.of(scorer.seed).fold_in("write", request.question)
     plain = model.denoiser(writing.temperature, writing.top_p)
     denoiser = _guided(scorer, plain, canvas, key)
     return torch.no_grad()(build_sampler(name, settings, model.family).__call__)(denoiser, canvas, key)
@@ -183,7 +183,7 @@ def _frames(scorer: Scorer, canvas: Canvas, job: tuple[Request, Writing]) -> Ite
 
 def _guided(scorer: Scorer, plain: Denoiser, canvas: Canvas, key: Key) -> Denoiser:
     rows = torch.arange(len(canvas.tokens), device=canvas.tokens.device)
-    noise = counter_rng.field(key.fold("blank"), rows, canvas.tokens.shape[1])
+    noise = counter_rng.field(key.fold_in("blank"), rows, canvas.tokens.shape[1])
     blank = without_prompt(scorer.model.family, canvas.tokens, noise, scorer.guidance.kind)
     return Guided(plain, scorer.guidance.weight, canvas.fixed, blank)
 

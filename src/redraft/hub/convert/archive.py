@@ -16,8 +16,8 @@ import torch
 
 from redraft.errors import UserError
 from redraft.hub.convert.allow_list import Refused
-from redraft.hub.convert.unpickle import Machine
-from redraft.hub.lazy_tensor import Stored, contiguous
+from redraft.hub.convert.unpickle import RestrictedUnpickler
+from redraft.hub.lazy_tensor import LazyTensor, contiguous
 
 PICKLE_BYTES = 1 << 28
 EXPECTED = re.compile(
@@ -27,7 +27,7 @@ _LOCAL = struct.Struct("<4s5H3I2H")  # the header before each entry
 
 
 def read_archive(path: Path) -> Any:
-    """What a torch file holds: plain values, `Stored` tensors, `Stub`s of everything else. No code of it runs."""
+    """What a torch file holds: plain values, `LazyTensor` tensors, `Stub`s of everything else. No code of it runs."""
     try:
         return _read(path)
     except Refused as error:
@@ -109,7 +109,7 @@ def _unpickled(
     if "byteorder" in entries and archive.read(entries["byteorder"]) != b"little":
         raise Refused("its numbers are not little-endian")
 
-    def storage(key: str, dtype: torch.dtype, count: int) -> Stored:
+    def storage(key: str, dtype: torch.dtype, count: int) -> LazyTensor:
         if (name := f"data/{key}") not in places:
             raise Refused(f"it points to storage {key[:40]!r}, which it does not hold")
         start, stop = places[name]
@@ -117,4 +117,4 @@ def _unpickled(
             raise Refused(f"its storage {key!r} is shorter than the tensors in it")
         return contiguous(path, start, dtype, (count,))
 
-    return Machine(archive.read(entries["data.pkl"]), storage).value
+    return RestrictedUnpickler(archive.read(entries["data.pkl"]), storage).value

@@ -19,10 +19,10 @@ from redraft.hub.convert.layouts import dit, llada, smdm
 from redraft.hub.convert.layouts.facts import Facts, facts_of
 from redraft.hub.convert.layouts.names import belonging, numbered, recognised, unwrapped
 from redraft.hub.convert.layouts.plan import Choices, Plan
-from redraft.hub.convert.layouts.vocabulary import Speaker
-from redraft.hub.convert.parity import verify
+from redraft.hub.convert.layouts.vocabulary import TokenizerInfo
+from redraft.hub.convert.parity import parity_check
 from redraft.hub.convert.sources import Source, open_source
-from redraft.hub.convert.tokenizer_info import fill_up, find_tokenizer, speaker_of
+from redraft.hub.convert.tokenizer_info import fill_up, find_tokenizer, tokenizer_info
 from redraft.hub.folder import CONFIG, ModelConfig, load_model
 from redraft.hub.shards import write_weights
 from redraft.registry import FAMILIES, checked_options, find
@@ -61,7 +61,7 @@ def convert(
     with _aside(into) as folder:
         speaks = find_tokenizer(opened.folder, tokenizer, named, download)
         speaks.save(folder)
-        plan = plan_of(opened, form, facts, choices, speaker_of(speaks, folder))
+        plan = plan_of(opened, form, facts, choices, tokenizer_info(speaks, folder))
         speaks = fill_up(speaks, folder, plan.shape.vocab)
         family = build(plan.family, plan.options, plan.shape.vocab)
         write_weights(folder, plan.targets)
@@ -71,12 +71,12 @@ def convert(
         worst = None
         if golden is not None:
             network = load_model(folder, torch.device("cpu"))[1]
-            worst = verify(network, family, golden, plan.silent, tolerance)
+            worst = parity_check(network, family, golden, plan.silent, tolerance)
         _move(folder, into)
     return Converted(plan, sum(target.bytes for target in plan.targets.values()), worst)
 
 
-def plan_of(source: Source, form: str, facts: Facts, choices: Choices, speaker: Speaker) -> Plan:
+def plan_of(source: Source, form: str, facts: Facts, choices: Choices, speaker: TokenizerInfo) -> Plan:
     """What will be done, by the layout that the names of the tensors tell."""
     source.tensors = unwrapped(source.path, source.tensors)
     layout, prefix = recognised(source.path, source.tensors)

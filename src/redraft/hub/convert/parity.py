@@ -23,7 +23,7 @@ TOLERANCE = 1e-4  # of log-probabilities in float32, in units of the largest log
 
 
 @dataclass(frozen=True)
-class Golden:
+class ReferenceLogits:
     """`tokens` [B, L]; `logits` [B, L, V or more], in the positions of `tokens`; `sigma` [B]: what the network was given
     as its time; `order` [B, L]: permutations, of Eso-LM."""
 
@@ -33,7 +33,7 @@ class Golden:
     order: Tensor | None
 
 
-def read_golden(path: Path) -> Golden:
+def read_reference(path: Path) -> ReferenceLogits:
     """`UserError` when the file is missing, damaged, or holds something else."""
     if not path.is_file():
         raise UserError(f"no such file: {path}{whereabouts(path)}")
@@ -48,11 +48,13 @@ def read_golden(path: Path) -> Golden:
         )
     sigma = held["sigma"].double().reshape(-1, 1) if "sigma" in held else None
     order = held["order"].long().expand_as(tokens) if "order" in held else None
-    return Golden(tokens, logits, sigma, order)
+    return ReferenceLogits(tokens, logits, sigma, order)
 
 
 @torch.no_grad()
-def difference(network: Transformer, family: Family, golden: Golden, silent: tuple[int, ...]) -> tuple[float, float]:
+def difference(
+    network: Transformer, family: Family, golden: ReferenceLogits, silent: tuple[int, ...]
+) -> tuple[float, float]:
     """The largest difference of log-probabilities over the ids that both have, and the largest logit.
 
     Ids that are never predicted here (`silent`), and columns after our last text id, are left out on both sides.
@@ -73,7 +75,7 @@ def difference(network: Transformer, family: Family, golden: Golden, silent: tup
     return worst, largest
 
 
-def _logits(network: Transformer, family: Family, golden: Golden, row: int) -> Tensor:
+def _logits(network: Transformer, family: Family, golden: ReferenceLogits, row: int) -> Tensor:
     """[L, V], in the positions of the tokens."""
     tokens = golden.tokens[row : row + 1]
     sigma = None if golden.sigma is None else golden.sigma[row % len(golden.sigma)][None]
@@ -99,9 +101,11 @@ def _clean_first(tokens: Tensor, mask: int) -> Tensor:
     return (tokens == mask).to(torch.int8).argsort(stable=True, dim=1)
 
 
-def verify(network: Transformer, family: Family, path: Path, silent: tuple[int, ...], tolerance: float | None) -> float:
+def parity_check(
+    network: Transformer, family: Family, path: Path, silent: tuple[int, ...], tolerance: float | None
+) -> float:
     """The largest difference of log-probabilities; `UserError` if it is beyond the tolerance."""
-    worst, largest = difference(network, family, read_golden(path), silent)
+    worst, largest = difference(network, family, read_reference(path), silent)
     allowed = (TOLERANCE if tolerance is None else tolerance) * max(1.0, largest)
     if not worst <= allowed:
         raise UserError(

@@ -15,7 +15,7 @@ from redraft.errors import UserError
 from redraft.files import read_json, whereabouts
 from redraft.hub.convert.allow_list import Ref, Stub
 from redraft.hub.convert.archive import read_archive
-from redraft.hub.lazy_tensor import Stored, contiguous
+from redraft.hub.lazy_tensor import LazyTensor, contiguous
 
 HEADER_BYTES = 100_000_000  # safetensors' own limit
 SAFETENSORS = {
@@ -36,9 +36,9 @@ class Source:
     """
 
     path: Path
-    tensors: dict[str, Stored]
+    tensors: dict[str, LazyTensor]
     config: dict[str, Any] = field(default_factory=dict)
-    shadow: list[Stored] | None = None
+    shadow: list[LazyTensor] | None = None
     lightning: bool = False
     top: frozenset[str] = frozenset()
 
@@ -85,12 +85,12 @@ def _folder(path: Path) -> Source:
     return source
 
 
-def _sharded(folder: Path, index: Any, name: str) -> dict[str, Stored]:
+def _sharded(folder: Path, index: Any, name: str) -> dict[str, LazyTensor]:
     """The tensors of an index, each in the shard that the index says."""
     table = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(table, dict) or not table:
         raise UserError(f"{folder / name} has no weight_map: it is damaged")
-    shards: dict[str, dict[str, Stored]] = {}
+    shards: dict[str, dict[str, LazyTensor]] = {}
     for shard in set(table.values()):
         if not isinstance(shard, str) or Path(shard).name != shard:
             raise UserError(f"{folder / name} names a shard outside its folder: {shard!r}")
@@ -117,16 +117,16 @@ def _file(path: Path) -> Source:
     return Source(path, tensors, config, _shadow(path, value), lightning, frozenset(map(str, value)))
 
 
-def _tensors(value: dict[Any, Any]) -> dict[str, Stored]:
-    return {key: tensor for key, tensor in value.items() if isinstance(key, str) and isinstance(tensor, Stored)}
+def _tensors(value: dict[Any, Any]) -> dict[str, LazyTensor]:
+    return {key: tensor for key, tensor in value.items() if isinstance(key, str) and isinstance(tensor, LazyTensor)}
 
 
-def _shadow(path: Path, value: dict[Any, Any]) -> list[Stored] | None:
+def _shadow(path: Path, value: dict[Any, Any]) -> list[LazyTensor] | None:
     ema = plain_state(value.get("ema"))
     if ema is None or ema == {}:
         return None
     shadow = ema.get("shadow_params") if isinstance(ema, dict) else None
-    if not isinstance(shadow, list) or not all(isinstance(tensor, Stored) for tensor in shadow):
+    if not isinstance(shadow, list) or not all(isinstance(tensor, LazyTensor) for tensor in shadow):
         raise UserError(f"{path} holds an EMA that is no list of tensors: give --raw for the weights themselves")
     return shadow
 
@@ -173,7 +173,7 @@ def _config(path: Path) -> dict[str, Any]:
     return table
 
 
-def read_safetensors(path: Path) -> dict[str, Stored]:
+def read_safetensors(path: Path) -> dict[str, LazyTensor]:
     """The tensors of a safetensors file, of which only the header is read."""
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -189,7 +189,7 @@ def read_safetensors(path: Path) -> dict[str, Stored]:
             raise UserError(f"{path} is no safetensors file: its header is damaged ({error})") from None
 
 
-def _entry(path: Path, base: int, size: int, entry: dict[str, Any]) -> Stored:
+def _entry(path: Path, base: int, size: int, entry: dict[str, Any]) -> LazyTensor:
     shape, (start, stop) = tuple(entry["shape"]), entry["data_offsets"]
     if entry["dtype"] not in SAFETENSORS:
         raise ValueError(f"dtype {entry['dtype']}")

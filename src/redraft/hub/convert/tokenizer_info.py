@@ -12,7 +12,7 @@ from typing import Any
 
 from redraft.errors import UserError
 from redraft.files import read_json, write_text
-from redraft.hub.convert.layouts.vocabulary import Speaker
+from redraft.hub.convert.layouts.vocabulary import TokenizerInfo
 from redraft.text.tokenizers.tokenizer import END_OF_DOCUMENT, Bytes, Tokenizer, load_tokenizer
 
 MASK_TOKENS = ("[MASK]", "<mask>", "<|mask|>", "<|mdm_mask|>", "<MASK>", "[mask]")
@@ -47,9 +47,9 @@ def _from_hub(name: str, download: bool) -> Path:
     raise UserError(f"no tokenizer {name!r} on this machine: give a path{further}")
 
 
-def speaker_of(tokenizer: Tokenizer, folder: Path) -> Speaker:
+def tokenizer_info(tokenizer: Tokenizer, folder: Path) -> TokenizerInfo:
     """`folder` holds the tokenizer as it was saved."""
-    return Speaker(tokenizer.size, tokenizer.eos, _mask(folder), tokenizer.name)
+    return TokenizerInfo(tokenizer.size, tokenizer.eos, _mask(folder), tokenizer.name)
 
 
 def _mask(folder: Path) -> int | None:

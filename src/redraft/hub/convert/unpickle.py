@@ -2,7 +2,7 @@
 
 A torch checkpoint is a zip with a pickle in it, and a pickle is a program: to load one is to run it. Here its opcodes are
 parsed (`pickletools`) and interpreted over inert values. A global is a name (`Ref`); an object of an unknown class is a
-`Stub` that keeps what it was given; a tensor is a place in the file (`Stored`). What only an attack or a damaged file has
+`Stub` that keeps what it was given; a tensor is a place in the file (`LazyTensor`). What only an attack or a damaged file has
 is refused in one line.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from redraft.hub.convert.allow_list import MAKERS, REBUILD, STANDARD, Ref, Refused, Stub, check, short
-from redraft.hub.lazy_tensor import Stored, span
+from redraft.hub.lazy_tensor import LazyTensor, span
 
 # What torch can rebuild and we do not: how to save it so that it is plain tensors.
 WAYS_OUT = {
@@ -30,11 +30,11 @@ DTYPES = {
     "Long": torch.int64, "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8,
     "Bool": torch.bool, "Untyped": torch.uint8,
 }  # fmt: skip
-Storage = Callable[[str, torch.dtype, int], Stored]
+Storage = Callable[[str, torch.dtype, int], LazyTensor]
 """(name, dtype, elements) -> where that storage lies."""
 
 
-class Machine:
+class RestrictedUnpickler:
     """Interprets one pickle. `value` is what it holds; `storage` says where its tensors lie."""
 
     def __init__(self, data: bytes, storage: Storage | None = None):
@@ -214,13 +214,13 @@ class Machine:
         state, into = self._pop(), self._top()
         if isinstance(into, Stub):
             into.state = state
-        elif not isinstance(into, (dict, Stored)):  # attributes of a state_dict (its versions), of a tensor (hooks)
+        elif not isinstance(into, (dict, LazyTensor)):  # attributes of a state_dict (its versions), of a tensor (hooks)
             raise Refused(f"it changes the state of {_kind(into)}")
 
     def _binpersid(self, _: Any) -> None:
         self.stack.append(self._storage(self._pop()))
 
-    def _storage(self, name: Any) -> Stored:
+    def _storage(self, name: Any) -> LazyTensor:
         match name:
             case ("storage", Ref(module=module, name=kind), str(key), str(), int(count)) if (
                 self.storage and module in ("torch", "torch.storage", "torch.cuda") and kind.endswith("Storage")
@@ -267,7 +267,7 @@ def construct(ref: Ref, args: tuple[Any, ...]) -> Any:
     raise Refused(f"it calls {short(name)!r}, a function that no weights need{_way_out(name)}")
 
 
-def _rebuilt(name: str, args: tuple[Any, ...]) -> Stored:
+def _rebuilt(name: str, args: tuple[Any, ...]) -> LazyTensor:
     """A view of a storage, as torch's own functions of that name would make it."""
     if name == "_rebuild_from_type_v2":
         inner, _, given = args[:3]
@@ -275,18 +275,18 @@ def _rebuilt(name: str, args: tuple[Any, ...]) -> Stored:
             raise Refused(f"it rebuilds a tensor by {_kind(inner)}{_way_out(str(inner))}")
         return _rebuilt(inner.name, given)
     if name.startswith("_rebuild_parameter"):
-        if not isinstance(args[0], Stored):
+        if not isinstance(args[0], LazyTensor):
             raise Refused(f"it makes a parameter of {_kind(args[0])}")
         return args[0]
     storage, offset, shape, strides = args[:4]
     shape, strides = _sizes(shape), _sizes(strides)
-    if not isinstance(storage, Stored) or type(offset) is not int or len(shape) != len(strides) or offset < 0:
+    if not isinstance(storage, LazyTensor) or type(offset) is not int or len(shape) != len(strides) or offset < 0:
         raise Refused("it rebuilds a tensor of what is no storage")
     if shape and offset + span(shape, strides) > storage.shape[0]:
         raise Refused("it has a tensor that reaches beyond its storage")
     if not shape and offset >= storage.shape[0]:
         raise Refused("it has a tensor that reaches beyond its storage")
-    return Stored(storage.path, storage.offset + offset * storage.dtype.itemsize, storage.dtype, shape, strides)
+    return LazyTensor(storage.path, storage.offset + offset * storage.dtype.itemsize, storage.dtype, shape, strides)
 
 
 def _sizes(value: Any) -> tuple[int, ...]:

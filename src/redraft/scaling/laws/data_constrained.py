@@ -28,7 +28,7 @@ _STEPS = 17
 
 
 @dataclass(frozen=True)
-class Repeats:
+class DataConstrained:
     """L(N, D') of a family with repeated data."""
 
     repeated: int  # runs
@@ -43,7 +43,7 @@ def effective_tokens(tokens: Array, unique: Array, decay: float) -> Array:
     return unique + unique * decay * -np.expm1(-(tokens / unique - 1) / decay)
 
 
-def fit_repeats(points: Sequence[Point]) -> Repeats | None:
+def fit_data_constrained(points: Sequence[Point]) -> DataConstrained | None:
     """The decay of repeated data in one family's runs; None without `unique_tokens`, or with too few that repeat."""
     n, d, loss = columns(points)
     unique = np.array([p.unique_tokens or p.tokens for p in points])
@@ -59,7 +59,7 @@ def fit_repeats(points: Sequence[Point]) -> Repeats | None:
     decay = float(np.exp(tried[best]))
     limit = _limit(fitted.squares(decay), len(loss))
     low, high = (_crossing(fitted, decay, edge, limit) for edge in _SEARCH)
-    return Repeats(repeated, float((d / unique).max()), Estimate(decay, low, high), fitted.law(decay))
+    return DataConstrained(repeated, float((d / unique).max()), Estimate(decay, low, high), fitted.law(decay))
 
 
 class _Profile:

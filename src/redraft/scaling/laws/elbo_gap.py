@@ -26,7 +26,7 @@ class Factor:
 
 
 @dataclass(frozen=True)
-class Looseness:
+class ElboGap:
     """A family's multiplier with a tighter loss, and what the bound adds to it."""
 
     tighter: str  # 'exact' or 'tight': which loss took the place of the bound
@@ -45,9 +45,7 @@ def tightened(points: Sequence[Point]) -> tuple[str, list[Point]] | None:
     return None
 
 
-def looseness(
-    kind: str, bound: Best, tight: Best, reference: Best, tight_reference: Best, name: str
-) -> Looseness | None:
+def looseness(kind: str, bound: Best, tight: Best, reference: Best, tight_reference: Best, name: str) -> ElboGap | None:
     """Compare the multipliers of the same runs with two losses; None where either has none.
 
     Resamples of both are drawn from the same seed, so that the noise of a run, common to both, cancels in the factor.
@@ -62,4 +60,4 @@ def looseness(
     factors = [interval(float(v), None if draws is None else draws[:, i]).exp() for i, v in enumerate(value)]
     measured = loose.inside & firm.inside if (loose.inside & firm.inside).any() else np.ones(len(value), bool)
     mean = interval(float(value[measured].mean()), None if draws is None else draws[:, measured].mean(-1)).exp()
-    return Looseness(kind, again, tuple(map(Factor, bound.flops.tolist(), factors)), mean)
+    return ElboGap(kind, again, tuple(map(Factor, bound.flops.tolist(), factors)), mean)

@@ -31,7 +31,7 @@ Index = NDArray[np.int64]
 _FINEST = 1 << 24  # weights are whole numbers up to here; with sample numbers below 2 ** 38 no product leaves 64 bits
 
 
-class Place(NamedTuple):
+class SampleIndex(NamedTuple):
     """Of samples: the source 0 .. k - 1 that each comes from, and its number among that source's samples."""
 
     source: Index
@@ -56,7 +56,7 @@ class Shares:
         shared = math.gcd(*whole)
         return Shares(tuple(part // shared for part in whole))
 
-    def places(self, index: Index) -> Place:
+    def places(self, index: Index) -> SampleIndex:
         """Where samples 0, 1, 2, ... come from."""
         left, source, number = index.copy(), np.zeros_like(index), np.zeros_like(index)
         waiting = np.ones(index.shape, np.bool_)
@@ -65,7 +65,7 @@ class Shares:
             source[taken], number[taken] = own, before[taken]
             waiting &= ~mine
             left -= before
-        return Place(source, number)
+        return SampleIndex(source, number)
 
     def counts(self, samples: int) -> list[int]:
         """Of the first so many samples, how many come from each source."""
@@ -102,7 +102,7 @@ class Mixed:
             self.before[phase + 1] = self.before[phase]
             self.before[phase + 1, self.own[phase]] += self.shares[phase].counts(end - start)
 
-    def places(self, index: Index) -> Place:
+    def places(self, index: Index) -> SampleIndex:
         """The source of each sample number [n], and its number there."""
         index = np.asarray(index, np.int64)
         phases = np.searchsorted(self.starts, index, side="right") - 1
@@ -112,7 +112,7 @@ class Mixed:
             found = self.shares[phase].places(index[here] - self.starts[phase])
             source[here] = self.own[phase][found.source]
             number[here] = found.number + self.before[phase, source[here]]
-        return Place(source, number)
+        return SampleIndex(source, number)
 
     def rows(self, index: Index) -> Rows:
         """Samples `index` [n], every token of them paid for."""

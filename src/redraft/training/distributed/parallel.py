@@ -26,7 +26,7 @@ from torch.utils.checkpoint import checkpoint
 
 from redraft.config import ParallelConfig, TrainConfig
 from redraft.errors import UserError
-from redraft.families.base import Family, Taught
+from redraft.families.base import Family, TeacherStudent
 from redraft.network.head import summed
 from redraft.network.padding import reading
 from redraft.network.transformer import Block, Transformer
@@ -36,39 +36,39 @@ from redraft.training.distributed.ranks import Ranks
 from redraft.types import Batch
 
 
-class Descent(nn.Module):
+class LossModule(nn.Module):
     """What is differentiated: the nats [B, L] of a batch, for their sum. One module around the family's loss, whatever that
     calls and how often, so that what spreads a network over ranks sees one forward pass."""
 
     def __init__(self, family: Family, network: Transformer, teacher: Transformer | None, seed: int):
         super().__init__()
-        self.family, self.key = family, Key.of(seed).fold("corruption")
+        self.family, self.key = family, Key.of(seed).fold_in("corruption")
         self.network, self.teacher = network, teacher
 
     def forward(self, batch: Batch, progress: float) -> Tensor:
         network = reading(self.network, batch)
         if self.teacher is not None:
-            network = Taught(network, reading(self.teacher, batch))
+            network = TeacherStudent(network, reading(self.teacher, batch))
         with summed():
             return self.family.loss(network, batch, key=self.key, progress=progress).nats
 
 
-def spread(descent: Descent, config: TrainConfig, ranks: Ranks) -> Descent | DistributedDataParallel:
-    """The network on its device or devices, ready for `descent(batch, progress)`. In place; optimisers come after it."""
-    kind = chosen(config.parallel, ranks, sum(p.numel() for p in descent.network.parameters()))
+def parallelize(loss_module: LossModule, config: TrainConfig, ranks: Ranks) -> LossModule | DistributedDataParallel:
+    """The network on its device or devices, ready for `loss_module(batch, progress)`. In place; optimisers come after it."""
+    kind = chosen(config.parallel, ranks, sum(p.numel() for p in loss_module.network.parameters()))
     alone = kind in ("alone", "ddp")
     if config.compile == "graphs" and not alone:
         raise UserError(f"train.compile graphs replays a whole network, and {kind} gathers its parts: give true")
     if alone:
-        descent.to(config.device)
-    for network in (descent.network, descent.teacher):
+        loss_module.to(config.device)
+    for network in (loss_module.network, loss_module.teacher):
         if network is not None:
             fuse(network, config)
     if alone:
-        return descent if kind == "alone" else DistributedDataParallel(descent, gradient_as_bucket_view=True)
+        return loss_module if kind == "alone" else DistributedDataParallel(loss_module, gradient_as_bucket_view=True)
     mesh = mesh_of(kind, config.parallel, ranks, torch.device(config.device).type)
-    shard(descent, mesh, config)
-    return descent
+    shard(loss_module, mesh, config)
+    return loss_module
 
 
 def fuse(network: Transformer, config: TrainConfig) -> None:
@@ -105,16 +105,16 @@ def mesh_of(kind: str, config: ParallelConfig, ranks: Ranks, device: str) -> Dev
     return init_device_mesh(device, (ranks.size // shards, shards), mesh_dim_names=("replicate", "shard"))
 
 
-def shard(descent: Descent, mesh: DeviceMesh, config: TrainConfig) -> None:
+def shard(loss_module: LossModule, mesh: DeviceMesh, config: TrainConfig) -> None:
     """`fully_shard` on each block, then on the whole; the next block's weights travel while one computes."""
-    compute = descent.network.compute
+    compute = loss_module.network.compute
     # Adapters multiply in the format of their weights: casting those would change the numbers.
     low = compute if compute == torch.bfloat16 and config.lora is None else None
     policy = MixedPrecisionPolicy(low, torch.float32 if low else None, cast_forward_inputs=False)
-    networks = [network for network in (descent.network, descent.teacher) if network is not None]
+    networks = [network for network in (loss_module.network, loss_module.teacher) if network is not None]
     blocks = [[block for block in network.blocks if isinstance(block, Block)] for network in networks]
     # What stays in float32 belongs to the outermost group, which finds it here.
-    descent.wide = nn.ModuleList(part for own in blocks for block in own for part in apart(block))
+    loss_module.wide = nn.ModuleList(part for own in blocks for block in own for part in apart(block))
     for own in blocks:
         for block in own:
             ignored = {p for part in apart(block) for p in part.parameters()}
@@ -125,7 +125,7 @@ def shard(descent: Descent, mesh: DeviceMesh, config: TrainConfig) -> None:
                 mp_policy=policy,
                 ignored_params=ignored,
             )
-    fully_shard(descent, mesh=mesh, reshard_after_forward=False)
+    fully_shard(loss_module, mesh=mesh, reshard_after_forward=False)
     for own in blocks:
         for one, following in pairwise(own):
             _ahead(one, following)
@@ -143,25 +143,25 @@ def _ahead(one: nn.Module, following: nn.Module) -> None:
 
 
 @contextmanager
-def micro_batch(descent: nn.Module, last: bool, keep: bool) -> Iterator[None]:
+def micro_batch(loss_module: nn.Module, last: bool, keep: bool) -> Iterator[None]:
     """A step's gradients travel once, after its last micro-batch; `keep`: the gathered weights stay until then."""
-    if isinstance(descent, DistributedDataParallel) and not last:
-        with descent.no_sync():
+    if isinstance(loss_module, DistributedDataParallel) and not last:
+        with loss_module.no_sync():
             yield
         return
-    if isinstance(descent, FSDPModule):
-        descent.set_requires_gradient_sync(last)
-        descent.set_reshard_after_backward(last or not keep)
-        descent.set_reshard_after_backward(last, recurse=False)  # the outermost group travels once a step
+    if isinstance(loss_module, FSDPModule):
+        loss_module.set_requires_gradient_sync(last)
+        loss_module.set_reshard_after_backward(last or not keep)
+        loss_module.set_reshard_after_backward(last, recurse=False)  # the outermost group travels once a step
     yield
 
 
-def local(tensor: Tensor) -> Tensor:
+def to_local(tensor: Tensor) -> Tensor:
     """This rank's part of a tensor, or the tensor where it is in one piece."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """The tensor in one piece. All ranks ask together."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 

@@ -33,7 +33,7 @@ DEFAULT = (signal.SIG_DFL, signal.default_int_handler)
 LOST = ("gloo", "Connection", "Timed out", "Broken pipe")  # what the message of a broken collective says
 
 
-class Asked(KeyboardInterrupt):
+class Preempted(KeyboardInterrupt):
     """A rank was asked to end (SIGTERM, or Ctrl-C); all leave after the same step."""
 
 
@@ -52,7 +52,7 @@ class Ranks:
     heeding: list[bool] = field(default_factory=lambda: [False])
 
     @contextmanager
-    def heeded(self) -> Iterator[None]:
+    def handling_signals(self) -> Iterator[None]:
         """While the block lasts, it looks at `asked` by itself, Ctrl-C included (a program that has plans of its own for a
         signal keeps it). Outside, the first rank leaves as soon as it is asked, and the others lose it."""
         main = threading.current_thread() is threading.main_thread()
@@ -72,7 +72,7 @@ class Ranks:
         """What a signal to end does. A second Ctrl-C does not wait for the step's end."""
         self.asked.append(number)
         if (self.first and not self.heeding[0] and len(self.asked) == 1) or self.asked.count(signal.SIGINT) > 1:
-            raise Asked
+            raise Preempted
 
     @property
     def first(self) -> bool:
@@ -127,7 +127,7 @@ def is_lost(error: BaseException) -> bool:
 
 
 @contextmanager
-def one_voice(ranks: Ranks) -> Iterator[None]:
+def rank_zero_errors(ranks: Ranks) -> Iterator[None]:
     """What ends a run of several ranks is said once, in one line, by the first of them. Of one rank: as without this.
 
     The process ends there and then: threads that write a checkpoint may wait long for a lost rank, and to take down an
@@ -137,7 +137,7 @@ def one_voice(ranks: Ranks) -> Iterator[None]:
     """
     try:
         yield
-    except (Exception, Asked) as error:
+    except (Exception, Preempted) as error:
         if not ranks.several:
             raise
         status = _status(error)
@@ -153,7 +153,7 @@ def one_voice(ranks: Ranks) -> Iterator[None]:
 
 
 def _status(error: BaseException) -> int:
-    if isinstance(error, Asked):
+    if isinstance(error, Preempted):
         return ASKED
     if isinstance(error, UserError):
         return MISTAKE
@@ -161,7 +161,7 @@ def _status(error: BaseException) -> int:
 
 
 def _said(error: BaseException) -> str:
-    if isinstance(error, Asked):
+    if isinstance(error, Preempted):
         return "interrupted; the same command continues where it stopped"
     if isinstance(error, UserError):
         return str(error)

@@ -1,7 +1,7 @@
 """Checkpoints of several ranks: each writes its part in the background, whole or absent, the newest few are kept.
 
 checkpoints/step-00000200/         torch.distributed.checkpoint's files, read back by any number of ranks
-checkpoints/step-00000200/done.json    written last: the place, and size and SHA-256 of every file
+checkpoints/step-00000200/done.json    written last: the step, and size and SHA-256 of every file
 checkpoints/step-00000300.tmp/     one that is being written, or that a killed run left; nobody reads it
 
 The folder takes its name when every rank has written and hashed its files. All ranks must see the same file system.
@@ -28,7 +28,7 @@ from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from redraft.errors import UserError
 from redraft.files import make_folder, read_json, write_json
 from redraft.training import checkpoint
-from redraft.training.checkpoint import STATE, Place, damaged, place_of
+from redraft.training.checkpoint import STATE, Cursor, cursor_of, damaged
 from redraft.training.distributed.ranks import Ranks, here, is_lost
 from redraft.training.journal import FULL
 
@@ -48,10 +48,10 @@ class Saver:
             for left in self.folder.glob("*.tmp"):
                 shutil.rmtree(left, ignore_errors=True)
 
-    def begin(self, place: Place, tensors: dict[str, Tensor]) -> None:
+    def begin(self, cursor: Cursor, tensors: dict[str, Tensor]) -> None:
         """Copy the state aside, then write it in the background. The one before must be `collect`ed."""
         assert self.running is None
-        aside, self.step = self.folder / f"{_name(place.step)}.tmp", place.step
+        aside, self.step = self.folder / f"{_name(cursor.step)}.tmp", cursor.step
         error = None
         if self.ranks.first:
             shutil.rmtree(aside, ignore_errors=True)
@@ -67,7 +67,7 @@ class Saver:
         written = dcp.async_save(tensors, storage_writer=writer, process_group=self.ranks.saving, async_stager=stager)
         assert isinstance(written, Future)
         written.add_done_callback(lambda _: stager.close())
-        self.running = self.thread.submit(self._finish, written, aside, place)
+        self.running = self.thread.submit(self._finish, written, aside, cursor)
 
     @property
     def ready(self) -> bool:
@@ -82,7 +82,7 @@ class Saver:
     def close(self) -> None:
         self.thread.shutdown(wait=self.running is None or self.running.done())
 
-    def _finish(self, written: Future[Any], aside: Path, place: Place) -> str | None:
+    def _finish(self, written: Future[Any], aside: Path, cursor: Cursor) -> str | None:
         """In the background: hash what this rank wrote, give the folder its name, remove old ones."""
         files, why = {}, None
         try:
@@ -96,17 +96,17 @@ class Saver:
         why = next((reason for _, reason in parts if reason), None)
         if self.ranks.first:
             if why is None:
-                why = self._named(aside, place, {name: entry for files, _ in parts for name, entry in files.items()})
+                why = self._named(aside, cursor, {name: entry for files, _ in parts for name, entry in files.items()})
             if why is not None:
                 shutil.rmtree(aside, ignore_errors=True)
         return next((reason for reason in self.ranks.gather(why, self.ranks.saving) if reason), None)
 
-    def _named(self, aside: Path, place: Place, files: dict[str, Any]) -> str | None:
+    def _named(self, aside: Path, cursor: Cursor, files: dict[str, Any]) -> str | None:
         try:
             write_json(
-                aside / DONE, {"step": place.step, "shift": place.shift, "ranks": self.ranks.size, "files": files}
+                aside / DONE, {"step": cursor.step, "shift": cursor.shift, "ranks": self.ranks.size, "files": files}
             )
-            final = self.folder / _name(place.step)
+            final = self.folder / _name(cursor.step)
             shutil.rmtree(final, ignore_errors=True)
             aside.rename(final)
             _sync(self.folder)
@@ -117,27 +117,27 @@ class Saver:
         return None
 
 
-def resume(folder: Path, tensors: dict[str, Tensor], fork: Path | None = None) -> tuple[Place | None, list[str]]:
+def resume(folder: Path, tensors: dict[str, Tensor], fork: Path | None = None) -> tuple[Cursor | None, list[str]]:
     """Fill the state from the newest checkpoint in `folder` that is whole, of either kind, else from the file `fork`.
 
-    The place, None if there is no checkpoint; and what was found damaged on the way. `UserError` where all are.
+    The cursor, None if there is no checkpoint; and what was found damaged on the way. `UserError` where all are.
     """
     ranks, found = here(), None
     if here().first:
         found = candidates(folder) or ([fork] if fork and fork.exists() else [])
     errors: list[str] = []
     paths: list[Path] = ranks.tell(found)
-    place: Any
+    cursor: Any
     for path in paths:
         try:
             if path.is_dir():
                 ranks.agree(_caught(path, partial(verify, path, ranks)))
-            place = _caught(path, partial(_load, path, tensors))
-            ranks.agree(place if isinstance(place, UserError) else None)
+            cursor = _caught(path, partial(_load, path, tensors))
+            ranks.agree(cursor if isinstance(cursor, UserError) else None)
         except UserError as error:
             errors.append(str(error))
             continue
-        return place, errors
+        return cursor, errors
     if errors:
         raise UserError(errors[0])
     return None, []
@@ -166,7 +166,7 @@ def candidates(folder: Path) -> list[Path]:
     found = [(int(path.name.partition("-")[2]), path) for path in _finished(folder)]
     if (folder / STATE).exists():
         try:
-            found.append((place_of(folder / STATE).step, folder / STATE))
+            found.append((cursor_of(folder / STATE).step, folder / STATE))
         except UserError:  # it cannot say; it may be the newest
             found.append((1 << 62, folder / STATE))
     return [path for _, path in sorted(found, key=lambda pair: pair[0], reverse=True)]
@@ -178,7 +178,7 @@ def consolidate(folder: Path) -> tuple[int, dict[str, Tensor]]:
     errors = []
     for path in candidates(folder):
         try:
-            step = read_json(path / DONE)["step"] if path.is_dir() else place_of(path).step
+            step = read_json(path / DONE)["step"] if path.is_dir() else cursor_of(path).step
             return step, _weights(path)
         except _UNREADABLE as error:
             errors.append(str(error))
@@ -205,12 +205,12 @@ def _kept(names: list[str]) -> list[str]:
     return means or [name for name in names if name.startswith("model.")]
 
 
-def _load(path: Path, tensors: dict[str, Tensor]) -> Place:
+def _load(path: Path, tensors: dict[str, Tensor]) -> Cursor:
     if not path.is_dir():
         return checkpoint.load(path, tensors)
     _read(path, tensors, here().control)
     done = read_json(path / DONE)
-    return Place(done["step"], done["shift"])
+    return Cursor(done["step"], done["shift"])
 
 
 def _read(path: Path, tensors: dict[str, Tensor], group: Any) -> None:

@@ -16,9 +16,9 @@ from redraft.errors import UserError
 from redraft.families.base import family_class
 from redraft.hub.convert.layouts.facts import Facts
 from redraft.hub.convert.layouts.plan import Choices, Plan, check_tensors, spare_of
-from redraft.hub.convert.layouts.vocabulary import Speaker, Vocabulary, place
+from redraft.hub.convert.layouts.vocabulary import TokenizerInfo, Vocabulary, place
 from redraft.hub.convert.sources import Source
-from redraft.hub.lazy_tensor import Piece, Stored, Target, all_of, stacked
+from redraft.hub.lazy_tensor import LazyTensor, Piece, Target, all_of, stacked
 from redraft.network.sizes import LADDER, Shape
 
 NEVER = -1e6  # the logit that the official code gives to [MASK]
@@ -60,7 +60,7 @@ def names(sizes: Sizes) -> dict[str, tuple[int, ...]]:
     return want
 
 
-def sizes_of(have: dict[str, Stored], depth: int) -> Sizes:
+def sizes_of(have: dict[str, LazyTensor], depth: int) -> Sizes:
     """Sizes by the first tensor that tells each; what then disagrees is a misshaped tensor."""
     rows, width = have["vocab_embed.embedding"].shape
     hidden = have["blocks.0.mlp.0.weight"].shape[0] if "blocks.0.mlp.0.weight" in have else 4 * width
@@ -68,14 +68,14 @@ def sizes_of(have: dict[str, Stored], depth: int) -> Sizes:
     return Sizes(depth, width, hidden, rows, cond, waves)
 
 
-def _pair(have: dict[str, Stored], name: str) -> tuple[int, int]:
+def _pair(have: dict[str, LazyTensor], name: str) -> tuple[int, int]:
     if name not in have:
         return 0, 256
     shape = have[name].shape
     return (shape[0], shape[1]) if len(shape) == 2 else (0, 256)
 
 
-def averaged(source: Source, have: dict[str, Stored], order: list[str], notes: list[str]) -> dict[str, Stored]:
+def averaged(source: Source, have: dict[str, LazyTensor], order: list[str], notes: list[str]) -> dict[str, LazyTensor]:
     """The moving average in the place of the weights: a list in the order of the network's parameters, then others'."""
     assert source.shadow is not None
     shadow = source.shadow
@@ -183,8 +183,8 @@ def options_of(family: str, facts: Facts, notes: list[str]) -> dict[str, Any]:
     return {}
 
 
-def plan(source: Source, have: dict[str, Stored], prefix: str, depth: int, facts: Facts, choices: Choices,
-         speaker: Speaker, format_name: str) -> Plan:  # fmt: skip
+def plan(source: Source, have: dict[str, LazyTensor], prefix: str, depth: int, facts: Facts, choices: Choices,
+         speaker: TokenizerInfo, format_name: str) -> Plan:  # fmt: skip
     """The whole conversion. `have`: the network's tensors by their names, without prefix."""
     notes: list[str] = []
     if len(have["vocab_embed.embedding"].shape) != 2:
@@ -238,7 +238,7 @@ def _check_clock(source: Source, family: str, facts: Facts, sizes: Sizes) -> Non
 
 
 def _targets(
-    have: dict[str, Stored], sizes: Sizes, vocab: Vocabulary, constant: bool, logit_bias: Stored | None
+    have: dict[str, LazyTensor], sizes: Sizes, vocab: Vocabulary, constant: bool, logit_bias: LazyTensor | None
 ) -> dict[str, Target]:
     embedding = have["vocab_embed.embedding"]
     spare = all_of(spare_of(embedding)) if vocab.spare is None else Piece(embedding, vocab.spare, vocab.spare + 1)
@@ -259,7 +259,7 @@ def _targets(
     return out | _head(have, vocab, logit_bias)
 
 
-def _head(have: dict[str, Stored], vocab: Vocabulary, logit_bias: Stored | None) -> dict[str, Target]:
+def _head(have: dict[str, LazyTensor], vocab: Vocabulary, logit_bias: LazyTensor | None) -> dict[str, Target]:
     """The rows of the text ids; an id that is never predicted keeps its row under a bias that no logit outweighs."""
     weight, bias = have["output_layer.linear.weight"], have["output_layer.linear.bias"].whole().float()
     if logit_bias is not None and math.prod(logit_bias.shape) == 1:
@@ -274,7 +274,7 @@ def _head(have: dict[str, Stored], vocab: Vocabulary, logit_bias: Stored | None)
     return out
 
 
-def _conditioning(have: dict[str, Stored], constant: bool) -> dict[str, Target]:
+def _conditioning(have: dict[str, LazyTensor], constant: bool) -> dict[str, Target]:
     """sigma_map. Constant: its first matrix is put into its bias as it is at sigma = 0, where the sinusoids are 1 and 0."""
     weight, bias = (have[f"sigma_map.mlp.0.{part}"] for part in ("weight", "bias"))
     first, offset = all_of(weight), all_of(bias)

@@ -11,9 +11,9 @@ from redraft.errors import UserError
 from redraft.hub.convert.layouts.facts import Facts
 from redraft.hub.convert.layouts.llama import Layer, heads_in, layer_targets, outer_targets, residual_gain
 from redraft.hub.convert.layouts.plan import Choices, Plan, check_tensors
-from redraft.hub.convert.layouts.vocabulary import Speaker, place
+from redraft.hub.convert.layouts.vocabulary import TokenizerInfo, place
 from redraft.hub.convert.sources import Source
-from redraft.hub.lazy_tensor import Stored
+from redraft.hub.lazy_tensor import LazyTensor
 from redraft.network.sizes import Shape
 
 # What the configuration may say, and the only values under which the network is our "llama".
@@ -41,7 +41,9 @@ def names(depth: int, width: int, hidden: int, rows: int, keys: int, tied: bool)
     return want if tied else want | {"transformer.ff_out.weight": (rows, width)}
 
 
-def plan(source: Source, have: dict[str, Stored], depth: int, facts: Facts, choices: Choices, speaker: Speaker) -> Plan:
+def plan(
+    source: Source, have: dict[str, LazyTensor], depth: int, facts: Facts, choices: Choices, speaker: TokenizerInfo
+) -> Plan:
     """The whole conversion. `have`: the network's tensors by their names, without prefix."""
     notes: list[str] = []
     _check_config(source, facts)
@@ -86,7 +88,7 @@ def _check_config(source: Source, facts: Facts) -> None:
         raise UserError(f"{source.path} clips its queries, keys and values (clip_qkv), which is not known here")
 
 
-def _rows(have: dict[str, Stored], name: str, otherwise: int) -> int:
+def _rows(have: dict[str, LazyTensor], name: str, otherwise: int) -> int:
     tensor = have.get(f"transformer.blocks.0.{name}.weight")
     return tensor.shape[0] if tensor is not None and tensor.shape else otherwise
 
@@ -115,7 +117,7 @@ def _gain(facts: Facts, notes: list[str]) -> float:
     return gain
 
 
-def _layer(have: dict[str, Stored], i: int, heads: int, groups: int) -> Layer:
+def _layer(have: dict[str, LazyTensor], i: int, heads: int, groups: int) -> Layer:
     b = f"transformer.blocks.{i}."
     q, k, v = (have[f"{b}{name}_proj.weight"] for name in "qkv")
     size = q.shape[0] // heads

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from redraft.errors import UserError
 from redraft.hub.convert.layouts.plan import spare_of
 from redraft.hub.convert.layouts.vocabulary import Vocabulary
-from redraft.hub.lazy_tensor import Piece, Stored, Target, all_of, stacked
+from redraft.hub.lazy_tensor import LazyTensor, Piece, Target, all_of, stacked
 
 EPS = 1e-5  # of our RMSNorm
 
@@ -17,15 +17,15 @@ EPS = 1e-5  # of our RMSNorm
 class Layer:
     """A block's tensors; `q`, `k` and `v` each head's rows in turn, `k` and `v` with a head for each of ours."""
 
-    norm1: Stored
+    norm1: LazyTensor
     q: list[Piece]
     k: list[Piece]
     v: list[Piece]
-    out: Stored
-    norm2: Stored
-    gate: Stored
-    up: Stored
-    down: Stored
+    out: LazyTensor
+    norm2: LazyTensor
+    gate: LazyTensor
+    up: LazyTensor
+    down: LazyTensor
 
 
 def residual_gain(eps: float) -> float:
@@ -53,7 +53,7 @@ def layer_targets(i: int, layer: Layer, gain: float, origin: str) -> dict[str, T
 
 
 def outer_targets(
-    embedding: Stored, norm: Stored, head: Stored, vocab: Vocabulary, embed_gain: float, head_gain: float
+    embedding: LazyTensor, norm: LazyTensor, head: LazyTensor, vocab: Vocabulary, embed_gain: float, head_gain: float
 ) -> dict[str, Target]:
     """Embedding with its spare row, last norm, and the head's rows of the text ids."""
     rows = Piece(embedding, 0, vocab.size, embed_gain)
@@ -67,7 +67,7 @@ def outer_targets(
     }
 
 
-def heads_in(tensor: Stored, heads: int, groups: int, size: int) -> list[Piece]:
+def heads_in(tensor: LazyTensor, heads: int, groups: int, size: int) -> list[Piece]:
     """The rows of `groups` heads of `size`, each as often as it is shared among `heads` (GQA)."""
     shared = heads // groups
     return [Piece(tensor, (h // shared) * size, (h // shared + 1) * size) for h in range(heads)]

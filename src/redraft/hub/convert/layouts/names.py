@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from redraft.errors import UserError
-from redraft.hub.lazy_tensor import Stored
+from redraft.hub.lazy_tensor import LazyTensor
 
 # torch.compile, DDP, Lightning's strategies, FSDP; each may stand anywhere in a name.
 WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_forward_module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
@@ -25,9 +25,9 @@ MARKS = {
 }
 
 
-def unwrapped(path: Path, tensors: dict[str, Stored]) -> dict[str, Stored]:
+def unwrapped(path: Path, tensors: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
     """The tensors without what wrappers put into their names, in their order."""
-    out: dict[str, Stored] = {}
+    out: dict[str, LazyTensor] = {}
     for name, tensor in tensors.items():
         plain = WRAPPERS.sub("", name)
         for prefix in LEADING:
@@ -54,7 +54,7 @@ def recognised(path: Path, names: Iterable[str]) -> tuple[str, str]:
     )
 
 
-def belonging(tensors: dict[str, Stored], prefix: str) -> dict[str, Stored]:
+def belonging(tensors: dict[str, LazyTensor], prefix: str) -> dict[str, LazyTensor]:
     """The weights, without the prefix of their network; what stands elsewhere keeps its name, and strays are left out."""
     out = {}
     for name, tensor in tensors.items():

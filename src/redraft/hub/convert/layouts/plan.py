@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from redraft.errors import UserError
-from redraft.hub.lazy_tensor import FLOATS, Stored, Target
+from redraft.hub.lazy_tensor import FLOATS, LazyTensor, Target
 from redraft.network.sizes import Shape
 
 NAMED = 12  # tensors named in one message
@@ -48,7 +48,7 @@ class Plan:
     notes: list[str]
 
 
-def check_tensors(path: Path, have: Mapping[str, Stored], want: Mapping[str, tuple[int, ...]]) -> None:
+def check_tensors(path: Path, have: Mapping[str, LazyTensor], want: Mapping[str, tuple[int, ...]]) -> None:
     """`UserError` that names every tensor which is missing, extra, of another shape, or of no floating-point format."""
     faults = [f"lacks {name} {list(shape)}" for name, shape in want.items() if name not in have]
     faults += [
@@ -68,6 +68,6 @@ def check_tensors(path: Path, have: Mapping[str, Stored], want: Mapping[str, tup
         raise UserError(f"{path} {'; '.join(faults[:NAMED])}{more}")
 
 
-def spare_of(tensor: Stored) -> torch.Tensor:
+def spare_of(tensor: LazyTensor) -> torch.Tensor:
     """One row of zeros, in the tensor's own format."""
     return torch.zeros(1, *tensor.shape[1:], dtype=tensor.dtype)

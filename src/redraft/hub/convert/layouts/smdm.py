@@ -12,9 +12,9 @@ from redraft.errors import UserError
 from redraft.hub.convert.layouts.facts import Facts
 from redraft.hub.convert.layouts.llama import Layer, layer_targets, outer_targets
 from redraft.hub.convert.layouts.plan import Choices, Plan, check_tensors
-from redraft.hub.convert.layouts.vocabulary import Speaker, place
+from redraft.hub.convert.layouts.vocabulary import TokenizerInfo, place
 from redraft.hub.convert.sources import Source
-from redraft.hub.lazy_tensor import Piece, Stored
+from redraft.hub.lazy_tensor import LazyTensor, Piece
 from redraft.network.sizes import LADDER, Shape
 
 LENGTH = 2048  # every published model's
@@ -32,7 +32,9 @@ def names(depth: int, width: int, hidden: int, rows: int, head: int, fused: int)
     return want | {"transformer.ln_f.weight": (width,)}
 
 
-def plan(source: Source, have: dict[str, Stored], depth: int, facts: Facts, choices: Choices, speaker: Speaker) -> Plan:
+def plan(
+    source: Source, have: dict[str, LazyTensor], depth: int, facts: Facts, choices: Choices, speaker: TokenizerInfo
+) -> Plan:
     """The whole conversion. `have`: the network's tensors by their names, without prefix."""
     notes: list[str] = []
     if "lm_head.weight" not in have and facts.flag("tie_word_embeddings", "weight_tying"):
@@ -62,7 +64,7 @@ def plan(source: Source, have: dict[str, Stored], depth: int, facts: Facts, choi
     return Plan("smdm", family, dict(choices.options), shape, length, targets, vocab.mask, vocab.silent, notes)
 
 
-def _first(have: dict[str, Stored], name: str, otherwise: int) -> int:
+def _first(have: dict[str, LazyTensor], name: str, otherwise: int) -> int:
     return have[name].shape[0] if name in have and have[name].shape else otherwise
 
 
@@ -82,7 +84,7 @@ def _heads(
     return HEADS[depth, width, hidden]
 
 
-def _layer(have: dict[str, Stored], b: str, heads: int, source: Source) -> Layer:
+def _layer(have: dict[str, LazyTensor], b: str, heads: int, source: Source) -> Layer:
     """Rows of the fused matrix: for each group, its queries' heads, then its key's and its value's."""
     fused, width = have[f"{b}attn.attn.weight"], have[f"{b}attn.attn.weight"].shape[1]
     size, groups = width // heads, (fused.shape[0] // (width // heads) - heads) // 2

@@ -20,7 +20,7 @@ BOSES = {50258: 50256, 50257: 50256, 30522: 101, 32001: 1, 32000: 1, 131072: 1}
 
 
 @dataclass(frozen=True)
-class Speaker:
+class TokenizerInfo:
     """What the tokenizer beside a checkpoint says: how many ids, which ends a document, which is [MASK] if it has one."""
 
     size: int
@@ -43,7 +43,7 @@ class Vocabulary:
 
 
 def place(
-    rows: int, head: int, family: str, facts: Facts, choices: Choices, speaker: Speaker, notes: list[str],
+    rows: int, head: int, family: str, facts: Facts, choices: Choices, speaker: TokenizerInfo, notes: list[str],
     *, keeps_mask: bool = False, uniform_mask: bool = False,
 ) -> Vocabulary:  # fmt: skip
     """The vocabulary of a model with `rows` embeddings and `head` rows of logits.
@@ -96,7 +96,7 @@ def _mask(
     family: str,
     facts: Facts,
     choices: Choices,
-    speaker: Speaker,
+    speaker: TokenizerInfo,
     notes: list[str],
     uniform: bool,
 ) -> int | None:
@@ -129,7 +129,7 @@ def _mask(
 
 
 def _beginning(
-    usable: int, family: str, facts: Facts, choices: Choices, speaker: Speaker, mask: int | None, notes: list[str]
+    usable: int, family: str, facts: Facts, choices: Choices, speaker: TokenizerInfo, mask: int | None, notes: list[str]
 ) -> int | None:
     """The id whose embedding begins a text of an AR model: ours has a beginning that is no text id."""
     if family_class(family).spare != "bos":

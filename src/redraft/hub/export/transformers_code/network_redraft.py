@@ -91,10 +91,10 @@ def rotary(positions: Tensor, head: int, dtype: torch.dtype, base: float) -> tup
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
-def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
     """[B, h, Q, D] queries or keys turned by their positions."""
     a, b = x.chunk(2, -1)
-    return torch.cat([a * turn[0] - b * turn[1], b * turn[0] + a * turn[1]], -1)
+    return torch.cat([a * rope[0] - b * rope[1], b * rope[0] + a * rope[1]], -1)
 
 
 class Block(nn.Module):
@@ -111,18 +111,18 @@ class Block(nn.Module):
         self.modulation = nn.Linear(config.cond_size, 6 * width) if config.cond_size else None
 
     def forward(
-        self, h: Tensor, cond: Tensor | None, turn: tuple[Tensor, Tensor], pattern: Tensor | None, cache: Cache | None
+        self, h: Tensor, cond: Tensor | None, rope: tuple[Tensor, Tensor], pattern: Tensor | None, cache: Cache | None
     ) -> Tensor:
         if self.modulation is None:
-            h = h + self.attention(self.norm1(h), turn, pattern, cache)
+            h = h + self.attention(self.norm1(h), rope, pattern, cache)
             return h + self.mlp(self.norm2(h))
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(cond)[:, None].chunk(6, -1)
-        h = h + gate1 * self.attention(shift1 + self.norm1(h) * (1 + scale1), turn, pattern, cache)
+        h = h + gate1 * self.attention(shift1 + self.norm1(h) * (1 + scale1), rope, pattern, cache)
         return h + gate2 * self.mlp(shift2 + self.norm2(h) * (1 + scale2))
 
-    def attention(self, x: Tensor, turn: tuple[Tensor, Tensor], pattern: Tensor | None, cache: Cache | None) -> Tensor:
+    def attention(self, x: Tensor, rope: tuple[Tensor, Tensor], pattern: Tensor | None, cache: Cache | None) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        q, k = rotate(q, turn), rotate(k, turn)
+        q, k = rotate(q, rope), rotate(k, rope)
         if cache is not None:
             k, v = cache.update(k, v, self.layer)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=None if pattern is None else pattern[:, None])
@@ -150,12 +150,12 @@ class Trunk(nn.Module):
         cache: Cache | None = None,
     ) -> Tensor:
         h = self.embedding(tokens)
-        turn = rotary(positions, self.head, h.dtype, self.base)
+        rope = rotary(positions, self.head, h.dtype, self.base)
         cond = None
         if self.time is not None:
             cond = self.time(h.new_zeros(1, 1) if sigma is None else sigma)
         for block in self.blocks:
-            h = block(h, cond, turn, pattern, cache)
+            h = block(h, cond, rope, pattern, cache)
         h = self.norm(h)
         if self.modulation is not None:
             shift, scale = self.modulation(cond)[:, None].chunk(2, -1)
