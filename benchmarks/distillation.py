@@ -53,7 +53,7 @@ def recipes(runs: Path, scale: float, device: torch.device) -> dict[str, dict[st
             "network": {"size": "300k"},
             "data": DATA,
             "budget": {"steps": int(2100 * scale)},
-            "train": {**train, "batch": 32, "lr": 1e-3, "min_lr": 0.3, "ema": 0.99, "start": str(runs / "duo")},
+            "train": {**train, "batch": 32, "lr": 1e-3, "min_lr": 0.3, "ema": 0.99, "init_from": str(runs / "duo")},
         },
     }
 

@@ -42,7 +42,7 @@ ENDLESS = {"RunConfig.train.clip"}  # inf leaves the gradient as it is
 
 def test_the_walk_finds_the_numbers_of_lists_and_parts() -> None:
     places = {place for place, *_ in CONFIGURED}
-    assert {"RunConfig.seed", "RunConfig.train.transfer.width", "StudyConfig.arm.seeds"} <= places
+    assert {"RunConfig.seed", "RunConfig.train.completep.width", "StudyConfig.arm.seeds"} <= places
     assert {"StudyConfig.arm.grid.centre.flops", "RunConfig.data.phases.mixture.weight"} <= places
 
 

@@ -12,7 +12,9 @@ import torch
 import redraft
 from redraft.cli import main
 from redraft.config import RunConfig, read_toml, validated
+from redraft.errors import UserError
 from redraft.frontier.pareto import load_frontier
+from redraft.registry import RENAMED, SAMPLERS, find
 from redraft.runs.run import carry_out, open_run
 from redraft.scaling.fit import fit
 from redraft.scaling.records import load_points
@@ -58,3 +60,21 @@ def test_an_exported_folder_still_loads_and_agrees_with_its_run() -> None:
     own = redraft.load(OLD / "runs" / "mdlm").log_p(ids)[:, 10:]
     foreign = AutoModelForMaskedLM.from_pretrained(OLD / "transformers", trust_remote_code=True)(ids).logits[:, 10:]
     assert torch.allclose(foreign[..., :257].log_softmax(-1), own, atol=2e-5)
+
+
+def test_keys_and_samplers_of_that_version_load_under_their_new_names() -> None:
+    old = {
+        "family": {"name": "duo", "until": 0.25, "rivals": 2},
+        "network": {"depth": 1, "heads": 1, "width": 8, "hidden": 24},
+        "data": {"drop": 0.0, "short": 0.5, "documents": "within"},
+        "train": {"start": "folder", "transfer": {"width": 8, "depth": 2}},
+    }
+    now = validated(RunConfig, old)
+    assert now.family.options["curriculum_end"] == 0.25 and now.family.options["top_k"] == 2
+    assert now.network.mlp_width == 24 and now.data.random_length == 0.5 and now.data.intra_document_mask
+    assert now.train.init_from == "folder" and now.train.completep and now.train.completep.depth == 2
+    assert validated(RunConfig, now.model_dump()) == now
+    with pytest.raises(UserError, match="drop is called cfg_dropout now, and both are given"):
+        validated(RunConfig, {"data": {"drop": 0.1, "cfg_dropout": 0.1}})
+    for name, new in RENAMED.items():
+        assert find("sampler", SAMPLERS, name) is SAMPLERS[new]

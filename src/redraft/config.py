@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import tomli_w
 from pydantic import (
@@ -22,6 +22,7 @@ from pydantic import (
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
+    field_validator,
     model_serializer,
     model_validator,
 )
@@ -29,14 +30,22 @@ from pydantic import (
 from redraft.errors import UserError, unknown
 from redraft.files import read_text, whereabouts
 from redraft.numbers import LONGEST, WIDEST, Amount, BelowOne, Count, Many, Positive, Seed, Share
-from redraft.registry import FAMILIES, checked_options
+from redraft.registry import FAMILIES, checked_options, with_new_names
 
 T = TypeVar("T", bound=BaseModel)
 Convention = Literal["6ND", "blocks+head", "full"]
 
 
 class Part(BaseModel):
+    """A table of the configuration. `renamed`: keys of earlier versions, which still load, and what they are called now."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True, allow_inf_nan=False)
+    renamed: ClassVar[Mapping[str, str]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _called_now(cls, value: Any) -> Any:
+        return with_new_names(value, cls.renamed) if isinstance(value, Mapping) else value
 
 
 class FamilyConfig(Part):
@@ -59,6 +68,8 @@ class FamilyConfig(Part):
 class NetworkConfig(Part):
     """The transformer: a size by name or number, or depth, heads and width."""
 
+    renamed: ClassVar[Mapping[str, str]] = {"hidden": "mlp_width"}
+
     block: Literal["dit", "llama"] = "dit"
     size: str | None = Field(
         None,
@@ -68,7 +79,7 @@ class NetworkConfig(Part):
     depth: Count | None = None
     heads: Count | None = None
     width: Count | None = None
-    hidden: Count | None = Field(None, description="inner width of the MLP; 4 x width if left out")
+    mlp_width: Count | None = Field(None, description="inner width of the MLP; 4 x width if left out")
     cond: int = Field(128, ge=0, le=WIDEST, description="width of the time conditioning of dit; 0 leaves adaLN out")
     theta: Amount = Field(10000.0, description="base of the rotary angles")
     clock: float | None = Field(
@@ -97,11 +108,17 @@ class PhaseConfig(Part):
 class DataConfig(Part):
     """Which text, cut how."""
 
+    renamed: ClassVar[Mapping[str, str]] = {
+        "drop": "cfg_dropout",
+        "short": "random_length",
+        "documents": "intra_document_mask",
+    }
+
     source: str = Field("stdlib", description="stdlib, a path or glob (.txt .jsonl .parquet .bin), or hf:DATASET")
     mixture: list[SourceConfig] = Field([], description="several sources of text by weight, instead of `source`")
     phases: list[PhaseConfig] = Field([], description="mixtures one after another, instead of `mixture`")
-    documents: Literal["cross", "within"] = Field(
-        "cross", description="whether attention in a row of text crosses the ends of documents"
+    intra_document_mask: bool = Field(
+        False, description="whether attention in a row of text stops at the ends of documents"
     )
     validation: str | None = Field(None, description="a source of its own; else a share of the documents is held out")
     tokenizer: str = Field("bytes", description="bytes, or a path to tokenizer.json or a sentencepiece .model")
@@ -116,12 +133,17 @@ class DataConfig(Part):
         "one", description="ends of text after a completion, which are paid for"
     )
     overlong: Literal["skip", "truncate"] = Field("skip", description="what becomes of examples longer than a row")
-    drop: float = Field(
+    cfg_dropout: float = Field(
         0.0, ge=0, le=1, description="share of the prompts that are blanked, for classifier-free guidance"
     )
-    short: float = Field(
+    random_length: float = Field(
         0.0, ge=0, le=1, description="share of the steps whose rows of text get a random shorter length"
     )
+
+    @field_validator("intra_document_mask", mode="before")
+    @classmethod
+    def _as_once_written(cls, value: Any) -> Any:
+        return {"cross": False, "within": True}.get(value, value) if isinstance(value, str) else value
 
     @model_serializer(mode="wrap")
     def _read(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -132,12 +154,14 @@ class DataConfig(Part):
     @model_validator(mode="after")
     def _fits(self) -> DataConfig:
         text = self.format == "text"
-        if self.short and not text and self.format != "auto":
-            raise UserError("data.short cuts rows of text: prompts have lengths of their own, so leave it out")
-        if self.drop and text:
-            raise UserError("data.drop blanks prompts, and data.format text has none: leave it out")
-        if self.documents == "within" and not text and self.format != "auto":
-            raise UserError("data.documents is for rows of text: examples are rows of their own, so leave it out")
+        if self.random_length and not text and self.format != "auto":
+            raise UserError("data.random_length cuts rows of text: prompts have lengths of their own, so leave it out")
+        if self.cfg_dropout and text:
+            raise UserError("data.cfg_dropout blanks prompts, and data.format text has none: leave it out")
+        if self.intra_document_mask and not text and self.format != "auto":
+            raise UserError(
+                "data.intra_document_mask is for rows of text: examples are rows of their own, so leave it out"
+            )
         return self
 
     @model_validator(mode="after")
@@ -179,7 +203,7 @@ class BudgetConfig(Part):
         return self
 
 
-class TransferConfig(Part):
+class CompletePConfig(Part):
     """The network on which lr, eps and weight_decay were chosen; CompleteP carries them to this one."""
 
     width: Count
@@ -205,7 +229,9 @@ class ParallelConfig(Part):
 
 
 class TrainConfig(Part):
-    """How to descend."""
+    """The optimiser, its schedule, and how ranks and devices are used."""
+
+    renamed: ClassVar[Mapping[str, str]] = {"start": "init_from", "transfer": "completep"}
 
     batch: Count = Field(16, description="rows a step, over all micro-batches")
     accumulate: Count = Field(1, description="micro-batches a step")
@@ -229,8 +255,12 @@ class TrainConfig(Part):
     deterministic: bool = Field(False, description="the same bits at every run on a GPU; slower")
     device: str = "auto"
     threads: int = Field(0, ge=0, le=4096, description="CPU threads; 0 leaves it to torch")
-    transfer: TransferConfig | None = Field(None, description="the small network whose settings these are (CompleteP)")
-    start: str | None = Field(None, description="model folder whose weights training starts from; fresh if left out")
+    completep: CompletePConfig | None = Field(
+        None, description="the small network whose settings these are (CompleteP)"
+    )
+    init_from: str | None = Field(
+        None, description="model folder whose weights training starts from; fresh if left out"
+    )
     lora: LoraConfig | None = Field(None, description="train adapters of low rank, merged into the weights at the end")
     save_every: Many = Field(200, description="steps between checkpoints")
     keep: Count = Field(2, description="checkpoints of several ranks that are kept, the newest")
@@ -269,8 +299,8 @@ class RunConfig(Part):
             raise UserError(
                 f"train.batch {self.train.batch} must be a multiple of train.accumulate {self.train.accumulate}"
             )
-        if self.train.lora and self.train.transfer:
-            raise UserError("train.transfer scales the learning rates of whole weights: leave it or train.lora out")
+        if self.train.lora and self.train.completep:
+            raise UserError("train.completep scales the learning rates of whole weights: leave it or train.lora out")
         return self
 
 

@@ -15,7 +15,8 @@ from redraft.errors import UserError, unknown
 
 @dataclass(frozen=True)
 class Entry:
-    """`target` is `module:attribute`; `options` are the settings it takes, with their defaults.
+    """`target` is `module:attribute`; `options` are the settings it takes, with their defaults;
+    `renamed`: options of earlier versions, which still load, and what they are called now.
 
     For the count of FLOPs: `forward_tokens`, tokens that the network reads in training for each token of text, and
     `effort`, the cost of a step when one pass forward and back is 1. `teachers`: how often training renews a frozen copy
@@ -27,6 +28,7 @@ class Entry:
     target: str
     summary: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    renamed: Mapping[str, str] = field(default_factory=dict)
     forward_tokens: Callable[[Mapping[str, Any]], float] = lambda options: 1.0
     effort: Callable[[Mapping[str, Any]], float] = lambda options: 1.0
     teachers: Callable[[Mapping[str, Any]], int] = lambda options: 0
@@ -75,14 +77,15 @@ FAMILIES: dict[str, Entry] = {
             "gamma_low": None,
             "gamma_high": None,
             "degree": 0,
-            "until": 0.5,
+            "curriculum_end": 0.5,
             "tau": 1e-3,
             "tau_end": 1e-3,
-            "rivals": 3,
+            "top_k": 3,
             "rounds": 5,
             "stride": 512,
             "kl": "backward",
         },
+        renamed={"until": "curriculum_end", "rivals": "top_k"},
         effort=lambda o: (
             4 / 3 if o["objective"] == "distillation" else 1.0
         ),  # a teacher goes forward beside its student
@@ -154,7 +157,7 @@ SAMPLERS: dict[str, Entry] = {
         "masked families: Tweedie's step from the score, as in SEDD",
         {"steps": 64},
     ),
-    "confident": Entry(
+    "low_confidence": Entry(
         "redraft.sampling.low_confidence:LowConfidence",
         "masked families: the surest positions first, so many a step",
         {"steps": 64, "order": "top_probability"},
@@ -164,7 +167,7 @@ SAMPLERS: dict[str, Entry] = {
         "masked families: the surest positions first, as many a call as `gamma` nats allow",
         {"gamma": 0.1, "order": "entropy"},
     ),
-    "blockwise": Entry(
+    "semi_autoregressive": Entry(
         "redraft.sampling.semi_autoregressive:SemiAutoregressive",
         "blocks from left to right, each by the `inner` sampler",
         {"steps": 64, "block": 32, "inner": "ancestral"},
@@ -174,7 +177,7 @@ SAMPLERS: dict[str, Entry] = {
         "Eso-LM: many tokens a call in an order drawn beforehand, with a KV cache",
         {"steps": 64, "alpha_0": None, "order": "random", "super_blocks": 1},
     ),
-    "blocks": Entry(
+    "bd3lm": Entry(
         "redraft.sampling.bd3lm:BlockDiffusion",
         "BD3-LM: `steps` a block (0: one token a call), with a KV cache, looking back `context` tokens (0: all)",
         {"steps": 64, "context": 0},
@@ -190,23 +193,40 @@ ESTIMATORS = (
 TARGETS = ("transformers", "llama", "gguf", "native")
 
 
+RENAMED = {"confident": "low_confidence", "blockwise": "semi_autoregressive", "blocks": "bd3lm"}
+"""Samplers of earlier versions: their names still load."""
+
+
 def find(kind: str, entries: Mapping[str, Entry], name: str) -> Entry:
     """The entry of that name, or a `UserError` with the nearest names."""
+    if name not in entries and entries is SAMPLERS:
+        name = RENAMED.get(name, name)
     if name not in entries:
         raise unknown(kind, name, entries)
     return entries[name]
 
 
+def with_new_names(table: Mapping[str, Any], renamed: Mapping[str, str]) -> dict[str, Any]:
+    """The table with keys of earlier versions under their new names. `UserError` where both are there."""
+    for old, new in renamed.items():
+        if old in table and new in table:
+            raise UserError(f"{old} is called {new} now, and both are given: leave {old} out")
+    return {renamed.get(key, key): value for key, value in table.items()}
+
+
 def checked_steps(sampler: str, given: int | None, default: int) -> int:
     """The steps that were `given`, or the default. `UserError` where the sampler would make nothing of them."""
     if given is not None and "steps" not in find("sampler", SAMPLERS, sampler).options:
-        raise UserError(f"sampler {sampler!r} takes no steps ({SAMPLERS[sampler].summary}): leave --steps out")
+        raise UserError(
+            f"sampler {sampler!r} takes no steps ({find('sampler', SAMPLERS, sampler).summary}): leave --steps out"
+        )
     return default if given is None else given
 
 
 def checked_options(kind: str, entries: Mapping[str, Entry], name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """The entry's defaults with `given` over them; a key that it does not take is refused."""
     entry = find(kind, entries, name)
+    given = with_new_names(given, entry.renamed)
     for key in given:
         if key not in entry.options:
             raise unknown(f"option of {kind} {name}:", key, entry.options)

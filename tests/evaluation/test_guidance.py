@@ -212,7 +212,7 @@ def written(family: Family, sampler: str, weight: float, **options: Any) -> tupl
     [
         (AR(V), "left_to_right", {}),
         (EsoLM(V, 0.0), "ordered", {}),
-        (BD3LM(V, block=1), "blocks", {}),
+        (BD3LM(V, block=1), "bd3lm", {}),
     ],
     ids=repr,
 )

@@ -68,10 +68,10 @@ def test_sparse_and_dense_mixtures_agree_with_gradients() -> None:
     assert torch.allclose(grads[0], grads[1], **CLOSE)
 
 
-@pytest.mark.parametrize("rivals", [0, 1, 3, IDS - 1])
+@pytest.mark.parametrize("top_k", [0, 1, 3, IDS - 1])
 def test_curriculum_is_the_bridges_bound_as_the_temperature_falls(rivals: int) -> None:
     """At a vanishing tau the network is shown the argmax itself: the plain integrand at (z_t, alpha_t), token by token."""
-    family, net, batch = duo(rivals=rivals, tau=1e-9, tau_end=1e-9), network(), rows()
+    family, net, batch = duo(top_k=rivals, tau=1e-9, tau_end=1e-9), network(), rows()
     with torch.no_grad():
         paid = family.loss(net, batch, key=KEY, progress=0.0).nats
         t = counter_rng.times(KEY.fold_in("time"), batch.index)[:, None]
@@ -83,7 +83,7 @@ def test_curriculum_is_the_bridges_bound_as_the_temperature_falls(rivals: int) -
 
 
 def test_curriculum_ends() -> None:
-    family, plain, net, batch = duo(until=0.3), build("duo", {}, IDS), network(), rows()
+    family, plain, net, batch = duo(curriculum_end=0.3), build("duo", {}, IDS), network(), rows()
     for progress, same in ((0.0, False), (0.29, False), (0.3, True), (1.0, True)):
         pair = [f.loss(net, batch, key=KEY, progress=progress).nats for f in (family, plain)]
         assert torch.equal(*pair) == same
@@ -97,16 +97,16 @@ def test_temperature_follows_a_power_law() -> None:
             seen.append(tau)
             return super()._tempered(batch, gamma, tau, key)
 
-    family = Spy(IDS, objective="curriculum", tau=1e-1, tau_end=1e-3, until=0.5)
+    family = Spy(IDS, objective="curriculum", tau=1e-1, tau_end=1e-3, curriculum_end=0.5)
     for progress in (0.0, 0.25, 0.499999):
         family.loss(network(), rows(), key=KEY, progress=progress)
     assert seen == pytest.approx([1e-1, 1e-2, 1e-3], rel=1e-4)
 
 
 @pytest.mark.parametrize("objective", ["curriculum", "distillation"])
-@pytest.mark.parametrize("rivals", [0, 3])
+@pytest.mark.parametrize("top_k", [0, 3])
 def test_unscored_tokens_are_shown_as_they_are_and_cost_nothing(objective: str, rivals: int) -> None:
-    family, net, batch = duo(objective=objective, rivals=rivals), network(), rows()
+    family, net, batch = duo(objective=objective, top_k=rivals), network(), rows()
     scored = torch.arange(9).expand(6, 9) > 3
     part = Batch(batch.tokens, scored, batch.index)
     shown = TeacherStudent(net, network(1)) if objective == "distillation" else net
@@ -159,8 +159,8 @@ def test_evaluation_does_not_depend_on_how_a_model_was_trained() -> None:
         {"objective": "soft"},
         {"kl": "sideways"},
         {"tau": 0.0},
-        {"rivals": -1},
-        {"until": 1.5},
+        {"top_k": -1},
+        {"curriculum_end": 1.5},
         {"rounds": 12},
         {"gamma_low": 3.0, "gamma_high": -3.0},
         {"degree": -1},
@@ -173,7 +173,7 @@ def test_impossible_settings_are_refused_by_name(options: dict[str, object]) -> 
 
 
 def test_a_small_vocabulary_has_no_more_rivals_than_ids() -> None:
-    family = build("duo", {"objective": "curriculum", "rivals": 30}, IDS)
+    family = build("duo", {"objective": "curriculum", "top_k": 30}, IDS)
     assert isinstance(family, Duo)
     _, soft = family._tempered(rows(), torch.zeros(6, 1, dtype=torch.float64), 1.0, KEY)
     assert soft.ids is not None and (soft.ids.sort(-1).values == torch.arange(IDS)).all()

@@ -201,7 +201,7 @@ INNER = [
     (case, name)
     for case in ONE_EACH
     for name, entry in SAMPLERS.items()
-    if name != "blockwise" and entry.load()().refusal(case.family) is None
+    if name != "semi_autoregressive" and entry.load()().refusal(case.family) is None
 ]
 
 
@@ -248,7 +248,7 @@ def test_blockwise_shares_its_steps_and_takes_any_inner_sampler() -> None:
     assert SemiAutoregressive(block=3, inner="first_hitting").samplers(4) == [FirstHitting()] * 2
     with pytest.raises(UserError, match="steps must be at least 4"):
         SemiAutoregressive(steps=3, block=3).samplers(10)
-    assert "does not hide" in str(SemiAutoregressive(inner="confident").refusal(Duo(V)))
+    assert "does not hide" in str(SemiAutoregressive(inner="low_confidence").refusal(Duo(V)))
     assert SemiAutoregressive().refusal(EsoLM(V)) == "it has no clock"
 
 
@@ -338,12 +338,12 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("psi", {"profile": "lop"}, "unknown profile 'lop'. Did you mean 'loop'"),
     ("psi", {"profile": "loop", "high": 0.6}, "high \\+ middle below 1"),
     ("psi", {"profile": "loop", "steps": 2}, "at least 3 steps"),
-    ("confident", {"order": "margins"}, "unknown order 'margins'. Did you mean 'margin'"),
+    ("low_confidence", {"order": "margins"}, "unknown order 'margins'. Did you mean 'margin'"),
     ("entropy_bounded", {"gamma": -1.0}, "gamma must be at least 0 nats"),
     ("entropy_bounded", {"order": "x"}, "unknown order 'x'"),
-    ("blockwise", {"block": 0}, "block must be at least 1 token"),
-    ("blockwise", {"inner": "blockwise"}, "inner must be a sampler of one block"),
-    ("blockwise", {"inner": "ancestrel"}, "unknown inner sampler 'ancestrel'. Did you mean 'ancestral'"),
+    ("semi_autoregressive", {"block": 0}, "block must be at least 1 token"),
+    ("semi_autoregressive", {"inner": "semi_autoregressive"}, "inner must be a sampler of one block"),
+    ("semi_autoregressive", {"inner": "ancestrel"}, "unknown inner sampler 'ancestrel'. Did you mean 'ancestral'"),
     ("ordered", {"order": "blok"}, "unknown order 'blok'. Did you mean 'block'"),
     ("ordered", {"order": "block", "alpha_0": 0.5}, "alpha_0 belongs to order 'random'"),
     ("ordered", {"super_blocks": 2}, "super_blocks"),

@@ -30,11 +30,11 @@ CASES: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
     ("esolm", {"alpha_0": 0.0}, "ordered", {}),
     ("esolm", {}, "ordered", {"steps": 4, "order": "block"}),
     ("esolm", {}, "ordered", {"steps": 3, "order": "block_autoregressive", "super_blocks": 2}),
-    ("bd3lm", {"block": 1}, "blocks", {}),
-    ("bd3lm", {"block": 4}, "blocks", {"steps": 3}),
-    ("bd3lm", {"block": 3}, "blocks", {"steps": 0}),
-    ("bd3lm", {"block": 4}, "blocks", {"steps": 3, "context": 2}),
-    ("bd3lm", {"block": 9}, "blocks", {"steps": 3}),
+    ("bd3lm", {"block": 1}, "bd3lm", {}),
+    ("bd3lm", {"block": 4}, "bd3lm", {"steps": 3}),
+    ("bd3lm", {"block": 3}, "bd3lm", {"steps": 0}),
+    ("bd3lm", {"block": 4}, "bd3lm", {"steps": 3, "context": 2}),
+    ("bd3lm", {"block": 9}, "bd3lm", {"steps": 3}),
 ]
 PROMPTS = {
     "none": torch.zeros(ROWS, L, dtype=torch.bool),

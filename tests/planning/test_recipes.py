@@ -181,7 +181,7 @@ def test_the_two_phases_of_the_1_7b_runs(family: str) -> None:
         assert whole == pytest.approx(steps * 1024 * 2048, rel=1e-6)
         assert f"{whole / 1e12:.2f}" == trillions
         assert (budget.shape.width, budget.shape.depth, budget.shape.heads) == (2176, 28, 17)
-        assert config.data.short == (0.0 if family == "ar" else 0.01)
+        assert config.data.random_length == (0.0 if family == "ar" else 0.01)
         assert learning_rate(config.train, 1999, steps) == pytest.approx(peak)
         assert learning_rate(config.train, steps, steps) == pytest.approx(end)
 

@@ -98,7 +98,7 @@ def test_power_lines_keep_the_timescale_of_the_weights() -> None:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_fills_in_every_run_for_its_own_size_and_tokens(name: str) -> None:
-    carried = {"train": {"transfer": {"width": 32, "depth": 2}}}
+    carried = {"train": {"completep": {"width": 32, "depth": 2}}}
     runs = plan_study(study(sizes=["150k", "300k"], flops=[1e13, 4e13], preset=name, set=carried)).runs
     for run in runs:
         counts = run.budget.parameters

@@ -150,7 +150,7 @@ def test_one_source_is_what_it_was_without_mixtures(letters: dict[str, str], tmp
         ({"mixture": [{"source": "a", "weight": 0}]}, "weight"),
         ({"phases": [{"until": 0.5, "mixture": [{"source": "a"}]}]}, "the last be 1"),
         ({"mixture": [{"source": "a"}], "format": "chat"}, "takes one source"),
-        ({"documents": "within", "format": "chat"}, "rows of their own"),
+        ({"intra_document_mask": True, "format": "chat"}, "rows of their own"),
     ],
 )
 def test_what_cannot_be_mixed_is_refused_by_name(given: dict[str, Any], message: str) -> None:
@@ -165,7 +165,7 @@ def test_a_source_alone_is_a_mixture_of_one() -> None:
 
 def test_tokens_know_their_document(letters: dict[str, str], tmp_path: Path) -> None:
     """Counted from 0 in each row; the end of a document belongs to it."""
-    settings = data(source=letters["a"], documents="within", length=250)
+    settings = data(source=letters["a"], intra_document_mask=True, length=250)
     corpus = prepare_text(settings, Bytes(), tmp_path / "cache")
     rows = samples_of(corpus, settings, 256, seed=0, samples=4).rows(np.arange(4))
     assert rows.documents is not None

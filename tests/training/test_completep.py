@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from redraft.config import TrainConfig, TransferConfig
+from redraft.config import CompletePConfig, TrainConfig
 from redraft.families.base import build
 from redraft.network.init import initialised
 from redraft.network.sizes import Shape
@@ -20,7 +20,7 @@ from redraft.training.completep import factors, groups, rescale
 from redraft.training.optim import adamw
 from redraft.types import Batch
 
-BASE = TransferConfig(width=16, depth=2)
+BASE = CompletePConfig(width=16, depth=2)
 WIDE, DEEP = 3.0, 2.0
 LR, DECAY = 1e-2, 0.3
 TINY = 1e-30  # eps: too small to matter, so that the two differ by rounding alone
@@ -83,7 +83,7 @@ def losses(network: Transformer, optimizer: torch.optim.Optimizer) -> Iterator[f
 
 @pytest.mark.parametrize("block", ["dit", "llama"])
 def test_absorbed_multipliers_train_as_written_out_ones(block: str) -> None:
-    config = TrainConfig(lr=LR, weight_decay=DECAY, eps=TINY, transfer=BASE)
+    config = TrainConfig(lr=LR, weight_decay=DECAY, eps=TINY, completep=BASE)
     absorbed = initialised(shape(block), 0).double()
     absorbed.compute = torch.float64
     rescale(absorbed, BASE)
@@ -106,7 +106,7 @@ def test_on_the_network_it_was_chosen_on_nothing_changes(block: str) -> None:
 
 def test_the_trainer_s_optimiser_has_the_groups() -> None:
     network = initialised(shape("llama"), 0)
-    found = adamw(network, TrainConfig(transfer=BASE)).param_groups
+    found = adamw(network, TrainConfig(completep=BASE)).param_groups
     assert {round(g["scale"], 6) for g in found} == {1.0, round(1 / WIDE, 6), round(1 / (WIDE * DEEP), 6)}
     assert sum(len(g["params"]) for g in found) == len(list(network.parameters()))
     assert len(adamw(network, TrainConfig()).param_groups) == 1

@@ -63,7 +63,7 @@ def finish(config: RunConfig, folder: Path) -> dict[str, Any]:
 
 
 def sft(pairs: Path, **over: Any) -> RunConfig:
-    data = {"drop": 0.3, **over.pop("data", {})}
+    data = {"cfg_dropout": 0.3, **over.pop("data", {})}
     return tiny(pairs, **{"budget": {"steps": 12}, "data": data, **over})
 
 
@@ -92,7 +92,7 @@ def weights_of(folder: Path) -> bytes:
 
 @EVERY
 def test_abandoned_run_continues_to_the_same_bits(family: str, pairs: Path, start: Path, tmp_path: Path) -> None:
-    config = sft(pairs, family=family, train={"ema": 0.9, "start": str(start)})
+    config = sft(pairs, family=family, train={"ema": 0.9, "init_from": str(start)})
     finish(config, tmp_path / "whole")
     for stop in (1, 10):
         interrupted(config, tmp_path / str(stop), stop, dict(load_file(start / "model.safetensors")))
@@ -124,7 +124,7 @@ def test_loss_is_the_mean_over_the_steps_scored_tokens(pairs: Path, tmp_path: Pa
 
 def test_prompts_are_given_whole_or_blank(pairs: Path, tmp_path: Path) -> None:
     """Which are blank is a function of seed and sample; completions and padding are as they were."""
-    plain, dropped = (set_up(sft(pairs, data={"drop": p})).reader for p in (0.0, 0.3))
+    plain, dropped = (set_up(sft(pairs, data={"cfg_dropout": p})).reader for p in (0.0, 0.3))
     chance = counter_rng.uniform(Key.of(0).fold_in("prompt"), torch.arange(48))
     for step in range(12):
         before, after = plain.step(step), dropped.step(step)
@@ -141,7 +141,9 @@ def test_validation_is_nats_per_scored_token_of_the_held_out_file(pairs: Path, t
     valid.write_text(
         "".join(json.dumps({"prompt": f"{i}+0=", "completion": "x" * (1 + i % 7)}) + "\n" for i in range(20))
     )
-    config = sft(pairs, family="ar", data={"validation": str(valid), "drop": 0.0}, evaluate={"rows": 20, "batch": 6})
+    config = sft(
+        pairs, family="ar", data={"validation": str(valid), "cfg_dropout": 0.0}, evaluate={"rows": 20, "batch": 6}
+    )
     record, family = finish(config, tmp_path / "run"), set_up(config).family
     _, network, tokenizer = load_model(tmp_path / "run", torch.device("cpu"))
     in_float64(network)
@@ -189,7 +191,7 @@ def test_fine_tuning_learns_the_completions_from_their_prompts(family: str, tmp_
 
 def test_text_of_random_shorter_lengths(text: Path, tmp_path: Path) -> None:
     """A share of the steps; which, and how short, is a function of the step; the loss is a mean over what is left."""
-    config = tiny(text, family="ar", data={"short": 0.4}, train={"accumulate": 2, "precision": "float64"})
+    config = tiny(text, family="ar", data={"random_length": 0.4}, train={"accumulate": 2, "precision": "float64"})
     whole, setup = set_up(tiny(text, family="ar")), set_up(config)
     kept = [setup.reader.step(step).tokens.shape[1] for step in range(200)]
     chance = counter_rng.uniform(Key.of(0).fold_in("short"), torch.arange(200), torch.zeros(200))
@@ -217,7 +219,7 @@ def _peft() -> None:
 @EVERY
 def test_adapters_resume_to_the_same_bits(family: str, pairs: Path, start: Path, tmp_path: Path) -> None:
     """Without the folder that the run started from: the state holds weights and adapters."""
-    config = sft(pairs, family=family, train={"start": str(start), "ema": 0.9, **lora()})
+    config = sft(pairs, family=family, train={"init_from": str(start), "ema": 0.9, **lora()})
     finish(config, tmp_path / "whole")
     interrupted(config, tmp_path / "broken", 5, dict(load_file(start / "model.safetensors")))
     finish(config, tmp_path / "broken")
@@ -227,7 +229,7 @@ def test_adapters_resume_to_the_same_bits(family: str, pairs: Path, start: Path,
 @pytest.mark.usefixtures("_peft")
 def test_only_what_adapters_add_changes(pairs: Path, start: Path, tmp_path: Path) -> None:
     """The saved model is an ordinary one: the old weights, and in the targets a difference of the adapters' rank."""
-    finish(sft(pairs, train={"start": str(start), "lr": 1e-2, **lora(targets=["qkv", "up"])}), tmp_path / "run")
+    finish(sft(pairs, train={"init_from": str(start), "lr": 1e-2, **lora(targets=["qkv", "up"])}), tmp_path / "run")
     before, after = (load_file(folder / "model.safetensors") for folder in (start, tmp_path / "run"))
     assert before.keys() == after.keys()
     for name in before:
@@ -240,7 +242,7 @@ def test_only_what_adapters_add_changes(pairs: Path, start: Path, tmp_path: Path
 @pytest.mark.usefixtures("_peft")
 def test_merged_network_is_the_adapted_one(pairs: Path, start: Path, tmp_path: Path) -> None:
     """Adapted in float64, merged in it, and kept in float32."""
-    train = {"start": str(start), "lr": 1e-2, "precision": "float64", **lora()}
+    train = {"init_from": str(start), "lr": 1e-2, "precision": "float64", **lora()}
     given = dict(load_file(start / "model.safetensors"))
     trainer = Trainer.start(open_run(sft(pairs, train=train), tmp_path / "run"), tmp_path / "run", given)
     for _ in trainer.run():
@@ -262,7 +264,7 @@ def test_adapters_that_cannot_be_are_refused_before_anything_is_written(
     pairs: Path, start: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=r"a dit block has no matrix 'gate'; its matrices: qkv, out, up, down"):
-        open_run(sft(pairs, train={"start": str(start), **lora(targets=["gate"])}), tmp_path / "run")
+        open_run(sft(pairs, train={"init_from": str(start), **lora(targets=["gate"])}), tmp_path / "run")
     with pytest.raises(UserError, match=r"adapts a trained model: give it by --from"):
         open_run(sft(pairs, train=lora()), tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -271,10 +273,10 @@ def test_adapters_that_cannot_be_are_refused_before_anything_is_written(
 @pytest.mark.usefixtures("_peft")
 @pytest.mark.parametrize("family", ["ar", "mdlm"])
 def test_llama_blocks_take_adapters(family: str, pairs: Path, text: Path, tmp_path: Path) -> None:
-    network = {"block": "llama", "hidden": 24}
+    network = {"block": "llama", "mlp_width": 24}
     finish(tiny(text, family=family, network=network, budget={"steps": 2}), tmp_path / "start")
     targets = ["qkv", "out", "gate", "up", "down"]
-    over = {"start": str(tmp_path / "start"), **lora(targets=targets)}
+    over = {"init_from": str(tmp_path / "start"), **lora(targets=targets)}
     finish(sft(pairs, family=family, network=network, train=over), tmp_path / "run")
     before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("start", "run"))
     changed = {name.split(".")[-2] for name in before if not torch.equal(before[name], after[name])}
@@ -286,7 +288,7 @@ def test_a_teacher_on_prompts_with_adapters_resumes_to_the_same_bits(pairs: Path
     """Distillation of Duo: two padded networks, both adapted, the teacher renewed at steps 0 and 6."""
     finish(tiny(text, family="duo", budget={"steps": 10}), tmp_path / "start")
     family = {"name": "duo", "objective": "distillation", "rounds": 2}
-    config = sft(pairs, family=family, train={"start": str(tmp_path / "start"), **lora()})
+    config = sft(pairs, family=family, train={"init_from": str(tmp_path / "start"), **lora()})
     finish(config, tmp_path / "whole")
     interrupted(config, tmp_path / "broken", 9, dict(load_file(tmp_path / "start" / "model.safetensors")))
     finish(config, tmp_path / "broken")
@@ -295,9 +297,9 @@ def test_a_teacher_on_prompts_with_adapters_resumes_to_the_same_bits(pairs: Path
 
 def test_settings_of_another_format_are_refused(pairs: Path, text: Path) -> None:
     with pytest.raises(UserError, match=r"data\.drop blanks prompts"):
-        set_up(tiny(text, data={"drop": 0.1}))
+        set_up(tiny(text, data={"cfg_dropout": 0.1}))
     with pytest.raises(UserError, match=r"data\.short cuts rows of text"):
-        set_up(tiny(pairs, data={"short": 0.1}))
+        set_up(tiny(pairs, data={"random_length": 0.1}))
 
 
 def test_the_same_command_opens_its_folder_again(pairs: Path, tmp_path: Path) -> None:
@@ -313,7 +315,7 @@ def test_fine_tune_from_the_command_line(
     pairs: Path, start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["train", "--into", str(tmp_path / "run"), "--from", str(start), "--data", str(pairs), "--steps", "3"]
-    main([*arguments, "--train.batch", "4", "--evaluate.rows", "4", "--data.eos", "fill", "--data.drop", "0.1"])
+    main([*arguments, "--train.batch", "4", "--evaluate.rows", "4", "--data.eos", "fill", "--data.cfg_dropout", "0.1"])
     said = capsys.readouterr().out
     assert "to train on (0 longer than 16 tokens skipped, 0 truncated)" in said and "0.1 of the prompts blanked" in said
     record = read_record(tmp_path / "run")

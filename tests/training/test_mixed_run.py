@@ -34,11 +34,11 @@ def configured(letters: list[str], family: str = "mdlm", **data: Any) -> RunConf
     return validated(RunConfig, merge(base, {"family": family}))
 
 
-@pytest.mark.parametrize("documents", ["cross", "within"])
+@pytest.mark.parametrize("mask", [False, True], ids=["cross", "within"])
 def test_a_run_over_phases_is_interrupted_and_ends_in_the_same_bits(
-    letters: list[str], tmp_path: Path, documents: str
+    letters: list[str], tmp_path: Path, mask: bool
 ) -> None:
-    config = configured(letters, documents=documents)
+    config = configured(letters, intra_document_mask=mask)
     list(carry_out(open_run(config, tmp_path / "whole"), tmp_path / "whole"))
     run = carry_out(open_run(config, tmp_path / "broken"), tmp_path / "broken")
     next(run)
@@ -54,8 +54,8 @@ def test_a_run_over_phases_is_interrupted_and_ends_in_the_same_bits(
 @pytest.mark.parametrize("family", ["ar", "mdlm", "duo", "esolm", "bd3lm"])
 def test_documents_change_what_every_family_learns(letters: list[str], tmp_path: Path, family: str) -> None:
     losses = {}
-    for documents in ("cross", "within"):
-        folder = tmp_path / documents
-        list(carry_out(open_run(configured(letters, family, documents=documents), folder), folder))
-        losses[documents] = read_record(folder)["loss"]
-    assert losses["cross"] != losses["within"]
+    for mask in (False, True):
+        folder = tmp_path / str(mask)
+        list(carry_out(open_run(configured(letters, family, intra_document_mask=mask), folder), folder))
+        losses[mask] = read_record(folder)["loss"]
+    assert losses[False] != losses[True]

@@ -43,7 +43,7 @@ def teacher(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start_of(family: Any, teacher: Path) -> dict[str, Any]:
-    return {"start": str(teacher)} if family is TAUGHT else {}
+    return {"init_from": str(teacher)} if family is TAUGHT else {}
 
 
 def finish(config: RunConfig, folder: Path) -> dict[str, Any]:

@@ -31,12 +31,12 @@ def duo(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def distillation(source: Path, start: Path, **over: Any) -> Any:
     family = {"name": "duo", "objective": "distillation", "rounds": 3}
-    return tiny(source, family=family, train={"start": str(start), "ema": 0.9}, **over)
+    return tiny(source, family=family, train={"init_from": str(start), "ema": 0.9}, **over)
 
 
 def test_training_starts_from_the_given_weights(source: Path, duo: Path, tmp_path: Path) -> None:
     """A step at a learning rate of nearly nothing leaves them where they were; the record says whose they were."""
-    config = tiny(source, family="mdlm", budget={"steps": 1}, train={"start": str(duo), "lr": 1e-12})
+    config = tiny(source, family="mdlm", budget={"steps": 1}, train={"init_from": str(duo), "lr": 1e-12})
     list(carry_out(open_run(config, tmp_path / "run"), tmp_path / "run"))
     theirs, ours = (load_file(folder / "model.safetensors") for folder in (duo, tmp_path / "run"))
     assert all(torch.allclose(ours[name], theirs[name], atol=1e-6) for name in theirs)
@@ -70,7 +70,7 @@ def test_another_shape_or_vocabulary_is_refused_before_anything_is_written(
     with pytest.raises(UserError, match="its width is 16, this run's 32"):
         open_run(wider, tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    nowhere = tiny(source, train={"start": str(tmp_path / "nowhere")})
+    nowhere = tiny(source, train={"init_from": str(tmp_path / "nowhere")})
     with pytest.raises(UserError, match="no such model folder"):
         open_run(nowhere, tmp_path / "run")
 
@@ -79,7 +79,7 @@ def test_damaged_weights_are_refused_before_anything_is_written(source: Path, du
     damaged = shutil.copytree(duo, tmp_path / "damaged") / "model.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:3000])
     with pytest.raises(UserError, match="does not hold this model's weights"):
-        open_run(tiny(source, family="duo", train={"start": str(tmp_path / "damaged")}), tmp_path / "run")
+        open_run(tiny(source, family="duo", train={"init_from": str(tmp_path / "damaged")}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

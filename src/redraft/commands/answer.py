@@ -80,7 +80,7 @@ def _answers(options: Namespace, asked: list[dict[str, Any]], how: Any) -> list[
     sampler, said = options.sampler or model.family.sampler, compute.record(model)
     steps = checked_steps(sampler, options.steps, how.steps)
     if not options.json:
-        calls = steps if "steps" in SAMPLERS[sampler].options else how.length
+        calls = steps if "steps" in find("sampler", SAMPLERS, sampler).options else how.length
         texts = sum(len(question["turns"][: how.turns]) for question in asked)
         passes = quantity(texts * calls)
         print(

@@ -85,7 +85,7 @@ def arguments(parser: ArgumentParser) -> None:
     tasks.add_argument("--text", help="the source that continuation_choice is made from")
     tasks.add_argument("--limit", type=whole(), help="the first so many documents of each task")
     tasks.add_argument("--guidance", type=real(-1e6, 1e6), help="weight of classifier-free guidance; 0 is none")
-    tasks.add_argument("--guidance-kind", help="unsupervised, or standard: for a model trained with data.drop")
+    tasks.add_argument("--guidance-kind", help="unsupervised, or standard: for a model trained with data.cfg_dropout")
     tasks.add_argument("--truncate", action="store_true", help="cut contexts on the left where they do not fit")
     tasks.add_argument("--cache", type=Path, help="a file that keeps answers: a killed evaluation goes on from it")
     tasks.add_argument("--against", type=Path, help="an earlier --out: compare with it, document by document")

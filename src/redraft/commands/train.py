@@ -233,15 +233,13 @@ def start_table(folder: Path) -> dict[str, Any]:
     from redraft.hub.config import read_config
 
     start = read_config(folder)
-    shape = {
-        key: getattr(start.shape, key)
-        for key in ("block", "depth", "heads", "width", "hidden", "cond", "theta", "clock")
-    }
+    own = ("block", "depth", "heads", "width", "cond", "theta", "clock")
+    shape = {key: getattr(start.shape, key) for key in own} | {"mlp_width": start.shape.hidden}
     return {
         "family": {"name": start.family, "options": start.options},
         "network": shape,
         "data": {"tokenizer": str(folder), "length": start.length},
-        "train": {"start": str(folder)},
+        "train": {"init_from": str(folder)},
     }
 
 
@@ -260,7 +258,7 @@ def data_sentences(setup: Setup) -> list[str]:
     data, (train, held_out) = setup.config.data, (setup.corpus.split(name) for name in ("train", "validation"))
     epochs = setup.budget.steps * setup.config.train.batch / train.count
     left_out = f"{train.skipped} longer than {data.length} tokens skipped, {train.truncated} truncated"
-    dropped = f", {data.drop:.3g} of the prompts blanked" if data.drop else ""
+    dropped = f", {data.cfg_dropout:.3g} of the prompts blanked" if data.cfg_dropout else ""
     return [
         f"Examples: {train.count} to train on ({left_out}), {held_out.count} to validate on; {epochs:.3g} epochs. "
         f"Rows of {setup.budget.row:.4g} tokens in the mean, padding not counted, of which "

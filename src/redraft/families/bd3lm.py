@@ -38,7 +38,7 @@ class BD3LM(Family, AnyOrder):
     """
 
     name: ClassVar[str] = "bd3lm"
-    sampler: ClassVar[str] = "blocks"
+    sampler: ClassVar[str] = "bd3lm"
     exported: ClassVar[str] = "blocks"
     vocab: int
     block: int = 4

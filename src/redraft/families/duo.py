@@ -37,8 +37,9 @@ class Duo(DiffusionFamily):
     """K = V states, every one a text id. `objective`: nelbo, curriculum or distillation.
 
     Along the bridge gamma runs from `gamma_low` to `gamma_high`; left out, where alpha runs as in the paper. `degree` of the
-    polynomial that stands for alpha, 0 for the integral itself. Curriculum: for a share `until` of the training, at a
-    temperature from `tau` to `tau_end` (a power law in between), with `rivals` weights beside the token's own, or all V for 0.
+    polynomial that stands for alpha, 0 for the integral itself. Curriculum: up to the share `curriculum_end` of the training,
+    at a temperature from `tau` to `tau_end` (a power law in between), with the `top_k` largest weights beside the token's
+    own, or all V for 0.
     Distillation: `rounds` with a teacher each, over 1, 2, 4, ... of `stride` steps, by KL "backward" or "forward".
     """
 
@@ -53,10 +54,10 @@ class Duo(DiffusionFamily):
     gamma_low: float | None = None
     gamma_high: float | None = None
     degree: int = 0
-    until: float = 0.5
+    curriculum_end: float = 0.5
     tau: float = 1e-3
     tau_end: float = 1e-3
-    rivals: int = 3
+    top_k: int = 3
     rounds: int = 5
     stride: int = 512
     kl: str = "backward"
@@ -67,10 +68,10 @@ class Duo(DiffusionFamily):
         if self.kl not in DIRECTIONS:
             raise unknown("kl", self.kl, DIRECTIONS)
         for name, good, want in (
-            ("until", 0 <= self.until <= 1, "in [0, 1]"),
+            ("curriculum_end", 0 <= self.curriculum_end <= 1, "in [0, 1]"),
             ("tau", self.tau > 0, "above 0"),
             ("tau_end", self.tau_end > 0, "above 0"),
-            ("rivals", self.rivals >= 0, "at least 1, or 0 for all"),
+            ("top_k", self.top_k >= 0, "at least 1, or 0 for all"),
             ("degree", 0 <= self.degree <= 40, "in 0..40"),
             ("rounds", self.rounds >= 1, "at least 1"),
             ("stride", self.stride >= 2 ** (self.rounds - 1), f"at least {2 ** (self.rounds - 1)}, 2^(rounds - 1)"),
@@ -88,8 +89,8 @@ class Duo(DiffusionFamily):
         return GaussianMap(self.vocab, low, high, self.degree)
 
     def loss(self, network: Network, batch: Batch, *, key: Key, progress: float) -> TokenLoss:
-        if self.objective == "curriculum" and progress < self.until:
-            return self.tempered_nelbo(network, batch, key=key, share=progress / self.until)
+        if self.objective == "curriculum" and progress < self.curriculum_end:
+            return self.tempered_nelbo(network, batch, key=key, share=progress / self.curriculum_end)
         if self.objective == "distillation":
             stride = 2 ** min(int(progress * self.rounds + 1e-9), self.rounds - 1) / self.stride
             return consistency(self.bridge, self.noisy_view, network, batch, key=key, stride=stride, kl=self.kl)
@@ -152,11 +153,11 @@ class Duo(DiffusionFamily):
     def _tempered(self, batch: Batch, gamma: Tensor, tau: float, key: Key) -> tuple[Tensor, SoftEmbedding]:
         """z [B, L], and what the network is shown of it; tokens that are not scored stay as they are."""
         x0, length = batch.tokens, batch.tokens.shape[1]
-        if self.rivals:
+        if self.top_k:
             run = race(
                 x0,
                 self.vocab,
-                min(self.rivals, self.vocab - 1),
+                min(self.top_k, self.vocab - 1),
                 counter_rng.field(key.fold_in("race"), batch.index, length),
             )
             z, (weights, ids) = run.argmax(x0, gamma), run.softmax(x0, gamma, tau, self.vocab)
@@ -165,7 +166,7 @@ class Duo(DiffusionFamily):
             return z.where(batch.scored, x0), SoftEmbedding(weights.where(batch.scored[..., None], own), ids)
         if (x0 >= self.vocab).any():
             raise UserError(
-                "family.rivals 0 weighs text ids alone, so it can show no blank prompt: use 3, or data.drop 0"
+                "family.top_k 0 weighs text ids alone, so it can show no blank prompt: use 3, or data.cfg_dropout 0"
             )
         z, weights = tempered(x0, gamma, gaussians(key.fold_in("gaussian"), batch.index, length, self.vocab), tau)
         own = torch.nn.functional.one_hot(x0, self.vocab).to(weights.dtype)

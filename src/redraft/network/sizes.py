@@ -71,14 +71,14 @@ class Shape:
 def from_config(config: NetworkConfig, vocab: int) -> Shape:
     """The shape that a configuration asks for, over `vocab` text ids."""
     cond = config.cond if config.block == "dit" else 0
-    if config.size and (config.depth or config.heads or config.width or config.hidden):
+    if config.size and (config.depth or config.heads or config.width or config.mlp_width):
         raise UserError(f"network: give either size (here {config.size}) or all of depth, heads and width, not both")
     if config.depth and config.heads and config.width:
-        hidden = config.hidden or 4 * config.width
+        hidden = config.mlp_width or 4 * config.width
         return Shape(
             config.block, config.depth, config.heads, config.width, hidden, vocab, cond, config.theta, config.clock
         )
-    if config.depth or config.heads or config.width or config.hidden:
+    if config.depth or config.heads or config.width or config.mlp_width:
         raise UserError("network: give either size, or all of depth, heads and width")
     return replace(from_size(config.size or DEFAULT, config.block, vocab, cond), theta=config.theta, clock=config.clock)
 

@@ -84,7 +84,7 @@ def plan_run(
 
 def expected_row(config: RunConfig) -> float:
     """Tokens of a row of text in the mean: a share `short` of the steps has (L + 1) / 2 of them (SMDM counts so too)."""
-    length, short = config.data.length, config.data.short
+    length, short = config.data.length, config.data.random_length
     return length * (1 - short) + short * (length + 1) / 2
 
 

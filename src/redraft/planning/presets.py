@@ -28,9 +28,9 @@ def preset_table(name: str, budget: Budget, config: RunConfig) -> dict[str, Any]
     """The settings of `train` that a preset gives a run. `UserError` for a name that is not known."""
     if name not in PRESETS:
         raise unknown("preset", name, PRESETS)
-    if name == "completep" and config.train.transfer is None:
+    if name == "completep" and config.train.completep is None:
         raise UserError(
-            "preset completep needs to know the network that lr was chosen on: train.transfer.width and .depth"
+            "preset completep needs to know the network that lr was chosen on: train.completep.width and .depth"
         )
     counts = budget.parameters
     params = sum(counts.values()) - counts["embedding"] - counts["head"]
@@ -75,7 +75,7 @@ PRESETS: dict[str, Preset] = {
         _power_lines,
     ),
     "completep": Preset(
-        "your lr and batch, carried from the network of train.transfer to wider and deeper ones (training/completep.py); "
+        "your lr and batch, carried from the network of train.completep to wider and deeper ones (training/completep.py); "
         "Dey et al. 2025, arXiv:2505.01618",
         lambda params, tokens, length, lr: {},
     ),

@@ -78,7 +78,7 @@ def data_summary(setup: Setup) -> dict[str, Any]:
         "source": setup.corpus.source if isinstance(setup.corpus, Corpus) and setup.corpus.parts else data.source,
         "validation": data.validation,
         "format": data.format,
-        "drop": data.drop,
+        "cfg_dropout": data.cfg_dropout,
         "sha256": setup.corpus.sha256,
         "tokenizer": setup.tokenizer.name,
         "tokenizer_fingerprint": setup.tokenizer.fingerprint,

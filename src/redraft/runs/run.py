@@ -52,8 +52,8 @@ def open_run(config: RunConfig, folder: Path, progress: Progress | None = None) 
         _check_start(setup)
         _check_space(setup, folder)
         make_folder(folder)
-        if setup.config.train.start is not None:
-            write_json(folder / START, start_summary(setup.config.train.start))
+        if setup.config.train.init_from is not None:
+            write_json(folder / START, start_summary(setup.config.train.init_from))
         write_json(folder / NETWORK, asdict(setup.budget.shape))
         write_text(folder / CONFIG, dump_toml(setup.config))
     else:
@@ -119,7 +119,7 @@ def carry_out(
     result = bound(network, setup.family, windows, draws, batch, told=told)
     if not math.isfinite(result.nats):
         raise Diverged(f"the trained network gives the validation rows {result.nats} nats per token: lower train.lr")
-    start = read_json(folder / START) if config.train.start is not None else None
+    start = read_json(folder / START) if config.train.init_from is not None else None
     record = run_record(name or folder.name, arm or config.family.name, setup, result, timing, start)
     record["branch"] = {"trunk": branch.trunk, "at": branch.at} if branch else None
     save_model(folder, _model_config(setup, record), network, setup.tokenizer)
@@ -155,26 +155,26 @@ def _stored(config: RunConfig, folder: Path) -> RunConfig | None:
 
 def _check_start(setup: Setup) -> None:
     """`UserError` where the weights to start from are missing or damaged, of another shape, or of another vocabulary."""
-    if setup.config.train.start is None:
+    if setup.config.train.init_from is None:
         if setup.config.train.lora is not None:
             raise UserError("train.lora adapts a trained model: give it by --from FOLDER")
         if setup.teachers:
             raise UserError("family.objective distillation learns from a trained model: give it by --from FOLDER")
         return
-    start = read_config(Path(setup.config.train.start))
+    start = read_config(Path(setup.config.train.init_from))
     if setup.teachers and start.family != setup.config.family.name:
         raise UserError(
             f"family.objective distillation needs a teacher of family {setup.config.family.name!r}: "
-            f"{setup.config.train.start} is of family {start.family!r}"
+            f"{setup.config.train.init_from} is of family {start.family!r}"
         )
     if start.tokenizer != setup.tokenizer.fingerprint:
         raise UserError(
-            f"{setup.config.train.start} speaks another vocabulary than data.tokenizer {setup.tokenizer.name}"
+            f"{setup.config.train.init_from} speaks another vocabulary than data.tokenizer {setup.tokenizer.name}"
         )
     if start.shape != setup.budget.shape:
         key = next(k for k, v in asdict(start.shape).items() if v != getattr(setup.budget.shape, k))
         theirs, ours = getattr(start.shape, key), getattr(setup.budget.shape, key)
-        raise UserError(f"{setup.config.train.start} is another network: its {key} is {theirs}, this run's {ours}")
+        raise UserError(f"{setup.config.train.init_from} is another network: its {key} is {theirs}, this run's {ours}")
     _given(setup)
 
 
@@ -193,9 +193,9 @@ def _check_space(setup: Setup, folder: Path) -> None:
 
 
 def _given(setup: Setup) -> dict[str, Tensor] | None:
-    if setup.config.train.start is None:
+    if setup.config.train.init_from is None:
         return None
-    return dict(load_model(Path(setup.config.train.start), torch.device("cpu"))[1].named_parameters())
+    return dict(load_model(Path(setup.config.train.init_from), torch.device("cpu"))[1].named_parameters())
 
 
 def _difference(asked: RunConfig, stored: RunConfig) -> str:

@@ -17,7 +17,7 @@ from redraft.network.device import sent
 from redraft.network.head import chunk_rows
 from redraft.noise import counter_rng
 from redraft.noise.counter_rng import Key
-from redraft.registry import SAMPLERS, checked_options
+from redraft.registry import SAMPLERS, checked_options, find
 from redraft.types import Canvas, Network, Noise, Predict, View
 
 
@@ -201,7 +201,7 @@ def absorbing_refusal(family: Family) -> str | None:
 def build(name: str, options: dict[str, Any], family: Family) -> Sampler:
     """The sampler of that name ("" or None: the family's own), refused with what would work if it does not fit."""
     name = name or family.sampler
-    sampler: Sampler = SAMPLERS[name].load()(**checked_options("sampler", SAMPLERS, name, options))
+    sampler: Sampler = find("sampler", SAMPLERS, name).load()(**checked_options("sampler", SAMPLERS, name, options))
     if why := sampler.refusal(family):
         fitting = [n for n, entry in SAMPLERS.items() if entry.load()().refusal(family) is None]
         raise UserError(f"sampler {name!r} cannot serve family {family.name!r}: {why}. Try: {', '.join(fitting)}.")

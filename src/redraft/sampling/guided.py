@@ -15,9 +15,9 @@ What a network sees instead of the prompt (`without_prompt`): what its family sh
                           of generation are seen by nobody, while a [MASK] that written tokens look at was never trained on
   AR                      nothing, and the gap is closed: BOS, then the rest of the text from its first place
 
-"unsupervised" asks a model of plain text so. "standard" is for one that was trained with prompts dropped (`data.drop`), and
-shows what was shown there: the spare id at every place of the prompt. (Eso-LM hides it in both: trained so, it meets any
-part of the dropped prompt in its random orders, none of it among them.)
+"unsupervised" asks a model of plain text so. "standard" is for one that was trained with prompts dropped
+(`data.cfg_dropout`), and shows what was shown there: the spare id at every place of the prompt. (Eso-LM hides it in both:
+trained so, it meets any part of the dropped prompt in its random orders, none of it among them.)
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class SemiAutoregressive(Sampler):
         if self.block < 1:
             raise UserError(f"block must be at least 1 token, got {self.block}")
         if isinstance(self._inner(), SemiAutoregressive):
-            raise UserError("inner must be a sampler of one block, got 'blockwise'. Try: ancestral")
+            raise UserError("inner must be a sampler of one block, got 'semi_autoregressive'. Try: ancestral")
 
     def refusal(self, family: Family) -> str | None:
         why = clock_refusal(family) or self._inner().refusal(family)

@@ -53,7 +53,7 @@ def filled(
 ) -> list[str]:
     """What the model writes into each hole, up to its first end of text."""
     # What SMDM calls greedy (its `greddy`) is `confident`, the surest position first. What it cannot serve takes its own.
-    sampler = "confident" if temperature == 0 and mask_refusal(model.family) is None else ""
+    sampler = "low_confidence" if temperature == 0 and mask_refusal(model.family) is None else ""
     texts = []
     for start in range(0, len(holes), batch):
         some = holes[start : start + batch]

@@ -154,7 +154,7 @@ def _judged(source: Any, tokens: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-SAMPLERS = {"mdlm": ("ancestral", "confident"), "duo": ("ancestral",), "esolm": ("ordered",)}
+SAMPLERS = {"mdlm": ("ancestral", "low_confidence"), "duo": ("ancestral",), "esolm": ("ordered",)}
 
 
 def _kept(record: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from redraft.config import TrainConfig, TransferConfig
+from redraft.config import CompletePConfig, TrainConfig
 from redraft.network.sizes import Shape
 from redraft.network.transformer import Transformer
 
@@ -30,7 +30,7 @@ class Factors:
     decay: float = 1.0
 
 
-def factors(name: str, parameter: nn.Parameter, shape: Shape, base: TransferConfig) -> Factors:
+def factors(name: str, parameter: nn.Parameter, shape: Shape, base: CompletePConfig) -> Factors:
     """The paper's Table 1 with alpha = 1, its multipliers absorbed. Initial values are relative to `initialised`."""
     wide, deep = shape.width / base.width, shape.depth / base.depth
     owner = name.split(".")[-2] if "." in name else name
@@ -49,7 +49,7 @@ def factors(name: str, parameter: nn.Parameter, shape: Shape, base: TransferConf
     return Factors()
 
 
-def rescale(network: Transformer, base: TransferConfig) -> None:
+def rescale(network: Transformer, base: CompletePConfig) -> None:
     """Initial values as CompleteP has them, in place."""
     with torch.no_grad():
         for name, parameter in network.named_parameters():
@@ -58,10 +58,10 @@ def rescale(network: Transformer, base: TransferConfig) -> None:
 
 def groups(network: Transformer, config: TrainConfig) -> list[dict[str, Any]]:
     """One optimiser group for each set of factors; `scale` multiplies the scheduled learning rate."""
-    assert config.transfer is not None
+    assert config.completep is not None
     found: dict[Factors, list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
-        found.setdefault(factors(name, parameter, network.shape, config.transfer), []).append(parameter)
+        found.setdefault(factors(name, parameter, network.shape, config.completep), []).append(parameter)
     return [
         {"params": own, "scale": f.lr, "eps": config.eps * f.eps, "weight_decay": config.weight_decay * f.decay}
         for f, own in found.items()

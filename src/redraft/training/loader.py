@@ -36,14 +36,14 @@ class Reader:
         """The rows of a step, consecutive sample numbers; or those at `places` 0 .. batch - 1 of it alone."""
         places = np.arange(self.batch, dtype=np.int64) if places is None else places
         rows = self.samples.rows(step * self.batch + places)
-        if self.data.drop:
+        if self.data.cfg_dropout:
             rows = self.dropped(rows)
-        return self.shortened(rows, step) if self.data.short else rows
+        return self.shortened(rows, step) if self.data.random_length else rows
 
     def dropped(self, rows: Rows) -> Rows:
         """Prompts blanked with probability `drop`, each for itself."""
         chance = counter_rng.uniform(Key.of(self.seed).fold_in("prompt"), torch.from_numpy(rows.index)).numpy()
-        blanked = (chance < self.data.drop)[:, None] & ~rows.scored
+        blanked = (chance < self.data.cfg_dropout)[:, None] & ~rows.scored
         if rows.lengths is not None:
             blanked &= np.arange(rows.tokens.shape[1]) < rows.lengths[:, None]
         return replace(rows, tokens=np.where(blanked, self.blank, rows.tokens))
@@ -53,7 +53,7 @@ class Reader:
         chance, length = counter_rng.uniform(
             Key.of(self.seed).fold_in("short"), torch.tensor(step), torch.arange(2)
         ).tolist()
-        if chance >= self.data.short:
+        if chance >= self.data.random_length:
             return rows
         keep = 1 + int(length * rows.tokens.shape[1])
         documents = None if rows.documents is None else rows.documents[:, :keep]

@@ -12,7 +12,7 @@ from redraft.training.completep import groups
 
 def adamw(network: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW over what is trained, in one group, decay on each, as both papers' code does; with `transfer`, CompleteP's."""
-    carried = groups(network, config) if isinstance(network, Transformer) and config.transfer else None
+    carried = groups(network, config) if isinstance(network, Transformer) and config.completep else None
     return torch.optim.AdamW(
         carried or (parameter for parameter in network.parameters() if parameter.requires_grad),
         lr=config.lr,

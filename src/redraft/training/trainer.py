@@ -214,8 +214,8 @@ def _network(setup: Setup, given: Mapping[str, Tensor] | None, ranks: Ranks) -> 
     """On the CPU, with its first weights: the same on every rank."""
     train = setup.config.train
     network = initialised(setup.budget.shape, setup.config.seed, DTYPES[train.precision])
-    if train.transfer is not None:
-        rescale(network, train.transfer)
+    if train.completep is not None:
+        rescale(network, train.completep)
     if given is not None:
         network.load_state_dict(given)
     if ranks.tell(given is not None):

@@ -135,8 +135,8 @@ class Scorer:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.guidance.weight and self.guidance.kind == "standard" and not self._trained_without_prompts():
             raise UserError(
-                "standard guidance is for a model trained with data.drop above 0, and this one never met a dropped prompt: "
-                "use unsupervised guidance"
+                "standard guidance is for a model trained with data.cfg_dropout above 0, and this one never met a dropped "
+                "prompt: use unsupervised guidance"
             )
 
     @property
@@ -216,7 +216,8 @@ class Scorer:
         return [round(number) for number in wrong.tolist()]
 
     def _trained_without_prompts(self) -> bool:
-        return bool(self.model.record.get("data", {}).get("drop"))
+        data = self.model.record.get("data", {})
+        return bool(data.get("cfg_dropout") or data.get("drop"))  # its name in version 0.1.0
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from redraft.sampling.guided import Guided, without_prompt
 from redraft.types import Canvas, last
 
 CHECK_EVERY = 8  # frames between looks for a stop string
-_DRAWS_NOTHING = ("left_to_right", "confident", "entropy_bounded")  # at temperature 0
+_DRAWS_NOTHING = ("left_to_right", "low_confidence", "entropy_bounded")  # at temperature 0
 _LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # all names of one setting
 _KNOWN = ("until", *_LENGTHS, "do_sample", "temperature", "top_p", "sampler", "steps")
 
@@ -167,7 +167,7 @@ def _sampler_of(family: Family, writing: Writing) -> tuple[str, dict[str, Any]]:
     name = writing.sampler
     if not name:
         cold = writing.temperature == 0 and mask_refusal(family) is None
-        name = "confident" if cold else family.sampler
+        name = "low_confidence" if cold else family.sampler
     takes_steps = "steps" in find("sampler", SAMPLERS, name).options
     return name, {"steps": writing.steps or writing.tokens} if takes_steps else {}
 

@@ -161,7 +161,7 @@ def samples_of(corpus: Corpus, data: DataConfig, eos: int, seed: int, samples: i
 
     Raises `UserError` where a source has not one whole window, or a phase not one sample.
     """
-    boundary = eos if data.documents == "within" else None
+    boundary = eos if data.intra_document_mask else None
     if not corpus.parts:
         return Blocks(corpus.split("train"), data.length, seed, boundary)
     phases = phases_of(data)
@@ -179,7 +179,7 @@ def held_out_rows(corpus: Corpus, data: DataConfig, eos: int, limit: int | None)
 
     The same whatever the number of ranks. At most `limit`; of a mixture without one, as many as its sources allow by weight.
     """
-    boundary = eos if data.documents == "within" else None
+    boundary = eos if data.intra_document_mask else None
     found = [ordered_windows(split, data.length, n) for split, n in held_out_counts(corpus, data, limit) if n]
     windows = np.concatenate(found)
     return paid_rows(windows, np.arange(len(windows)), boundary)
