@@ -1,4 +1,4 @@
-"""The accelerator that torch sees here, and what is compiled for it: one place, so that code elsewhere names no device."""
+"""Which accelerator PyTorch sees here and what is compiled for it: the one place that names devices."""
 
 from __future__ import annotations
 

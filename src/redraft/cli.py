@@ -1,4 +1,4 @@
-"""The `redraft` command. A verb's file is imported when it is called, so `--help`, `list` and `plan` load no torch."""
+"""The `redraft` command. A command's module is imported when it is called, so `--help`, `list` and `plan` load no torch."""
 
 from __future__ import annotations
 

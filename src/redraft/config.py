@@ -1,4 +1,4 @@
-"""A run as a frozen value: recipe file < flags, unknown keys refused with the nearest name. No torch.
+"""The configuration of a run: a recipe file overridden by flags, validated, unknown keys refused with the nearest name.
 
 seed = 0
 family = "mdlm"                              # or { name = "mdlm", objective = "nelbo" }

@@ -1,4 +1,4 @@
-"""What a person sees while work goes on: a live line on a terminal, plain lines elsewhere. On standard error."""
+"""Progress on standard error (a live line on a terminal, plain lines elsewhere), JSON output, quantities in words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one exception that users meet: a sentence that names the thing and what would work."""
+"""Errors that users meet: one sentence that names what is wrong and what would work."""
 
 from __future__ import annotations
 

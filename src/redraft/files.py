@@ -1,4 +1,4 @@
-"""Files appear whole: written aside, then renamed. What a disk refuses is a sentence, not a traceback."""
+"""Reading and writing files: UTF-8 text and JSON, written aside and renamed, with errors of the disk as sentences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ranges of numbers that come from outside: keys of a run by their types, flags by what reads them. No torch.
+"""Ranges of numbers that come from outside: fields of the configuration and flags. No torch.
 
 An upper end is where something behind it ends: a seed fills the generators' 64 bits, and the number of a sample, a row or a
 token stays below 2^63 in every product that is made of it (2^40 steps of 2^20 rows are 2^60 samples).

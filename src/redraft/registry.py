@@ -1,4 +1,4 @@
-"""What redraft knows by name. A name maps to `module:attribute`, imported when it is used, so listing costs nothing.
+"""Families, samplers and estimators by name. An entry is `module:attribute`, imported when used, so listing loads no torch.
 
 A new family is one new file and one entry here; it then gets training, sampling, scoring, studies and every law test.
 """

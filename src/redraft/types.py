@@ -1,4 +1,4 @@
-"""The vocabulary that the rooms share. Importing it loads no torch.
+"""The types that packages share: Batch, View, TokenLoss, Canvas. Importing them loads no torch.
 
 Convention, stated once: t = 0 is text, t = 1 is noise; losses are nats per token; budgets are FLOPs.
 Shapes: B rows, L tokens, Q queries, K keys, R selected rows, V text ids, d width.

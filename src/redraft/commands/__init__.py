@@ -1,4 +1,4 @@
-"""One file a verb: `arguments(parser)` and `run(options, overrides)`, and `PARTS` where its first word names one."""
+"""One file a command: `arguments(parser)` and `run(options, overrides)`, and `PARTS` where its first word names one."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Answer the questions of a FastChat file (MT-bench), and have the answers judged by a model behind a URL, if you have one.
+"""Answer the questions of a FastChat file (MT-bench), and have an LLM behind a URL judge the answers, if you have one.
 
 redraft answer runs/chat --questions question.jsonl --into answers/chat.jsonl
 redraft answer runs/chat --questions question.jsonl --into answers/chat.jsonl --judge URL/v1 --judge-model NAME

@@ -1,4 +1,4 @@
-"""The flags of every verb that puts a model to work: on which device, in which number format, compiled or not."""
+"""Flags of every command that runs a model: device, precision, compilation."""
 
 from __future__ import annotations
 

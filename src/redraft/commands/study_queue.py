@@ -1,4 +1,4 @@
-"""The part of `redraft study` that writes recipes and works on the queue: new, run, tune, status, work."""
+"""`redraft study` new, run, tune, status, work: recipes and the queue."""
 
 from __future__ import annotations
 

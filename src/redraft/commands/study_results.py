@@ -1,4 +1,4 @@
-"""The part of `redraft study` that reads what was recorded: fit, import, frontier, report."""
+"""`redraft study` fit, import, frontier, report: what was recorded."""
 
 from __future__ import annotations
 

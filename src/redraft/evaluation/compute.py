@@ -1,4 +1,4 @@
-"""How a model is put to work: the device, the number format, compiled or not. Every result says it of itself."""
+"""Device, precision and compilation of an evaluation, as chosen by flags and as recorded in every result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a result comes from: versions, the commit of the source tree, the machine, the weights a run began with."""
+"""Provenance of a result: versions, git commit, machine, and the hash of the initial weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contracts. A class here is abstract; a family is final.
+"""The contracts of families. A class here is abstract; a family is final.
 
 `Family` is what the trainer, the scorer and the library need. `DiffusionFamily` adds the paper's own parts of a
 corruption process with a clock, and derives the losses from them.

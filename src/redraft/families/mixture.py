@@ -1,4 +1,4 @@
-"""The logarithm of a mixture of softmax and a constant, summed over V: what bounds of uniform noise are made of.
+"""log sum_v of a softmax mixed with a constant, and its gradient: the term that bounds of uniform noise are made of.
 
     b_j = scale softmax(logits)_j + rest
 

@@ -1,4 +1,4 @@
-"""Families compared at one entropy: the speed-quality comparison that dull text cannot win.
+"""Families compared at matched entropy, which low-entropy (repetitive) text cannot win.
 
 A family at one number of steps and one batch is a curve of (entropy, quality) as its temperature, or its top-p, is swept.
 Where two neighbours on the curve have the entropy h between them, quality and tokens/s at h are interpolated, straight in h.

@@ -1,4 +1,4 @@
-"""The frontier of a study, measured: chosen runs sample at every setting, and a judge scores what comes out.
+"""Measuring the frontier of a study: chosen runs sample at every setting, and an evaluator model scores the samples.
 
 Writes `frontier.jsonl` (one measurement a line: a setting and a batch) and `samples.jsonl` (one setting a line: some of its
 texts, and the scores of every sample). What is already measured is not measured again. Quality is that of the largest batch;

@@ -1,4 +1,4 @@
-"""The speed-quality frontier: what samples cost, how good they are, and which settings nothing else beats.
+"""The speed-quality frontier: speed and quality of every setting, the Pareto set, and intervals by resampling.
 
 Quality, nats per token under a judge, is half of the divergence from real text; the entropy of the samples is the other
 (arXiv:2604.02718). Quality bought with dull text looks good alone, so the two are read side by side, and families are compared

@@ -1,4 +1,4 @@
-"""What a model's folder says of it, and where a model is that somebody names. No torch."""
+"""config.json of a model folder, and how a name is resolved to a folder or to the hub. No torch."""
 
 from __future__ import annotations
 

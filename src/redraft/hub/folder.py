@@ -1,4 +1,4 @@
-"""A model as a folder: config.json, model.safetensors (or shards of it, above 5 GB) and the tokenizer's files. Nothing in it
+"""Model folders: config.json, model.safetensors (in shards above 5 GB) and the tokenizer's files. Nothing in it
 can run code."""
 
 from __future__ import annotations

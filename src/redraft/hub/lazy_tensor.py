@@ -1,4 +1,4 @@
-"""Tensors where they lie: a place in a file, of which a few rows are read at a time. Nothing is mapped or kept."""
+"""Lazy tensors: offset, shape and dtype of a tensor in a file, of which a few rows are read at a time."""
 
 from __future__ import annotations
 

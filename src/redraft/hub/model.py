@@ -1,4 +1,4 @@
-"""A model in hand: load, score, sample. What `import redraft` offers."""
+"""`Model`: load, score, log_p, sample. What `import redraft` offers."""
 
 from __future__ import annotations
 

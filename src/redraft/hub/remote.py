@@ -1,4 +1,4 @@
-"""The hub: a folder up, a folder down. Without a network, what is in the local cache is used, or one line says what is not.
+"""Upload to and download from the Hugging Face hub; offline, the local cache is used.
 
 Only data is fetched (JSON, safetensors, tokenizers, the card): nothing that could run.
 """

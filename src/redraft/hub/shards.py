@@ -1,4 +1,4 @@
-"""Weights on disk: one safetensors file, or shards with an index above 5 GB. Written piece by piece, nothing kept."""
+"""Weights on disk: one safetensors file, or shards with an index above 5 GB, written tensor by tensor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a network computes, and in which number format its matrices multiply."""
+"""Device and compute dtype of a network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""adaLN folded into the weights, for inference: without a clock its shifts, scales and gates are constants.
+"""adaLN fused into the weights for inference: without time conditioning its shifts, scales and gates are constants.
 
     norm(h) (1 + scale) + shift, times W   =   norm'(h) W + W shift,        gate (W x + b)   =   W' x + b'
 

@@ -1,4 +1,4 @@
-"""The head: logits, and losses of rows straight from hidden states. The logits exist a chunk of rows at a time, once.
+"""The output head: logits, and cross-entropies by row computed in chunks, so that [B, L, V] is never held whole.
 
 A loss of one row of logits is a `Rule`: cross-entropy here, the bounds of uniform noise in families/. When it will be
 differentiated, the forward pass also makes the gradients of the *sum* of what it returns while a chunk's logits are there:

@@ -1,4 +1,4 @@
-"""The KV cache as an object: a sampler makes it, passes it in a `View`, and decides what goes where.
+"""The KV cache, an object that a sampler makes and passes in a `View`.
 
 Keys are stored rotated, so nothing is done to them again. A slot is a place in *generation* order, not in the text.
 """

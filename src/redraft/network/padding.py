@@ -1,5 +1,4 @@
-"""Rows of different lengths in one batch: what comes after a row's end is padding, and nobody looks at it. Or rows of several
-documents, each of which looks at itself alone.
+"""Attention masks for rows of different lengths (padding) and for several documents in a row.
 
 Which keys are padding, or of another document, is read off the view's positions, so it holds for any order in which a
 family puts its tokens, and for rows that hold the text twice.

@@ -1,4 +1,4 @@
-"""What stands in front of a network and changes how it reads or counts; whatever it does not change is the network's own."""
+"""Wrappers of a network that change how it reads or count its calls, and forward everything else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Randomness as a counter: a uniform is a hash of (key, counters), not the next number of a stream.
+"""A counter-based random number generator: a uniform is a hash of (key, counters), not the next of a stream.
 
 So what happens to sample 12345 at position 7 is the same on any device, in any batch, on any number of ranks, at any
 accumulation and after any resume. Uniforms carry 53 bits, because float32 lacks the tail that a vocabulary needs.

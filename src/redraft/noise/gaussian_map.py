@@ -1,4 +1,4 @@
-"""The bridge from Gaussian to uniform-state diffusion: Sahoo et al. 2025 (Duo, arXiv:2506.10892), section 3.
+"""The map from Gaussian to uniform-state diffusion: Sahoo et al. 2025 (Duo, arXiv:2506.10892), section 3.
 
 A one-hot token in V-dimensional Gaussian noise, w = A onehot(x) + S eps with A^2 = sigmoid(-gamma), S^2 = sigmoid(gamma),
 has an argmax z that is uniform-state diffusion of x:

@@ -1,4 +1,4 @@
-"""How much of a Psi step is posterior, and how the times run: kappa in [0, 1], and grids of times.
+"""Schedules of Psi-samplers: kappa(t) in [0, 1], the posterior's share of a step, and time grids.
 
 A Psi step (sampling/psi.py) redraws a visible token with probability sigma = (1 - kappa)(1 - alpha_s). ReMDM (Wang et al.
 2025, arXiv:2503.00307, section 4) speaks of sigma, and lets it reach min(1, (1 - alpha_s) / alpha_t); kappa = 0 stops it

@@ -1,4 +1,4 @@
-"""The definitions, slow and general: corruption towards a law pi over K states, one token at a time.
+"""Forward kernels by definition, slow and general: corruption of one token towards a distribution pi over K states.
 
     q(x_t | x_0) = alpha_t x_0 + (1 - alpha_t) pi_t
 

@@ -1,4 +1,4 @@
-"""Noise schedules: alpha(t), the share of tokens that survive to time t, with its derivative.
+"""Noise schedules: alpha(t), the probability that a token is unchanged at time t, with its derivative.
 
 t = 0 is text (alpha = 1), t = 1 is noise. A schedule returns the pair that belongs together.
 """

@@ -1,4 +1,4 @@
-"""What a run will be and cost, before anything is spent. No torch."""
+"""Shape, tokens, steps, FLOPs and memory of a run, computed before anything is spent. No torch."""
 
 from __future__ import annotations
 

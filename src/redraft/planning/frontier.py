@@ -1,4 +1,4 @@
-"""The `[frontier]` table of a study: who samples how, and who judges.
+"""The `[frontier]` table of a study: samplers, steps, and the evaluator model.
 
 [frontier]
 samples = 512

@@ -1,4 +1,4 @@
-"""Which sizes to train at which budget: a window of a size ladder, centred where the best size is expected. No torch.
+"""Model sizes for a budget: a window of a size ladder around the expected optimum. No torch.
 
 Approach 2 is biased where the sizes lie to one side of the minimum (Czech et al. 2026, arXiv:2603.22339), so the window
 moves with the budget along N* = params (C / flops)^exponent.

@@ -1,4 +1,4 @@
-"""How long training and scoring take on this CPU: what one block of the very network does, timed for a moment. No torch.
+"""Time estimates of training and scoring on this CPU, by timing one block of the network itself. No torch until then.
 
 A network of width 24 multiplies at a fraction of the rate that one of width 1024 has, and spends the more on all that is no
 product. So the products of the run's own width are timed, at its own length, and its other operations too.

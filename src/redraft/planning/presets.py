@@ -1,4 +1,4 @@
-"""Learning rate and batch by rule: what papers found to be good for a size N and a number of tokens D. No torch.
+"""Learning-rate and batch presets: published rules for a model size N and a number of tokens D. No torch.
 
 The coefficients of step-law were read in a secondary source, those of power-lines are to be checked against the paper.
 All were found on AR models. For diffusion the batch that is best grows much faster, about D^0.82 (von Ruette et al. 2025,

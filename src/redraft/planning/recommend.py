@@ -1,4 +1,4 @@
-"""Which family, size, tokens and steps for a budget: the optimum with the cost of serving in it, which neither paper computes.
+"""Recommendation of family, size, tokens and sampling steps for a budget, with the cost of serving included.
 
 Training N parameters on D tokens costs c N D FLOPs, generating G tokens s(N) G more, s by `serving`. With a budget for both,
 the loss L(N, D) is least where no FLOP is better spent otherwise; a model that is used much should be smaller and trained for

@@ -1,4 +1,4 @@
-"""Learning-rate schedules, and how long a run with a flat rate is the beginning of a longer one. No torch."""
+"""Learning-rate schedules, and branches of a constant-rate run that decay at several budgets. No torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What generating text costs with a model of each family, in FLOPs and in seconds. No torch.
+"""Cost of generation by family, in FLOPs and seconds. No torch.
 
 A pass over one token costs a third of what training spends on it. How many calls write a text, and how many tokens each of
 them reads, a family says in the registry.

@@ -1,4 +1,4 @@
-"""A study as data: a base run x families x sizes x budgets x seeds, and what it will cost. No torch.
+"""A study's recipe: a base run x families x sizes x budgets x seeds, resolved to runs with their cost. No torch.
 
 [base]                         # any key of a run
 [[arm]]

@@ -1,4 +1,4 @@
-"""How many rows of validation a run will have, before its text is prepared: no more is read than that takes. No torch."""
+"""The number of validation rows of a run, found before its text is tokenised, by reading no more than needed. No torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several studies on one page: the same families side by side, and what keeps their numbers from being compared."""
+"""Several studies on one page: the same families side by side, and why numbers may not be compared."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a study says, as sentences: who wins under which measure, by how much, and how far to trust it."""
+"""Conclusions of a study as sentences: which family wins under which measure, by how much, with what certainty."""
 
 from __future__ import annotations
 

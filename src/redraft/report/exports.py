@@ -1,4 +1,4 @@
-"""A study for a paper: every figure as a file, every number as CSV."""
+"""A study's figures and numbers as files for a paper: SVG, PDF, PNG and CSV."""
 
 from __future__ import annotations
 

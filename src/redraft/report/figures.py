@@ -1,4 +1,4 @@
-"""Figures of a study's losses: IsoFLOP curves, optima, residuals, conventions, multipliers, pairs. `theme`: their look."""
+"""Figures of a study's losses: IsoFLOP curves, optima, residuals, conventions, multipliers, paired arms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures of the speed-quality frontier: quality and entropy against speed, each other, and quality at one entropy."""
+"""Figures of the speed-quality frontier: quality and entropy against speed, each other, and at matched entropy."""
 
 from __future__ import annotations
 

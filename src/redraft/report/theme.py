@@ -1,4 +1,4 @@
-"""How figures look: one colour and one marker a family, everywhere, and charts that stand alone as SVG, PNG or PDF.
+"""The theme of figures: one colour and marker a family, and charts saved as SVG, PNG or PDF.
 
 The colours keep apart for readers with protanopia, deuteranopia or tritanopia, and in grey: no two have a lightness L*
 within 8 of each other (a test simulates all four). With more than eight families colours come again, with other markers.

@@ -1,4 +1,4 @@
-"""Two results side by side, and what stands between them.
+"""Two results side by side: differences with errors, and what makes them incomparable.
 
 A metric says which of its terms must be equal in both results: nats per token of two tokenizers are not of the same things, a
 bound and a likelihood are not the same quantity, two windows are not the same question. What differs is named, and the metric

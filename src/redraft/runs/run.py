@@ -1,4 +1,4 @@
-"""One run, from a configuration to a folder with weights and a record. Killed anywhere, it continues.
+"""One run, from configuration to a folder with weights and a record, resumed wherever it was killed.
 
 config.toml          the resolved configuration
 network.json         the shape that its network has

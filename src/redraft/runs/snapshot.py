@@ -1,4 +1,4 @@
-"""A run that still trains, as a model: what its newest whole checkpoint holds, of however many ranks."""
+"""A model from a run that is still training: its newest whole checkpoint, of any number of ranks."""
 
 from __future__ import annotations
 

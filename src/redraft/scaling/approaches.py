@@ -1,4 +1,4 @@
-"""Every engine on the runs of one family, and which of them speaks for it.
+"""Approaches 1, 2 and 3 (envelope, IsoFLOP parabolas, L(N, D)) on the runs of one family, and which of them is reported.
 
 Approach 2 speaks where two budgets have three sizes: its parabolas less the bias that L(N, D) implies for them, if L(N, D)
 fits; else the parabolas as they are. Otherwise approach 1, the envelope. Approach 3 stands beside them.

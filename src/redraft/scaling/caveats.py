@@ -1,4 +1,4 @@
-"""What a reader of the fits must know: sentences for the study and for each family, from the flags of the fits."""
+"""Warnings about fits: sentences for the study and for each family, from the flags of the fits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same runs counted under other conventions, and every exponent and optimum fitted again.
+"""The same runs under other counting conventions, with every exponent and optimum fitted again.
 
 An exponent belongs to its convention: identical runs give N* ~ C^.37 to C^.70 as N counts the embedding, the head, or
 neither. Runs of one IsoFLOP budget spend different FLOPs under another convention, so its curves are bent: each loss is

@@ -1,4 +1,4 @@
-"""What each engine would have said of the largest budget without it: the test that a scaling law is for.
+"""Held-out extrapolation: the largest budget's best loss, predicted by each approach from the smaller budgets.
 
 Signed errors are logarithms of predicted over measured: +0.01 is a loss predicted 1 % too high.
 """

@@ -1,4 +1,4 @@
-"""All fits of a study, in one call, as data and as sentences."""
+"""All fits of a study, in one call."""
 
 from __future__ import annotations
 

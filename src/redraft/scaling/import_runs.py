@@ -1,4 +1,4 @@
-"""Records of any origin as a table of runs: tables with other column names, TensorBoard folders, W&B exports.
+"""Importing runs: tables with other column names, TensorBoard folders, W&B exports.
 
 A mapping says where each field of a point comes from: `loss=val_loss,params=n_params,family=ar`. On the right stands a
 column (a tag, a metric), or where there is none of that name a constant; `run=REGEX` reads fields from the name of a run

@@ -1,4 +1,4 @@
-"""L(N, D) of a family from whatever its study fitted, and how sure the best loss is at a budget that was not trained.
+"""The loss surface L(N, D) of a family from its fits, and the uncertainty of the best loss at an untrained budget.
 
 Where no L(N, D) was fitted (published optima), the one that has these optima is used. If N* = n C^a, D* = d C^b with
 a + b = 1 and L* = l C^-g, and L = A / N^alpha + B / D^beta without an irreducible loss, then alpha = g / a, beta = g / b, and

@@ -1,4 +1,4 @@
-"""Points of a scaling study: what one trained run gives to a fit, read from any table or from a study directory.
+"""Data points of a scaling study: one trained run each, read from a table or a study directory.
 
 A table needs the columns family, params, tokens, flops and loss (nats per token); the other fields of `Point` are
 read where present and every other column is ignored. Columns such as `params:6ND` and `flops:full` hold the same run

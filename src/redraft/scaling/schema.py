@@ -1,4 +1,4 @@
-"""The fits of a study as JSON, under the keys that `redraft study fit --json` promises.
+"""The JSON schema of `redraft study fit --json`, which is kept stable.
 
 families.NAME.size_exponent, token_exponent, loss_exponent: {value, low, high}, the exponents of compute C (FLOPs) in
 N* = k C^a, D* = k C^b and loss* = k C^g; losses fall, so g is negative. families.NAME.minima: one for each budget, plain

@@ -1,4 +1,4 @@
-"""Run a planned study: one queue on disk, any number of workers on any number of machines, nothing lost to a kill.
+"""Runs a planned study: one queue on disk, any number of workers on any number of machines, safe against kills.
 
 A run is claimed by a lock that the system releases when its holder dies (several machines: the file system must carry locks,
 as NFS and Lustre do). What is recorded is skipped; what was begun goes on from its checkpoint. A branch waits until its trunk

@@ -1,4 +1,4 @@
-"""Learning rates that the families choose themselves: short runs over a grid, and a recipe that carries the answer. No torch.
+"""Learning-rate tuning by family: short runs over a grid, and a recipe that carries the result. No torch.
 
 For every family of a recipe's arms, its smallest and its middle size at the smallest budget are trained at the learning
 rates lr x `FACTORS`. The loss is a parabola in ln lr; its vertex is lr*. Two sizes give lr* = k N^-g, which the recipe then

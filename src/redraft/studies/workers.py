@@ -1,4 +1,4 @@
-"""Who works on a study's queue: processes of this machine, or jobs of a Slurm cluster. Both find their work on disk."""
+"""Workers of a study's queue: processes of this machine, or jobs of a Slurm cluster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts with holes, filled by a model: many at once, each family by its own sampler at temperature 0."""
+"""Infilling by a model, many texts at once, each family by its own sampler at temperature 0."""
 
 from __future__ import annotations
 

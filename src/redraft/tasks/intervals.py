@@ -1,4 +1,4 @@
-"""Intervals of shares and of means, at 95 %. No torch."""
+"""Confidence intervals of proportions and means, at 95 %. No torch."""
 
 from __future__ import annotations
 

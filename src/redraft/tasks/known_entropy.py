@@ -1,4 +1,4 @@
-"""Text of a known entropy: draws from a small language model, whose own score of them is exact (stories260K of llama2.c)."""
+"""Text of known entropy: samples of a small language model, whose likelihood is exact (stories260K of llama2.c)."""
 
 from __future__ import annotations
 

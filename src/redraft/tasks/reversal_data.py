@@ -1,4 +1,4 @@
-"""Fictitious people and what they are known for: the data of the reversal curse (Berglund et al. 2023, arXiv:2309.12288).
+"""Data of the reversal curse: fictitious people and their descriptions (Berglund et al. 2023, arXiv:2309.12288).
 
 Three groups. Of p2d people every training sentence gives the name before the description, of d2p people the description
 before the name, of `both` both. A sentence is a prompt and its completion; tests hold paraphrases that training never saw:

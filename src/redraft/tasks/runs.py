@@ -1,4 +1,4 @@
-"""Many small runs at once: each in a folder named after its settings, so that the same command finds what it has done."""
+"""Many small runs, each in a folder named after its settings, so that a repeated command finds what is done."""
 
 from __future__ import annotations
 

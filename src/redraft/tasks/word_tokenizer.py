@@ -1,4 +1,4 @@
-"""A tokenizer of whole words for a small world: an id for each word, one for any other, one to end a text."""
+"""A whole-word tokenizer for small synthetic data: one id a word, one for unknown words, one for end of text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Resumable state: weights, AdamW moments, moving average, teacher, step. In one safetensors file, whole or absent.
+"""Checkpoints: weights, AdamW moments, moving average, teacher and step, in one safetensors file.
 
 The same names stand for the same tensors in the checkpoints of several ranks (sharded.py), so that a run may be begun on one
 and continued on many, or the other way round.

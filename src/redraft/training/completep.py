@@ -1,4 +1,4 @@
-"""CompleteP (Dey et al. 2025, arXiv:2505.01618): settings chosen on a small network carry over to wider and deeper ones.
+"""CompleteP (Dey et al. 2025, arXiv:2505.01618): hyperparameters transferred from a small network to wider and deeper ones.
 
 The paper multiplies what a block adds to the residual stream by 1 / m_L and the logits by 1 / m_N (m: ratios of depth and
 width to those of the small network), and scales learning rates, decay and eps by layer. Under AdamW a factor c on a weight's

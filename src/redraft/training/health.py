@@ -1,4 +1,4 @@
-"""What can go wrong in a long run, how it is told, and what is done: each by a rule that all ranks follow alike.
+"""Detectors of trouble in a long run (NaNs, loss spikes, slow ranks, failed saves), alike on all ranks.
 
 nan        the gradient's norm is no number.      train.on_nan: stop, the default, at the next step that is logged or saved;
                                                   skip: no update, SKIPS in a row stop; rollback

@@ -1,4 +1,4 @@
-"""A run's journal: one typed record a line. No number is ever read back out of text.
+"""The journal of a run: one typed record a line.
 
 step        what was trained, every LOG_EVERY steps; a run that continues drops those that it will train again
 heartbeat   that it lives: how fast it is, what is left, and which rank is slowest

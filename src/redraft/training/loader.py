@@ -1,4 +1,4 @@
-"""What a step reads, as a function of its number: rows of text, or examples of prompts; and which rank reads it."""
+"""The data loader: the rows of a step as a function of its number, and each rank's share of them."""
 
 from __future__ import annotations
 

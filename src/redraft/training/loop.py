@@ -1,4 +1,4 @@
-"""The training loop: one generator of steps, with what is written down and saved beside them."""
+"""The training loop: a generator of steps, with logging and checkpoints beside them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Beside the loop: what a run writes down, when it saves, and how it answers trouble (the rules of health.py)."""
+"""Logging, checkpointing and recovery beside the training loop (rules in health.py)."""
 
 from __future__ import annotations
 

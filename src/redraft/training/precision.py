@@ -1,4 +1,4 @@
-"""In which number format a device multiplies matrices fastest."""
+"""The number format in which a device multiplies matrices fastest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything a run needs, assembled once from its configuration."""
+"""Assembles everything a run needs from its configuration: data, tokenizer, family, budget, device."""
 
 from __future__ import annotations
 

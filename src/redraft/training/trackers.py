@@ -1,4 +1,4 @@
-"""Trackers: wandb, TensorBoard, trackio. They hear what the journal hears; nothing that befalls them befalls the run.
+"""Experiment trackers: wandb, TensorBoard, trackio. They receive what the journal does; their failure never stops a run.
 
 Each has a thread of its own and a queue that may overflow: what a tracker cannot take in time is dropped, and a tracker
 that fails is told nothing more. The journal is the record; these are views of it.

@@ -1,4 +1,4 @@
-"""The moving parts of a run, and one step of it.
+"""The trainer: network, optimiser, teacher and data of a run, and one training step.
 
 Everything random is a function of (seed, sample number, position), and which tokens a step holds a function of
 (seed, step). So a run that was killed and continued ends in the same bits as one that was not (on a GPU with

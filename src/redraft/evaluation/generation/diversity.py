@@ -1,4 +1,4 @@
-"""How varied generated text is. Of token ids [n, L]: no judge is asked, so nothing here says whether the text is any good."""
+"""Diversity of generated token ids [n, L]: distinct n-grams, repetition, unigram entropy. No evaluator model is needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Judges by what they are kept in: a folder, a GGUF file, a llama2.c file, a name on the hub.
+"""Evaluator models by where they are: a redraft or transformers folder, a GGUF file, a llama2.c file, a name on the hub.
 
 Weights of `transformers` are used in float32, whatever they are stored in. A GGUF file may be quantised: it is then another
 model than the one it was made from, and the file's name says so in every record.

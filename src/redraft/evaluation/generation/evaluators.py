@@ -1,4 +1,4 @@
-"""Judges: models with an exact likelihood that say how probable a text is. Loaded once, named in every record.
+"""Evaluator models (`judge` in flags and records): exact likelihoods of generated text, for generative perplexity.
 
     RedraftEvaluator    a redraft model: rows of its own token ids are scored as they are, others as text
     HFEvaluator     any causal language model of `transformers`; judge_files.py reads folders, GGUF and llama2.c files

@@ -1,4 +1,4 @@
-"""Peak memory between two moments: of the accelerator's allocator, or of this process where the CPU does the work."""
+"""Peak memory of a piece of work: the accelerator's allocator, or the resident memory of this process."""
 
 from __future__ import annotations
 

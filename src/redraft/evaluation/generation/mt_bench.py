@@ -1,4 +1,4 @@
-"""Answers to MT-bench's questions in FastChat's format, and a judge by URL for who has one (Zheng et al. 2023, 2306.05685).
+"""MT-bench answers in FastChat's format, and an LLM-as-a-judge by URL (Zheng et al. 2023, arXiv:2306.05685).
 
 An answer file holds a line for each question: {"question_id", "answer_id", "model_id", "choices": [{"index", "turns"}],
 "tstamp"}; a judgment file {"question_id", "model", "judge", "turn", "judgment", "score", "tstamp"}. FastChat reads both.

@@ -1,4 +1,4 @@
-"""What samples cost: time, passes through the network, FLOPs and memory. How good they are, a judge says (judges.py).
+"""Cost of generating samples: time, forward passes, FLOPs and memory; and their perplexity under an evaluator model.
 
 Counting. Tokens are those written on the canvas, end-of-document included; unconditional rows have no prompt. A pass is one
 call of the trunk. FLOPs are the forward pass by the ledger's groups (`network/flops.py`, full: matrices, attention scores,

@@ -1,4 +1,4 @@
-"""-log p(continuation | context) for every family: what a task of multiple choice, or a perplexity, is made of.
+"""-log p(continuation | context) for every family, as multiple-choice tasks and perplexities need it.
 
 A request is a row of ids of which the continuation is scored and the context is given: never noised, never paid for. AR is
 exact; the rest are an estimator's mean over draws, with its Monte Carlo error.

@@ -1,4 +1,4 @@
-"""What scoring a text costs, for who is to be told before it begins: passes of a row through the network, and their time."""
+"""What scoring will cost, told beforehand: forward passes of a row, and their time by timing the model's own network."""
 
 from __future__ import annotations
 

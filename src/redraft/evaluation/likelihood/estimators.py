@@ -1,4 +1,4 @@
-"""Estimators of -log p(x): draws of nats a text, of which a mean and a standard error follow.
+"""Estimators of -log p(x): samples in nats for each text, whose mean and standard error are reported.
 
   continuous_time       the family's own bound, a random time a draw; for ar the exact value
   discrete_time         the same of a family whose bound is that of T steps (d3pm; mdlm with a grid): a random step a draw

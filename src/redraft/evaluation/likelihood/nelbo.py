@@ -1,4 +1,4 @@
-"""The bound on held-out text, in nats per token, with its errors: by any estimator, the family's own first.
+"""NELBO of held-out text in nats per token, with its standard error, by any estimator.
 
 Draw r of window i is sample i R + r of one low-discrepancy sequence of times over the whole set, and the noise of a
 sample is a function of its number: the same for every family, model, estimator, batch size and machine.

@@ -1,4 +1,4 @@
-"""Zero-shot perplexity with every convention named. Published figures differ most by what is decided here.
+"""Zero-shot perplexity, with every convention named: windows, stride, BOS and EOS, detokenisation, what is divided by.
 
 `wrap`      stream: documents end in the end-of-document id and are cut into windows where they come.
             documents: each document has windows of its own, and nothing is paid for its end.

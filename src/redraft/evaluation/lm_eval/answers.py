@@ -1,4 +1,4 @@
-"""A file of answers that outlives the process: what was scored before a kill is not scored again.
+"""A cache of scored requests on disk, so that an interrupted evaluation goes on where it stopped.
 
 A key is everything that an answer depends on, the model's weights and all settings included, so one file serves any number
 of models. Several processes may write it.

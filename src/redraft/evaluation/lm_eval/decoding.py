@@ -1,4 +1,4 @@
-"""Continuations of prompts for tasks: text until a stop string, and whether greedy decoding writes a given answer.
+"""Generation for tasks: text until a stop string, and whether greedy decoding gives a stated continuation.
 
 Greedy means, by family:
 

@@ -1,4 +1,4 @@
-"""lm-evaluation-harness over every family: one adapter, its four kinds of request, and what defines their numbers.
+"""The adapter to lm-evaluation-harness for every family: its four request types, and what defines their numbers.
 
     simple_evaluate(model=RedraftLM("runs/first"), tasks=[...])          # or `redraft eval runs/first --tasks hellaswag,piqa`
 

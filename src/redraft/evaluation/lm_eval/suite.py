@@ -1,4 +1,4 @@
-"""Tasks from start to result: lm-eval evaluates, and what defines its numbers is written beside them.
+"""One evaluation on tasks, from loading to results: lm-eval scores, and the settings that define its numbers are recorded.
 
 Two results over the same documents can be compared document by document (`against`): McNemar's exact test of their
 disagreements for right-or-wrong metrics, which needs far fewer documents than two separate standard errors.

@@ -1,4 +1,4 @@
-"""The public sets of `redraft eval --tasks`, read from local files into the fields that lm-eval's own tasks ask for.
+"""Public evaluation sets from local files, in the fields that lm-eval's own tasks expect.
 
 A file that is malformed is told by its name, its line or record, and the field: no document is ever left out silently.
 """

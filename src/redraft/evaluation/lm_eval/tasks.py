@@ -1,4 +1,4 @@
-"""Tasks of lm-evaluation-harness that ask no network: its own prompts and metrics, over documents read from local files.
+"""lm-eval tasks without network access: its own prompts and metrics, over documents from local files.
 
 A public set is lm-eval's own definition, of the installed version, with the documents taken from a data folder: so numbers
 compare with those of others. Where the local file is not the same text, `note` says how, and the result repeats it.

@@ -1,4 +1,4 @@
-"""The globals of a pickle, as names: which of them data may have, and what stands for what they would have made."""
+"""Names in a pickle: which globals are data, and what stands in for each; all others are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The zip that torch writes: one pickle, and each storage as an uncompressed entry that is read where it lies.
+"""Torch's zip format: one pickle, and each storage as an uncompressed entry that is read lazily.
 
 What torch does not write there (compression, foreign entries, entries that overlap or lie about where they are) is refused,
 so that a file means the same to every reader.

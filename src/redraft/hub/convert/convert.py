@@ -1,4 +1,4 @@
-"""A foreign checkpoint as a folder of ours: recognised, planned whole, streamed, checked, and only then in its place."""
+"""Conversion of a foreign checkpoint to a model folder: recognise the layout, plan, stream the tensors, check, rename."""
 
 from __future__ import annotations
 

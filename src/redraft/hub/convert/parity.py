@@ -1,4 +1,4 @@
-"""A converted model against logits that the original code gave: `tokens`, optional `sigma` and `order`, and `logits`."""
+"""Parity check of a converted model against reference logits: `tokens`, optional `sigma` and `order`, and `logits`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a checkpoint is kept in: a file or a folder of safetensors or torch files, with or without a config.json."""
+"""Files of a checkpoint: safetensors or torch files, single or in a folder, with or without a config.json."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tokenizer that goes with a converted model: found, read for its [MASK], and filled up to the model's ids.
+"""The tokenizer of a converted model: found, its [MASK] id read, and padded to the model's vocabulary.
 
 A model may have more ids than its tokenizer: a [PAD] that was added, rows up to a multiple of 64. A tokenizer then gets as
 many tokens that no text becomes, so that ids, embeddings and logits stay the same numbers.

@@ -1,4 +1,4 @@
-"""Pickles read without running them: a stack machine that knows data, tensors and stubs, and calls nothing.
+"""A restricted unpickler: a stack machine that builds plain data, lazy tensors and stubs, and calls nothing.
 
 A torch checkpoint is a zip with a pickle in it, and a pickle is a program: to load one is to run it. Here its opcodes are
 parsed (`pickletools`) and interpreted over inert values. A global is a name (`Ref`); an object of an unknown class is a

@@ -1,4 +1,4 @@
-"""The model card, README.md: what the model is, what its record says of it, how to load it."""
+"""The model card (README.md): the model, its record, how to load it."""
 
 from __future__ import annotations
 

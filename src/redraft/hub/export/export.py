@@ -1,4 +1,4 @@
-"""Models out: a folder for `transformers`, a stock Llama, a GGUF file, or our own folder. It appears whole or not at all.
+"""Exports: a `transformers` folder, a stock Llama folder, a GGUF file, or our own folder, written whole or not at all.
 
 transformers   every family; the code in transformers_code/ goes along, so redraft is not needed to read it
 llama          family ar on the llama block, as LlamaForCausalLM

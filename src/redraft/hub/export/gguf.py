@@ -1,4 +1,4 @@
-"""A Llama as one GGUF file, for llama.cpp and its kin: float32 tensors, and the tokenizer in one of the ways GGUF knows.
+"""GGUF export of a Llama for llama.cpp: float32 tensors, and the tokenizer in one of GGUF's kinds.
 
     gpt2    byte-level BPE as GPT-2 splits text (`tokenizer.json`)
     llama   sentencepiece BPE with byte pieces; our byte tokenizer is that, with no other piece than the space

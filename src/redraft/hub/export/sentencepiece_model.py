@@ -1,4 +1,4 @@
-"""What a sentencepiece `.model` says, read from its bytes: its pieces, and how text is prepared for them.
+"""Reads a sentencepiece `.model` file: its pieces, and its normalisation of text.
 
 The fields of ModelProto that matter here (sentencepiece_model.proto): pieces = 1 {piece 1, score 2, type 3}, trainer_spec = 2
 {model_type 3}, normalizer_spec = 3 {precompiled_charsmap 2, add_dummy_prefix 3, remove_extra_whitespaces 4}.

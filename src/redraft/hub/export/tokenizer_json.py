@@ -1,4 +1,4 @@
-"""A tokenizer as the `tokenizer.json` of an exported folder: our ids, and the model's spare id V as a special token.
+"""A tokenizer as `tokenizer.json` for exported folders: our ids, and the spare id V as a special token.
 
 Sentencepiece models come along where they are BPE on text as it is, as Llama 2's. What a tokenizer adds around a text is what
 the model was trained with: nothing, or BOS for a left-to-right model. Characters that spell a special token are read as that

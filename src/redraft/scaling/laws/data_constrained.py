@@ -1,4 +1,4 @@
-"""Repeated data.  Muennighoff et al. 2023, arXiv:2305.16264: what the fourth epoch is worth.
+"""Data-constrained scaling (repeated epochs).  Muennighoff et al. 2023, arXiv:2305.16264.
 
 With U unique tokens and R = D / U - 1 repetitions, training on D tokens is worth
 

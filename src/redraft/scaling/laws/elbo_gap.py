@@ -1,4 +1,4 @@
-"""The part of a compute multiplier that is a loose bound.
+"""The ELBO gap: the part of a compute multiplier that is due to a loose bound.
 
 Diffusion families are scored by a bound on the likelihood, the reference exactly: their multiplier mixes what the model
 lost with what the bound hides. (With its exact likelihood on LM1B the perplexity of MDLM falls from 31.8 to 26.8, AR has

@@ -1,4 +1,4 @@
-"""One fit of L(N, D) to several families with shared terms, and whether the data allow the sharing.
+"""One fit of L(N, D) to several families with shared terms, with a test of the sharing.
 
 Families trained on the same text have its entropy in common: one E is the least that an ideal model of either would
 reach (of a bound, that plus its slack). Three models of log loss, by least squares: every family for itself, one E for

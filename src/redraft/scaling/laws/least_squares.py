@@ -1,4 +1,4 @@
-"""Least squares and Huber fits of L(N, D) = E + A / N^alpha + B / D^beta from many starts, or many resamples, at once.
+"""Least squares and Huber fits of L(N, D) = E + A / N^alpha + B / D^beta, many starts or resamples at once.
 
 The loss of a fit is the sum over runs of Huber(log L(N, D) - log loss), delta = 1e-3 (arXiv:2203.15556, eq. 6), or half
 the square: `SQUARES`, a delta above every residual.

@@ -1,4 +1,4 @@
-"""Laws of the best loss against compute, and the compute multiplier between two of them.
+"""Power laws of the best loss in compute, and the compute multiplier between two of them.
 
 A family's best losses over budgets C follow loss* = A C^-g. The compute multiplier of family f against a reference is
 

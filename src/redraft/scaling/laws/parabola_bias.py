@@ -1,4 +1,4 @@
-"""What a parabola makes of a law that is no parabola, on the study's own sizes: the bias of approach 2, to be taken off.
+"""The bias of IsoFLOP parabolas (approach 2) on a study's own sizes, when the true law is L(N, D).
 
 Along an IsoFLOP curve L(N, D) = E + A / N^alpha + B / D^beta is no parabola in ln N. Its vertex misses the optimum, by
 more the wider the sizes and the further from the centre, and where that differs between budgets the exponent is wrong

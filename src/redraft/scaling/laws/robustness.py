@@ -1,4 +1,4 @@
-"""Intervals of L(N, D) by other means than the bootstrap from normal noise: profile likelihood, and runs drawn again.
+"""Other intervals of L(N, D) than the parametric bootstrap: profile likelihood, and resampled runs.
 
 Profile likelihood: E, alpha or beta is held at a value and all else fitted by least squares of log loss; the interval is
 where the sum of squares stays below its minimum times 1 + t^2 / nu, t Student's quantile for nu = n - 5. It may be

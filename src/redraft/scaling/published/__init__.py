@@ -1,4 +1,4 @@
-"""Published optima that ship with the package, as tables of points; where they come from is in SOURCES.md beside them.
+"""Published optima that ship with the package as tables; their sources are in SOURCES.md beside them.
 
 They hold one row for each family and budget, the best model there. `redraft study fit published:NAME` fits them.
 """

@@ -1,4 +1,4 @@
-"""Prompts and completions as tokens, each example a row of its own length: encoded once, kept in the cache.
+"""Prompt-completion examples as tokens, one row each, encoded once and cached.
 
 Parts are encoded one by one, so where a prompt ends does not depend on what follows it. An example longer than a row is
 skipped, or cut at its end; one of which nothing is left to learn is skipped. Both are counted.

@@ -1,4 +1,4 @@
-"""What fine-tuning reads: prompts and what should follow them, as parts of text of which some are paid for.
+"""Fine-tuning records as text: parts of a prompt and a completion, of which some are scored.
 
 prompts   an object a line: {"prompt": ..., "completion": ...}
 chat      an object a line: {"messages": [{"role": ..., "content": ...}, ...]}, written out by a template (`chat`)

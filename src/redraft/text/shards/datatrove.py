@@ -1,4 +1,4 @@
-"""Preparing a corpus on a cluster: a step for `datatrove` pipelines that writes our shards, and what joins its tasks' work.
+"""Tokenisation on a cluster: a writer of our shards for `datatrove` pipelines, and the merge of its tasks.
 
     from datatrove.executor import SlurmPipelineExecutor
     from datatrove.pipeline.readers import JsonlReader

@@ -1,4 +1,4 @@
-"""Several sources by weight: which source a sample comes from, and which of its own, is a function of the sample's number.
+"""Mixtures of sources by weight: the source of a sample, and its number there, are functions of the sample's number.
 
 So a mixture has no state: any rank, and any resumed run, finds the place of any sample by itself. Weights are honoured all
 along, not only in the mean: after any number of samples a source is within half a sample for each source of its share.

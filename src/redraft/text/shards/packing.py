@@ -1,4 +1,4 @@
-"""Which tokens a sample holds: a pure function of (seed, sample number), with no state to save or to restore.
+"""Packing: which tokens a training sample holds, a pure function of (seed, sample number) without state.
 
 A split is cut into windows of equal length. Epoch e visits all of them once, in the order of a permutation keyed by
 (seed, e): a Feistel network on the smallest even number of bits that holds all windows, walked until it lands inside

@@ -1,4 +1,4 @@
-"""Prepare a corpus: tokenise a source into shards, once, on all cores, and go on where a killed run stopped.
+"""Tokenises a source into shards, once, on all cores, and goes on where a killed run stopped.
 
 In threads (two: 1.9 times the speed of one), or in processes (encoders.py) where the source is large and the cores are many.
 What is written is the same on any number of either.

@@ -1,4 +1,4 @@
-"""Tokens on disk: a source, tokenised once into shards, and the manifest that says what they are.
+"""Token shards on disk, and the manifest that describes them.
 
 A folder holds, for each split, `train_00000.bin` (raw little-endian uint16, or uint32 where ids need it),
 `train_00000.idx.npy` (uint64, where each document starts in its shard) and `train_00000.json` (counts and hash),

@@ -1,4 +1,4 @@
-"""A stream of tokens that lies in files and reads as one array.
+"""A stream of tokens over several files that reads as one array.
 
 Files are read by position (`pread`), not mapped: what is lost or cut short while a run reads it is then an error with a name,
 where a map would end the process by a signal.

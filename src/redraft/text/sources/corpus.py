@@ -1,4 +1,4 @@
-"""Where text comes from: a source names documents in a fixed order, and each is for training or for validation.
+"""Sources of text: documents in a fixed order, each assigned to training or validation.
 
 stdlib                          the source of the running Python's standard library
 a.txt,b/**/*.jsonl.zst,folder   files, globs and folders (`formats`), in a list parted by commas

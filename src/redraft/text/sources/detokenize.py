@@ -1,4 +1,4 @@
-"""Benchmarks of the word era hold text as word tokens, `Mr. X 's well @-@ known " play " .`: rules to write it as people do.
+"""Detokenisation of word-level benchmarks: `Mr. X 's well @-@ known " play " .` becomes ordinary text.
 
 A perplexity depends on which form was scored by more than most models differ, so the rules that were applied belong to
 the result. They lose nothing that counts: bits per byte and per word divide by the text as it came.

@@ -1,4 +1,4 @@
-"""Tokenising in processes of their own, for corpora that are worth their start: text goes in, ids come out.
+"""Tokenisation in separate processes, for corpora that are large enough: text goes in, ids come out.
 
 Threads go far, for both tokenizer libraries let go of the interpreter's lock. But lists of ids become arrays under it, so a
 machine of many cores is not filled by one process. A worker is started by name and not by `multiprocessing`, which would

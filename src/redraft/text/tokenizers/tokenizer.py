@@ -1,4 +1,4 @@
-"""Tokenizers: text to integer ids and back, behind one class, for bytes, `tokenizer.json` and sentencepiece models.
+"""Tokenizers: text to ids and back, one class for bytes, `tokenizer.json` and sentencepiece models.
 
 A tokenizer owns the ids 0 .. size - 1, of which `eos` ends a document. Ids that only a model needs ([MASK], BOS) are
 not text: the model adds them from `size` upwards. Text is only ever text: the characters `<|endoftext|>` inside a

@@ -1,4 +1,4 @@
-"""Who this process is among several, as whoever started it says in the environment: the one place that reads it. No torch.
+"""Rank and world size from the environment variables of launchers: the one place that reads them. No torch.
 
 torchrun sets RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT. So do notebooks, containers and
 batch systems, sometimes in part, and a shell may keep what a launcher left: what cannot be meant is refused by name, before a

@@ -1,4 +1,4 @@
-"""A run as a Slurm job, through submitit: one task an accelerator, each a rank. Asked to leave, it saves and is requeued.
+"""A run as a Slurm job, through submitit: one task per accelerator. On preemption it saves and is requeued.
 
 `redraft train --nodes N --gpus-per-node G --launcher slurm ...` ends here. Every task starts the same command without those
 flags, with the environment that torchrun would give it, so that training knows nothing of Slurm. Before its time is up, and

@@ -1,4 +1,4 @@
-"""One network on many ranks: whole on each (DDP), in shards (FSDP2), or in shards within groups that are copies (HSDP).
+"""Data parallelism of one network: replicated (DDP), sharded (FSDP2), or sharded within replicated groups (HSDP).
 
 DDP    Li et al. 2020, arXiv:2006.15704.       FSDP   Zhao et al. 2023, arXiv:2304.11277; here `fully_shard`, FSDP2.
 

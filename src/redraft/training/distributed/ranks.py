@@ -1,4 +1,4 @@
-"""The processes that share one run, and what they tell each other. A process on its own is a run of one rank.
+"""The ranks of a run and their collective operations. A single process is a run of one rank.
 
 torchrun starts them and says in the environment who is who (environment.py).
 Weights and gradients travel over the device's own backend. Numbers and decisions travel over gloo, from CPU to CPU, so

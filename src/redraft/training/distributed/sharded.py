@@ -1,4 +1,4 @@
-"""Checkpoints of several ranks: each writes its part in the background, whole or absent, the newest few are kept.
+"""Sharded checkpoints: each rank writes its part in the background, whole or absent; the newest few are kept.
 
 checkpoints/step-00000200/         torch.distributed.checkpoint's files, read back by any number of ranks
 checkpoints/step-00000200/done.json    written last: the step, and size and SHA-256 of every file

@@ -1,4 +1,4 @@
-"""What configurations say: those of transformers (flat) and those of the research code (Hydra's nested tables)."""
+"""Configurations of foreign checkpoints: those of transformers (flat) and of the research code (Hydra's nested tables)."""
 
 from __future__ import annotations
 

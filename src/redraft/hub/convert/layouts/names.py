@@ -1,4 +1,4 @@
-"""Names of tensors: the prefixes that wrappers put before them, and what a checkpoint holds beside its weights."""
+"""Tensor names: prefixes added by wrappers, and entries of a checkpoint that are not weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a conversion is asked, and what it is going to do: decided whole before a tensor is read."""
+"""The plan of a conversion: every target tensor and where it comes from, decided before a tensor is read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where foreign ids go. They keep their numbers: text and tokenizer need no translation, and logits keep their columns.
+"""The vocabulary of a converted model: foreign ids keep their numbers, so text and tokenizer need no translation.
 
 Ours has V text ids and one spare row of the embedding, id V: [MASK], or BOS. A foreign [MASK] that is the last id *is* that
 row, and its row of the head is left out. One in the middle stays where it is, so that the tokenizer's ids stay true, and its

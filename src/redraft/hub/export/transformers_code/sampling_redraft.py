@@ -1,4 +1,4 @@
-"""How an exported diffusion model writes: the reverse process of its family, categoricals drawn in float64.
+"""Sampling of an exported diffusion model: the reverse process of its family, categoricals drawn in float64.
 
 t = 0 is text, t = 1 is noise. V text ids; id V is [MASK]. `free` [B, L] says what may be written.
 """
