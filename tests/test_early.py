@@ -122,7 +122,7 @@ def test_a_folder_that_was_meant_and_a_name_on_the_hub_are_both_told(
 
 def test_the_names_that_are_told_without_torch_are_the_true_ones() -> None:
     from redraft.evaluation.likelihood import estimators
-    from redraft.hub.export.export import export
+    from redraft.hub.export import export
 
     assert set(ESTIMATORS) == set(estimators.ESTIMATORS)
     assert set(TARGETS) == set(export.TARGETS)

@@ -160,12 +160,12 @@ def test_standard_guidance_shows_what_training_dropped(name: str) -> None:
 
 
 def test_standard_guidance_needs_a_model_that_was_trained_for_it() -> None:
-    for drop, fine in ((0.0, False), (0.1, True)):
-        whole = model("mdlm", record={"data": {"drop": drop}})
-        if fine:
+    for key, drop in (("cfg_dropout", 0.0), ("cfg_dropout", 0.1), ("drop", 0.1)):  # "drop" in records of version 0.1.0
+        whole = model("mdlm", record={"data": {key: drop}})
+        if drop:
             Scorer(whole, default_estimator(whole.family), guidance=Guidance(1.0, "standard"))
         else:
-            with pytest.raises(UserError, match=r"data\.drop"):
+            with pytest.raises(UserError, match=r"data\.cfg_dropout"):
                 Scorer(whole, default_estimator(whole.family), guidance=Guidance(1.0, "standard"))
     with pytest.raises(UserError, match="unsupervised"):
         Guidance(1.0, "supervised")
