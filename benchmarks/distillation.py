@@ -21,7 +21,8 @@ import redraft
 from redraft.config import RunConfig, validated
 from redraft.evaluation.generation.speed import quality
 from redraft.hub.model import Model
-from redraft.runs.run import carry_out, open_run
+from redraft.runs.claim import open_run
+from redraft.runs.run import carry_out
 from redraft.types import last
 
 DATA = {"source": "stdlib", "length": 64}

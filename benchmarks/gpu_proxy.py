@@ -36,7 +36,7 @@ from redraft.hub.model import Model
 from redraft.network.sizes import from_size
 from redraft.network.transformer import Transformer
 from redraft.text.tokenizers.tokenizer import Bytes
-from redraft.training.distributed.parallel import LossModule
+from redraft.training.trainer import LossModule
 from redraft.types import Batch, View
 
 META = torch.device("meta")

@@ -31,7 +31,8 @@ from redraft.evaluation.likelihood.estimators import (
 )
 from redraft.evaluation.likelihood.nelbo import draw_nats
 from redraft.hub.model import Model
-from redraft.runs.run import carry_out, open_run
+from redraft.runs.claim import open_run
+from redraft.runs.run import carry_out
 from redraft.text.shards.packing import ordered_windows
 from redraft.text.shards.prepare import prepare_cached
 

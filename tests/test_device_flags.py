@@ -28,7 +28,8 @@ from redraft.hub.folder import load_model
 from redraft.network import device as devices
 from redraft.network.device import pick_device
 from redraft.planning.frontier import FrontierConfig
-from redraft.runs.run import carry_out, open_run
+from redraft.runs.claim import open_run
+from redraft.runs.run import carry_out
 from redraft.tasks import known_entropy
 from tests.small_runs import corpus, tiny
 

@@ -15,7 +15,8 @@ from redraft.config import RunConfig, read_toml, validated
 from redraft.errors import UserError
 from redraft.frontier.pareto import load_frontier
 from redraft.registry import RENAMED, SAMPLERS, find
-from redraft.runs.run import carry_out, open_run
+from redraft.runs.claim import open_run
+from redraft.runs.run import carry_out
 from redraft.scaling.fit import fit
 from redraft.scaling.records import load_points
 

@@ -24,7 +24,7 @@ from redraft.noise.counter_rng import Key
 from redraft.registry import FAMILIES, SAMPLERS
 from redraft.sampling.base import build as build_sampler
 from redraft.text.tokenizers.tokenizer import Bytes
-from redraft.training.distributed.parallel import LossModule
+from redraft.training.trainer import LossModule
 from redraft.types import Batch, last
 
 V, L, ROWS = 257, 64, 4

@@ -11,9 +11,10 @@ from redraft.config import TrainConfig
 from redraft.families.base import build
 from redraft.network.sizes import Shape
 from redraft.network.transformer import Transformer
-from redraft.training.distributed.parallel import LossModule, parallelize
+from redraft.training.distributed.parallel import parallelize
 from redraft.training.distributed.ranks import Ranks
 from redraft.training.optim import adamw
+from redraft.training.trainer import LossModule
 from redraft.types import Batch
 
 
@@ -52,7 +53,7 @@ class Steps:
         device, vocab = network.embedding.device, network.shape.vocab
         self.optimizer, self.how, self.network = optimizer, how, reborn(network)
         loss_module = LossModule(build(family, options or {}, vocab), self.network, None, 0)
-        self.loss_module: nn.Module = parallelize(loss_module, how, Ranks())
+        self.loss_module: nn.Module = parallelize(loss_module, self.network, None, how, Ranks())
         rows = how.batch // how.accumulate
         generator = torch.Generator(device).manual_seed(1)
         tokens = torch.randint(0, vocab, (rows, length), generator=generator, device=device)

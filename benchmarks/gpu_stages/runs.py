@@ -19,7 +19,7 @@ from gpu_stages import laws
 from gpu_stages.plan import Scale
 from gpu_stages.record import Cases, Missed
 from redraft.config import RunConfig, merge, validated
-from redraft.training.loop import train
+from redraft.runs.run import train
 from redraft.training.setup import set_up
 from redraft.training.trainer import Trainer
 

@@ -27,7 +27,8 @@ from redraft.evaluation.lm_eval.suite import added, evaluate, mcnemar, ratio_err
 from redraft.evaluation.lm_eval.tasks import Suite, quiet
 from redraft.hub.model import Model
 from redraft.registry import FAMILIES
-from redraft.runs.run import carry_out, open_run
+from redraft.runs.claim import open_run
+from redraft.runs.run import carry_out
 from tests.evaluation.models import model
 from tests.small_runs import corpus, tiny
 

@@ -15,8 +15,9 @@ from redraft.cli import main
 from redraft.errors import UserError
 from redraft.evaluation.likelihood.nelbo import Bound
 from redraft.evaluation.likelihood.perplexity import Convention, windows
+from redraft.runs.claim import open_run
 from redraft.runs.compare import compare, read_result
-from redraft.runs.run import carry_out, open_run
+from redraft.runs.run import carry_out
 from redraft.text.sources.detokenize import RULES, detokenizer
 from redraft.text.tokenizers.tokenizer import Bytes
 from tests.small_runs import corpus, tiny

@@ -16,7 +16,8 @@ from redraft.frontier.measure import Bench, Checkpoint, measure_models
 from redraft.frontier.pareto import FRONTIER, SAMPLES, load_frontier
 from redraft.hub.model import load
 from redraft.planning.frontier import FrontierConfig
-from redraft.runs.run import carry_out, open_run
+from redraft.runs.claim import open_run
+from redraft.runs.run import carry_out
 from tests.small_runs import corpus, tiny
 
 SETTINGS = FrontierConfig(

@@ -17,7 +17,8 @@ from redraft.cli import main
 from redraft.errors import UserError
 from redraft.hub.model import MARK, Model
 from redraft.registry import FAMILIES
-from redraft.runs.run import carry_out, open_run
+from redraft.runs.claim import open_run
+from redraft.runs.run import carry_out
 from redraft.types import Canvas
 from tests.rounding import CLOSE, in_float64
 from tests.small_runs import corpus, tiny

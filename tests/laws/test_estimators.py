@@ -31,7 +31,8 @@ from redraft.families.esolm import EsoLM
 from redraft.families.mdlm import MDLM
 from redraft.noise import counter_rng
 from redraft.noise.counter_rng import Key
-from redraft.runs.run import carry_out, open_run
+from redraft.runs.claim import open_run
+from redraft.runs.run import carry_out
 from redraft.types import Attention, Batch, Network, View
 from tests.laws.cases import CASES, HYBRID, WITH_CLOCK, Case
 from tests.laws.test_bound import Wrong, expected_diffusion_nelbo, expected_esolm_nelbo

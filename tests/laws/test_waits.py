@@ -26,7 +26,7 @@ from redraft.network.transformer import Transformer
 from redraft.noise.counter_rng import Key
 from redraft.registry import FAMILIES
 from redraft.text.tokenizers.tokenizer import Bytes
-from redraft.training.distributed.parallel import LossModule
+from redraft.training.trainer import LossModule
 from redraft.types import Batch
 
 V, L, ROWS, AWAY = 257, 16, 4, torch.device("meta")

@@ -99,7 +99,8 @@ def test_arithmetic_is_scored_by_length(tmp_path: Path) -> None:
 
 def test_a_gsm8k_run_from_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Questions too long for a row are left out and counted."""
-    from redraft.runs.run import carry_out, open_run
+    from redraft.runs.claim import open_run
+    from redraft.runs.run import carry_out
     from tests.small_runs import corpus
 
     start = tmp_path / "start"

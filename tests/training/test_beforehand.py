@@ -23,7 +23,8 @@ from redraft.hub.model import load
 from redraft.planning.schedule import idle, learning_rate
 from redraft.planning.validation_rows import foreseen
 from redraft.registry import FAMILIES
-from redraft.runs.run import carry_out, open_run, read_record
+from redraft.runs.claim import open_run
+from redraft.runs.run import carry_out, read_record
 from redraft.training.setup import held_out, set_up
 from tests.hub.models import folder
 from tests.small_runs import corpus, tiny

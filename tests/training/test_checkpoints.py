@@ -14,10 +14,10 @@ from redraft.cli import main
 from redraft.config import RunConfig, dump_toml
 from redraft.errors import UserError
 from redraft.files import write_text
+from redraft.runs.run import train
 from redraft.training.distributed.ranks import Ranks
 from redraft.training.distributed.sharded import candidates, consolidate, verify
 from redraft.training.journal import read_events
-from redraft.training.loop import train
 from redraft.training.setup import set_up
 from redraft.training.trainer import Trainer
 from tests.small_runs import corpus, tiny

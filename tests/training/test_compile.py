@@ -12,12 +12,13 @@ import torch
 import redraft
 from redraft.errors import UserError
 from redraft.network.init import initialised
-from redraft.runs.run import carry_out, open_run
-from redraft.training.distributed.parallel import LossModule, parallelize
+from redraft.runs.claim import open_run
+from redraft.runs.run import carry_out
+from redraft.training.distributed.parallel import parallelize
 from redraft.training.distributed.ranks import Ranks
 from redraft.training.loader import as_batch
 from redraft.training.setup import set_up
-from redraft.training.trainer import Trainer
+from redraft.training.trainer import LossModule, Trainer
 from redraft.types import Canvas
 from tests.rounding import CLOSE, in_float64
 from tests.small_runs import corpus, tiny
@@ -82,7 +83,9 @@ def test_blocks_share_one_graph_and_the_teacher_is_fused_too(
     setup = set_up(config)
     network = initialised(setup.budget.shape, 0)
     teacher = initialised(setup.budget.shape, 1).requires_grad_(False)
-    loss_module = parallelize(LossModule(setup.family, network, teacher, 0), setup.config.train, Ranks())
+    loss_module = parallelize(
+        LossModule(setup.family, network, teacher, 0), network, teacher, setup.config.train, Ranks()
+    )
     rows = setup.reader.step(0)
     for _ in range(2):
         loss_module(as_batch(rows, slice(0, 4), "cpu"), 0.0).sum().backward()
@@ -115,7 +118,7 @@ def test_graphs_of_a_network_in_parts_are_refused(source: Path) -> None:
     setup = set_up(config)
     loss_module = LossModule(setup.family, initialised(setup.budget.shape, 0), None, 0)
     with pytest.raises(UserError, match=r"train.compile graphs replays a whole network, and fsdp gathers its parts"):
-        parallelize(loss_module, setup.config.train, Ranks(0, 2, 2, control=object()))
+        parallelize(loss_module, loss_module.network, None, setup.config.train, Ranks(0, 2, 2, control=object()))
 
 
 def test_the_noise_of_a_compiled_hash_is_the_same_to_the_bit() -> None:

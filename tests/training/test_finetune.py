@@ -21,7 +21,8 @@ from redraft.network.transformer import Transformer
 from redraft.noise import counter_rng
 from redraft.noise.counter_rng import Key
 from redraft.registry import FAMILIES
-from redraft.runs.run import carry_out, open_run, read_record
+from redraft.runs.claim import open_run
+from redraft.runs.run import carry_out, read_record
 from redraft.training.journal import read_journal
 from redraft.training.loader import as_batch
 from redraft.training.setup import held_out, set_up

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from redraft.errors import Diverged, UserError
+from redraft.runs.run import train
 from redraft.training.health import ROLLBACKS, SKIPS, SPIKE_LEAST, SPIKE_STEPS, Slowness, Spikes
 from redraft.training.journal import Event, Journal, StepRecord, last_record, read_events, read_journal
-from redraft.training.loop import train
 from redraft.training.setup import set_up
 from redraft.training.trainer import Trainer
 from tests.small_runs import corpus, tiny

@@ -15,7 +15,8 @@ pytest.importorskip("submitit")
 
 from redraft.cli import main, overrides
 from redraft.errors import UserError
-from redraft.runs.run import carry_out, open_run, read_record
+from redraft.runs.claim import open_run
+from redraft.runs.run import carry_out, read_record
 from redraft.training.distributed.launch import FOLDER, launch, log_of, named, options_of, running, settings, words_of
 from redraft.training.journal import read_journal
 from tests.small_runs import corpus, tiny

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from redraft.config import RunConfig, merge, validated
-from redraft.runs.run import carry_out, open_run, read_record
+from redraft.runs.claim import open_run
+from redraft.runs.run import carry_out, read_record
 from redraft.training.journal import read_journal
 from tests.small_runs import tiny
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from redraft.errors import ASKED, LOST_RANK, MISTAKE, UserError
-from redraft.runs.run import carry_out, open_run, read_record
+from redraft.runs.claim import open_run
+from redraft.runs.run import carry_out, read_record
 from redraft.text.shards.prepare import prepare
 from redraft.text.shards.shards import spot
 from redraft.text.tokenizers.tokenizer import Bytes
@@ -26,7 +27,7 @@ ENDS = """
 import sys
 from redraft.errors import UserError
 from redraft.training.distributed.ranks import Preempted, joined, rank_zero_errors
-from redraft.training.loop import train
+from redraft.runs.run import train
 
 with joined(60) as ranks, rank_zero_errors(ranks):
     if sys.argv[1] == "unknown":

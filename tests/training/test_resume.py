@@ -20,7 +20,8 @@ from redraft.config import RunConfig, dump_toml
 from redraft.errors import UserError
 from redraft.network.device import deterministic
 from redraft.registry import FAMILIES
-from redraft.runs.run import carry_out, open_run, read_record
+from redraft.runs.claim import open_run
+from redraft.runs.run import carry_out, read_record
 from redraft.runs.snapshot import snapshot
 from redraft.training.journal import read_journal
 from redraft.training.trainer import Trainer

@@ -17,8 +17,8 @@ from redraft.noise.counter_rng import Key
 from redraft.registry import FAMILIES
 from redraft.text.shards.packing import Rows
 from redraft.training import loader
-from redraft.training.distributed.parallel import LossModule
 from redraft.training.loader import as_batch
+from redraft.training.trainer import LossModule
 from redraft.types import Batch
 from tests.rounding import CLOSE, in_float64
 

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 
 from redraft.cli import main
 from redraft.errors import UserError
-from redraft.runs.run import carry_out, open_run, read_record
+from redraft.runs.claim import open_run
+from redraft.runs.run import carry_out, read_record
 from redraft.training.trainer import Trainer
 from tests.small_runs import corpus, tiny
 

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 
 from redraft.errors import UserError
+from redraft.runs.run import train
 from redraft.training import checkpoint
 from redraft.training.checkpoint import STATE, cursor_of
 from redraft.training.journal import read_events
-from redraft.training.loop import train
 from redraft.training.setup import set_up
 from redraft.training.trainer import Trainer
 from tests.small_runs import corpus, tiny

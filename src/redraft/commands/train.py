@@ -169,7 +169,7 @@ def _pace(setup: Setup, step: int, seconds: float) -> str:
 def opened(options: Namespace, overrides: dict[str, Any], ranks: Ranks) -> Setup:
     """The run in its folder, which the other ranks are told of once its data are there. An error of one is an error of all."""
     from redraft.config import validated
-    from redraft.runs.run import open_run
+    from redraft.runs.claim import open_run
     from redraft.text.shards.shards import Corpus, spot
 
     try:
@@ -186,7 +186,7 @@ def opened(options: Namespace, overrides: dict[str, Any], ranks: Ranks) -> Setup
 
 def assist(folder: Path, ranks: Ranks) -> None:
     """Any other rank: trains and is silent. What goes wrong for all is the first rank's to say."""
-    from redraft.training.loop import train
+    from redraft.runs.run import train
     from redraft.training.trainer import Trainer
 
     ranks.agree(patiently=True)

@@ -36,47 +36,14 @@ from redraft.network.sizes import DEFAULT, LADDER, Shape, head_width
 from redraft.text.shards.prepare import Progress
 from redraft.training.checkpoint import STATE
 from redraft.training.journal import StepRecord
-from redraft.training.loop import train
+from redraft.runs.claim import START, initial_weights
+from redraft.training.distributed.ranks import Preempted
+from redraft.training.health import LostData
+from redraft.training.monitor import Monitor
 from redraft.training.setup import Setup, held_out, set_up
 from redraft.training.distributed.sharded import candidates
 from redraft.training.trainer import Trainer
 
-CONFIG, START, NETWORK = "config.toml", "start.json", "network.json"
-
-
-def open_run(config: RunConfig, folder: Path, progress: Progress | None = None) -> Setup:
-    """Claim `folder` for this run. `UserError` where it holds anything else, or the run cannot be set up."""
-    stored = _stored(config, folder)
-    setup = set_up(stored or config, progress)
-    if stored is None:
-        _check_start(setup)
-        _check_space(setup, folder)
-        make_folder(folder)
-        if setup.config.train.init_from is not None:
-            write_json(folder / START, start_summary(setup.config.train.init_from))
-        write_json(folder / NETWORK, asdict(setup.budget.shape))
-        write_text(folder / CONFIG, dump_toml(setup.config))
-    else:
-        check_network(folder, setup.config, setup.budget.shape)
-    return setup
-
-
-def check_network(folder: Path, config: RunConfig, shape: Shape) -> None:
-    """`UserError` where the state in `folder` is of a network with other heads: tensors of the same shapes would not tell.
-
-    Which heads a size has may change from one version to the next. Folders without `network.json` are of versions that gave
-    solved sizes heads of any even width, where now a part of the usual width divides the network's.
-    """
-    network, path = config.network, folder / NETWORK
-    if not candidates(folder):
-        return
-    solved = network.depth is None and network.size not in LADDER
-    other = read_json(path) != asdict(shape) if path.exists() else solved and shape.width % head_width(shape.width)
-    if other:
-        raise UserError(
-            f"{folder} was begun with another network than size {network.size or DEFAULT} has now (width {shape.width}, "
-            f"{shape.depth} layers, {shape.heads} heads): end it with the version that began it, or give another folder"
-        )
 
 
 @dataclass(frozen=True)
@@ -107,7 +74,7 @@ def carry_out(
     config, began = setup.config, time.perf_counter()
     fork = branch.fork if branch else None
     fresh = not candidates(folder) and not (fork and fork.exists())
-    trainer = Trainer.start(setup, folder, _given(setup) if fresh else None, fork)
+    trainer = Trainer.start(setup, folder, initial_weights(setup) if fresh else None, fork)
     started = trainer.step
     yield from train(trainer, folder, forks)
     timing = Timing(time.perf_counter() - began, setup.budget.steps - started)
@@ -131,85 +98,37 @@ def read_record(folder: Path) -> dict[str, Any]:
     return read_json(folder / RECORD)
 
 
-def _stored(config: RunConfig, folder: Path) -> RunConfig | None:
-    """The resolved configuration that `folder` already holds for this very run; None for a new or empty folder."""
-    if not folder.exists():
-        return None
-    if not folder.is_dir():
-        raise UserError(f"{folder} is a file: give a folder for the run")
-    if not (folder / CONFIG).exists():
-        if any(not item.name.startswith(".") for item in folder.iterdir()):
-            raise UserError(f"{folder} is not empty and holds no redraft run: give a new or empty folder")
-        return None
-    stored = validated(RunConfig, read_toml(folder / CONFIG))
-    chosen = {
-        k: getattr(stored.train, k) for k in ("precision", "device", "compile") if getattr(config.train, k) == "auto"
-    }
-    asked = config.model_copy(update={"train": config.train.model_copy(update=chosen)})
-    if config.data.format == "auto":
-        asked = asked.model_copy(update={"data": config.data.model_copy(update={"format": stored.data.format})})
-    if asked != stored:
-        raise UserError(f"{folder} holds another run ({_difference(asked, stored)}): give another folder, or remove it")
-    return stored
+def train(trainer: Trainer, folder: Path, forks: Mapping[int, Sequence[Path]] | None = None) -> Iterator[StepRecord]:
+    """Run to the end with a journal and checkpoints in `folder`; yields what it logs.
+
+    `forks`: files that take the state after so many steps, for other runs to go on from. Closed early, or where data are lost,
+    it saves its state. `UserError` where the loss is no number any more, and by the other rules of health.py.
+    """
+    with trainer.ranks.handling_signals():
+        yield from _watched(trainer, Monitor(trainer, folder), forks or {})
 
 
-def _check_start(setup: Setup) -> None:
-    """`UserError` where the weights to start from are missing or damaged, of another shape, or of another vocabulary."""
-    if setup.config.train.init_from is None:
-        if setup.config.train.lora is not None:
-            raise UserError("train.lora adapts a trained model: give it by --from FOLDER")
-        if setup.teachers:
-            raise UserError("family.objective distillation learns from a trained model: give it by --from FOLDER")
-        return
-    start = read_config(Path(setup.config.train.init_from))
-    if setup.teachers and start.family != setup.config.family.name:
-        raise UserError(
-            f"family.objective distillation needs a teacher of family {setup.config.family.name!r}: "
-            f"{setup.config.train.init_from} is of family {start.family!r}"
-        )
-    if start.tokenizer != setup.tokenizer.fingerprint:
-        raise UserError(
-            f"{setup.config.train.init_from} speaks another vocabulary than data.tokenizer {setup.tokenizer.name}"
-        )
-    if start.shape != setup.budget.shape:
-        key = next(k for k, v in asdict(start.shape).items() if v != getattr(setup.budget.shape, k))
-        theirs, ours = getattr(start.shape, key), getattr(setup.budget.shape, key)
-        raise UserError(f"{setup.config.train.init_from} is another network: its {key} is {theirs}, this run's {ours}")
-    _given(setup)
-
-
-def _check_space(setup: Setup, folder: Path) -> None:
-    """`UserError` where the disk has no room for the weights and for two states (the old one goes when the new one is whole):
-    of float32 weights, AdamW's two moments, and the moving average and the teacher where there are."""
-    kept = 3 + bool(setup.config.train.ema) + bool(setup.teachers)
-    needed = 4 * sum(setup.budget.parameters.values()) * (1 + 2 * kept)
-    there = next(above for above in (folder, *folder.absolute().parents) if above.exists())
-    free = shutil.disk_usage(there).free
-    if free < needed:
-        raise UserError(
-            f"the run needs about {quantity(needed, 'B')} in {folder} for its weights and states, and "
-            f"{quantity(free, 'B')} are free: free some, or choose another folder"
-        )
-
-
-def _given(setup: Setup) -> dict[str, Tensor] | None:
-    if setup.config.train.init_from is None:
-        return None
-    return dict(load_model(Path(setup.config.train.init_from), torch.device("cpu"))[1].named_parameters())
-
-
-def _difference(asked: RunConfig, stored: RunConfig) -> str:
-    """The first setting that differs, for a message."""
-    ours, theirs = _flat(asked.model_dump()), _flat(stored.model_dump())
-    key = next(k for k in sorted(ours.keys() | theirs.keys()) if ours.get(k) != theirs.get(k))
-    return f"its {key} is {theirs.get(key)!r}, not {ours.get(key)!r}"
-
-
-def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, value in table.items():
-        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return out
+def _watched(trainer: Trainer, monitor: Monitor, forks: Mapping[int, Sequence[Path]]) -> Iterator[StepRecord]:
+    try:
+        for at in trainer.run():
+            record = monitor.after(at)
+            if at.step == trainer.step:  # not rolled back
+                for fork in forks.get(at.step, ()):
+                    trainer.save(fork.parent, fork.name)
+                monitor.save_if_due()
+            if record:
+                yield record
+        monitor.wait_for_save()
+        if trainer.ranks.sum([bool(trainer.ranks.asked)])[0]:
+            raise Preempted
+    except (GeneratorExit, Preempted, LostData) as left:
+        monitor.save()
+        monitor.wait_for_save()
+        if isinstance(left, Preempted):
+            monitor.log_event("left", f"asked to leave after step {trainer.step}, which is saved")
+        raise
+    finally:
+        monitor.close()
 
 
 def _model_config(setup: Setup, record: dict[str, Any]) -> ModelConfig:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from redraft.config import RunConfig, read_toml, validated
-from redraft.runs.run import CONFIG, check_network
+from redraft.runs.claim import CONFIG, check_network
 from redraft.families.base import build
 from redraft.hub import folder as hub
 from redraft.hub.model import Model

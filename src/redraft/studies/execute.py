@@ -188,7 +188,8 @@ def _forget_programs() -> None:
 
 
 def _steps(study: Study, run: PlannedRun, folder: Path) -> Iterator[Any]:
-    from redraft.runs.run import Branch, carry_out, open_run
+    from redraft.runs.claim import open_run
+    from redraft.runs.run import Branch, carry_out
 
     place = folder / RUNS / run.name
     branch = Branch(run.trunk, run.at, fork(folder, run)) if run.trunk else None

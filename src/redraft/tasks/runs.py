@@ -69,7 +69,8 @@ def carry_out_all(jobs: Sequence[Job], workers: int) -> Iterator[Job]:
 
 
 def carry_out_one(job: Job) -> None:
-    from redraft.runs.run import carry_out, open_run
+    from redraft.runs.claim import open_run
+    from redraft.runs.run import carry_out
 
     make_folder(job.folder)
     with alone(job.folder):

@@ -16,9 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from redraft.errors import UserError
+from redraft.families.base import Family, TeacherStudent
 from redraft.network.device import DTYPES, deterministic
+from redraft.network.head import summed
 from redraft.network.init import initialised
+from redraft.network.padding import reading
 from redraft.network.transformer import Transformer
+from redraft.noise.counter_rng import Key
 from redraft.planning.budget import micro_batches
 from redraft.planning.schedule import learning_rate
 from redraft.text.shards.packing import Rows
@@ -26,7 +30,7 @@ from redraft.training import checkpoint, lora
 from redraft.training.checkpoint import Cursor
 from redraft.training.completep import rescale
 from redraft.training.distributed import sharded
-from redraft.training.distributed.parallel import LossModule, full_tensor, micro_batch, parallelize, to_local
+from redraft.training.distributed.parallel import full_tensor, micro_batch, parallelize, to_local
 from redraft.training.distributed.ranks import Preempted, Ranks, here
 from redraft.training.health import LostData
 from redraft.training.loader import Loader, as_batch, parts
@@ -45,6 +49,23 @@ class Step:
     grad_norm: Tensor
     lr: float
     updated: bool = True
+
+
+class LossModule(nn.Module):
+    """What is differentiated: the nats [B, L] of a batch, for their sum. One module around the family's loss, whatever that
+    calls and how often, so that what spreads a network over ranks sees one forward pass."""
+
+    def __init__(self, family: Family, network: Transformer, teacher: Transformer | None, seed: int):
+        super().__init__()
+        self.family, self.key = family, Key.of(seed).fold_in("corruption")
+        self.network, self.teacher = network, teacher
+
+    def forward(self, batch: Batch, progress: float) -> Tensor:
+        network = reading(self.network, batch)
+        if self.teacher is not None:
+            network = TeacherStudent(network, reading(self.teacher, batch))
+        with summed():
+            return self.family.loss(network, batch, key=self.key, progress=progress).nats
 
 
 @dataclass
@@ -74,7 +95,9 @@ class Trainer:
             torch.set_num_threads(train.threads)
         network = _network(setup, given, ranks)
         teacher = deepcopy(network).requires_grad_(False) if setup.teachers else None
-        loss_module = parallelize(LossModule(setup.family, network, teacher, setup.config.seed), train, ranks)
+        loss_module = parallelize(
+            LossModule(setup.family, network, teacher, setup.config.seed), network, teacher, train, ranks
+        )
         optimizer = adamw(network, train)
         if train.compile == "graphs":
             # A replay writes over what the one before it returned, so gradients are added up outside the graphs.

@@ -11,7 +11,7 @@ head. Those belong to the outermost group, which is gathered once a step. Gradie
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
@@ -26,48 +26,28 @@ from torch.utils.checkpoint import checkpoint
 
 from redraft.config import ParallelConfig, TrainConfig
 from redraft.errors import UserError
-from redraft.families.base import Family, TeacherStudent
-from redraft.network.head import summed
-from redraft.network.padding import reading
 from redraft.network.transformer import Block, Transformer
-from redraft.noise.counter_rng import Key
 from redraft.planning.budget import SMALL
 from redraft.training.distributed.ranks import Ranks
-from redraft.types import Batch
 
 
-class LossModule(nn.Module):
-    """What is differentiated: the nats [B, L] of a batch, for their sum. One module around the family's loss, whatever that
-    calls and how often, so that what spreads a network over ranks sees one forward pass."""
-
-    def __init__(self, family: Family, network: Transformer, teacher: Transformer | None, seed: int):
-        super().__init__()
-        self.family, self.key = family, Key.of(seed).fold_in("corruption")
-        self.network, self.teacher = network, teacher
-
-    def forward(self, batch: Batch, progress: float) -> Tensor:
-        network = reading(self.network, batch)
-        if self.teacher is not None:
-            network = TeacherStudent(network, reading(self.teacher, batch))
-        with summed():
-            return self.family.loss(network, batch, key=self.key, progress=progress).nats
-
-
-def parallelize(loss_module: LossModule, config: TrainConfig, ranks: Ranks) -> LossModule | DistributedDataParallel:
-    """The network on its device or devices, ready for `loss_module(batch, progress)`. In place; optimisers come after it."""
-    kind = chosen(config.parallel, ranks, sum(p.numel() for p in loss_module.network.parameters()))
+def parallelize(
+    loss_module: nn.Module, network: Transformer, teacher: Transformer | None, config: TrainConfig, ranks: Ranks
+) -> nn.Module:
+    """A loss module, and the networks in it, on its device or devices. In place; optimisers come after it."""
+    kind = chosen(config.parallel, ranks, sum(p.numel() for p in network.parameters()))
+    networks = [network] if teacher is None else [network, teacher]
     alone = kind in ("alone", "ddp")
     if config.compile == "graphs" and not alone:
         raise UserError(f"train.compile graphs replays a whole network, and {kind} gathers its parts: give true")
     if alone:
         loss_module.to(config.device)
-    for network in (loss_module.network, loss_module.teacher):
-        if network is not None:
-            fuse(network, config)
+    for one in networks:
+        fuse(one, config)
     if alone:
         return loss_module if kind == "alone" else DistributedDataParallel(loss_module, gradient_as_bucket_view=True)
     mesh = mesh_of(kind, config.parallel, ranks, torch.device(config.device).type)
-    shard(loss_module, mesh, config)
+    shard(loss_module, networks, mesh, config)
     return loss_module
 
 
@@ -105,13 +85,12 @@ def mesh_of(kind: str, config: ParallelConfig, ranks: Ranks, device: str) -> Dev
     return init_device_mesh(device, (ranks.size // shards, shards), mesh_dim_names=("replicate", "shard"))
 
 
-def shard(loss_module: LossModule, mesh: DeviceMesh, config: TrainConfig) -> None:
+def shard(loss_module: nn.Module, networks: Sequence[Transformer], mesh: DeviceMesh, config: TrainConfig) -> None:
     """`fully_shard` on each block, then on the whole; the next block's weights travel while one computes."""
-    compute = loss_module.network.compute
+    compute = networks[0].compute
     # Adapters multiply in the format of their weights: casting those would change the numbers.
     low = compute if compute == torch.bfloat16 and config.lora is None else None
     policy = MixedPrecisionPolicy(low, torch.float32 if low else None, cast_forward_inputs=False)
-    networks = [network for network in (loss_module.network, loss_module.teacher) if network is not None]
     blocks = [[block for block in network.blocks if isinstance(block, Block)] for network in networks]
     # What stays in float32 belongs to the outermost group, which finds it here.
     loss_module.wide = nn.ModuleList(part for own in blocks for block in own for part in apart(block))
