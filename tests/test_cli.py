@@ -154,7 +154,7 @@ def test_no_space_left_is_one_line_and_leaves_no_half_file(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file system of 300 kB that was thought to be larger: the checkpoint does not fit."""
-    monkeypatch.setattr("redraft.runs.run._check_space", lambda setup, folder: None)
+    monkeypatch.setattr("redraft.runs.claim._check_space", lambda setup, folder: None)
     place = tmp_path / "tiny"
     place.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(place)]

@@ -126,7 +126,7 @@ def test_training_descends_a_plain_sum(name: str, options: dict[str, Any], monke
     found = []
     for promise in (True, False):
         if not promise:
-            monkeypatch.setattr("redraft.training.distributed.parallel.summed", lambda: summed(False))
+            monkeypatch.setattr("redraft.training.trainer.summed", lambda: summed(False))
         net, teacher = (network(torch.float64, seed).double() for seed in (0, 1))
         taught = options.get("objective") == "distillation"
         loss_module = LossModule(build(name, options, V), net, teacher.requires_grad_(False) if taught else None, 0)
