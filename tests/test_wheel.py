@@ -69,7 +69,7 @@ def test_installed_package_plans_trains_and_samples(installed: Path, tmp_path: P
 def test_installed_package_writes_a_report(installed: Path, tmp_path: Path) -> None:
     """The page template is found through the package, not through the source tree."""
     program = (
-        "from importlib import resources; import redraft.studies\n"
-        "print(len((resources.files(redraft.studies) / 'report.html.j2').read_text()))"
+        "from importlib import resources; import redraft.report\n"
+        "print(len((resources.files(redraft.report) / 'report.html.j2').read_text()))"
     )
     assert int(run(installed, program, tmp_path)) > 1000

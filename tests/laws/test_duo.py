@@ -69,9 +69,9 @@ def test_sparse_and_dense_mixtures_agree_with_gradients() -> None:
 
 
 @pytest.mark.parametrize("top_k", [0, 1, 3, IDS - 1])
-def test_curriculum_is_the_bridges_bound_as_the_temperature_falls(rivals: int) -> None:
+def test_curriculum_is_the_bridges_bound_as_the_temperature_falls(top_k: int) -> None:
     """At a vanishing tau the network is shown the argmax itself: the plain integrand at (z_t, alpha_t), token by token."""
-    family, net, batch = duo(top_k=rivals, tau=1e-9, tau_end=1e-9), network(), rows()
+    family, net, batch = duo(top_k=top_k, tau=1e-9, tau_end=1e-9), network(), rows()
     with torch.no_grad():
         paid = family.loss(net, batch, key=KEY, progress=0.0).nats
         t = counter_rng.times(KEY.fold_in("time"), batch.index)[:, None]
@@ -105,8 +105,8 @@ def test_temperature_follows_a_power_law() -> None:
 
 @pytest.mark.parametrize("objective", ["curriculum", "distillation"])
 @pytest.mark.parametrize("top_k", [0, 3])
-def test_unscored_tokens_are_shown_as_they_are_and_cost_nothing(objective: str, rivals: int) -> None:
-    family, net, batch = duo(objective=objective, top_k=rivals), network(), rows()
+def test_unscored_tokens_are_shown_as_they_are_and_cost_nothing(objective: str, top_k: int) -> None:
+    family, net, batch = duo(objective=objective, top_k=top_k), network(), rows()
     scored = torch.arange(9).expand(6, 9) > 3
     part = Batch(batch.tokens, scored, batch.index)
     shown = TeacherStudent(net, network(1)) if objective == "distillation" else net

@@ -297,9 +297,9 @@ def test_a_teacher_on_prompts_with_adapters_resumes_to_the_same_bits(pairs: Path
 
 
 def test_settings_of_another_format_are_refused(pairs: Path, text: Path) -> None:
-    with pytest.raises(UserError, match=r"data\.drop blanks prompts"):
+    with pytest.raises(UserError, match=r"data\.cfg_dropout blanks prompts"):
         set_up(tiny(text, data={"cfg_dropout": 0.1}))
-    with pytest.raises(UserError, match=r"data\.short cuts rows of text"):
+    with pytest.raises(UserError, match=r"data\.random_length cuts rows of text"):
         set_up(tiny(pairs, data={"random_length": 0.1}))
 
 

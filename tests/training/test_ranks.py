@@ -17,7 +17,7 @@ from redraft.runs.run import carry_out, read_record
 from redraft.text.shards.prepare import prepare
 from redraft.text.shards.shards import spot
 from redraft.text.tokenizers.tokenizer import Bytes
-from redraft.training.checkpoint import STATE, place_of
+from redraft.training.checkpoint import STATE, cursor_of
 from redraft.training.distributed.ranks import Preempted, Ranks, joined
 from redraft.training.journal import read_events
 from tests.small_runs import corpus, tiny
@@ -107,7 +107,7 @@ def test_a_run_that_is_interrupted_saves_where_it_is(number: int, tmp_path: Path
         for record in carry_out(setup, folder):
             seen.append(record.step)
             os.kill(os.getpid(), number)
-    assert seen == [10] and place_of(folder / STATE).step == 10
+    assert seen == [10] and cursor_of(folder / STATE).step == 10
     assert read_events(folder / "journal.jsonl")[-1]["text"] == "asked to leave after step 10, which is saved"
     seen += [record.step for record in carry_out(open_run(config, folder), folder)]
     assert seen == [10, 20, 30, 40]
