@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import shutil
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +12,14 @@ from torch import Tensor
 
 from redraft.config import RunConfig, dump_toml, read_toml, validated
 from redraft.display import quantity
-from redraft.errors import Diverged, UserError
-from redraft.evaluation.likelihood.cost import cost
-from redraft.evaluation.likelihood.estimators import own_bound
-from redraft.evaluation.likelihood.nelbo import bound
+from redraft.errors import UserError
 from redraft.evaluation.provenance import start_summary
-from redraft.runs.record import RECORD, Timing, run_record
 from redraft.files import make_folder, read_json, write_json, write_text
-from redraft.hub.folder import ModelConfig, load_model, read_config, save_model
+from redraft.hub.folder import load_model, read_config
 from redraft.network.sizes import DEFAULT, LADDER, Shape, head_width
 from redraft.text.shards.prepare import Progress
-from redraft.training.checkpoint import STATE
-from redraft.training.journal import StepRecord
-from redraft.training.setup import Setup, held_out, set_up
 from redraft.training.distributed.sharded import candidates
-from redraft.training.trainer import Trainer
+from redraft.training.setup import Setup, set_up
 
 CONFIG, START, NETWORK = "config.toml", "start.json", "network.json"
 

@@ -12,38 +12,28 @@ record.json          the result; a folder that has one is done
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from redraft.config import RunConfig, dump_toml, read_toml, validated
-from redraft.display import quantity
-from redraft.errors import Diverged, UserError
+from redraft.errors import Diverged
 from redraft.evaluation.likelihood.cost import cost
 from redraft.evaluation.likelihood.estimators import own_bound
 from redraft.evaluation.likelihood.nelbo import bound
-from redraft.evaluation.provenance import start_summary
-from redraft.runs.record import RECORD, Timing, run_record
-from redraft.files import make_folder, read_json, write_json, write_text
-from redraft.hub.folder import ModelConfig, load_model, read_config, save_model
-from redraft.network.sizes import DEFAULT, LADDER, Shape, head_width
-from redraft.text.shards.prepare import Progress
-from redraft.training.checkpoint import STATE
-from redraft.training.journal import StepRecord
+from redraft.files import read_json, write_json
+from redraft.hub.folder import ModelConfig, save_model
 from redraft.runs.claim import START, initial_weights
+from redraft.runs.record import RECORD, Timing, run_record
+from redraft.training.checkpoint import STATE
 from redraft.training.distributed.ranks import Preempted
-from redraft.training.health import LostData
-from redraft.training.monitor import Monitor
-from redraft.training.setup import Setup, held_out, set_up
 from redraft.training.distributed.sharded import candidates
+from redraft.training.health import LostData
+from redraft.training.journal import StepRecord
+from redraft.training.monitor import Monitor
+from redraft.training.setup import Setup, held_out
 from redraft.training.trainer import Trainer
-
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from redraft.config import RunConfig, read_toml, validated
-from redraft.runs.claim import CONFIG, check_network
 from redraft.families.base import build
 from redraft.hub import folder as hub
 from redraft.hub.model import Model
 from redraft.network.init import initialised
+from redraft.planning.budget import Budget, plan_run
+from redraft.runs.claim import CONFIG, check_network
 from redraft.text.shards.mixture import phases_of
 from redraft.text.tokenizers.tokenizer import load_tokenizer
 from redraft.training import lora
-from redraft.planning.budget import Budget, plan_run
 from redraft.training.distributed.sharded import consolidate
 
 
