@@ -10,6 +10,8 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import wraps
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,12 +79,34 @@ class Oracle:
         return TokenCache(empty, torch.zeros_like(empty), empty)
 
 
+def answered_once(trunk: Callable[[Any, View], Tensor]) -> Callable[[Any, View], Tensor]:
+    """Rows that show the same tokens at the same noise level get the same answer: each is worked out once. So 8 000 samples
+    cost what the few states of this world cost."""
+
+    @wraps(trunk)
+    def told(self: Any, view: View) -> Tensor:
+        sigma = torch.zeros(len(view.tokens), 1) if view.sigma is None else view.sigma
+        alike = view.cache is None and view.attention in (Attention.FULL, Attention.CAUSAL) and len(view.positions) == 1
+        if not alike or sigma.shape[1] != 1 or sigma.requires_grad or len(view.tokens) <= len(TEXTS):
+            return trunk(self, view)
+        levels, level = sigma[:, 0].unique(return_inverse=True)
+        base = int(view.tokens.max()) + 1
+        number = (view.tokens * base ** torch.arange(view.tokens.shape[1])).sum(1) * len(levels) + level
+        known, inverse = number.unique(return_inverse=True)
+        first = torch.full_like(known, len(number)).scatter_reduce_(0, inverse, torch.arange(len(number)), "amin")
+        few = replace(view, tokens=view.tokens[first], sigma=None if view.sigma is None else view.sigma[first])
+        return trunk(self, few)[inverse]
+
+    return told
+
+
 class Exact(Oracle):
     """log p(x at the query's place | every text token the query may look at). `shift` 1: token j stands at place j + 1."""
 
     def __init__(self, shift: int = 0):
         self.shift = shift
 
+    @answered_once
     def trunk(self, view: View) -> Tensor:
         tokens, places, allowed = _seen(view)
         same = (tokens[:, :, None] == SPARE) | (_at(places - self.shift) == tokens[:, :, None])  # [B, K, 27]
@@ -100,6 +124,7 @@ class Score(Oracle):
 class LeaveOneOut(Oracle):
     """log p(x at l | every corrupted token but the one at l), through the uniform channel at the view's noise level."""
 
+    @answered_once
     def trunk(self, view: View) -> Tensor:
         assert view.sigma is not None
         return _channel(view, torch.full((V,), 1 / V))
@@ -120,6 +145,7 @@ class Hybrid(Oracle):
     def __init__(self, pi: Tensor):
         self.pi = pi
 
+    @answered_once
     def trunk(self, view: View) -> Tensor:
         return _channel(view, self.pi)
 
@@ -130,6 +156,7 @@ class Moving(Oracle):
     def __init__(self, schedule: schedules.Hybrid):
         self.schedule = schedule
 
+    @answered_once
     def trunk(self, view: View) -> Tensor:
         alpha = (-view.sigma).exp()
         low, high = torch.zeros_like(alpha), torch.ones_like(alpha)
