@@ -11,13 +11,17 @@ JOBS ?= 2
 
 CASES ?= ../shared/cases
 
-.PHONY: demo test cases check format setup test-newest clean
+.PHONY: demo test quick cases check format setup test-newest clean
 
 demo: setup
 	$(RUN) -m redraft demo --into demo
 
 test: setup
 	$(RUN) -m pytest -n $(JOBS)
+
+# The tests that take less than five seconds each; tests/slow.py lists the others and why.
+quick: setup
+	$(RUN) -m pytest -n $(JOBS) -m "not slow"
 
 # Inputs from elsewhere that once failed, a script each: all must exit 0. Skipped where the folder is absent.
 cases: setup

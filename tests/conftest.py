@@ -8,9 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.slow import SLOW
+
 torch.set_num_threads(1)
 # The script lies beside the tests in a clone, and not in what is published of them.
 collect_ignore = [] if (Path(__file__).parents[1] / "benchmarks").is_dir() else ["test_gpu_script.py"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        name = item.nodeid.removeprefix("tests/").partition("[")[0]
+        if name in SLOW or name.partition("::")[0] in SLOW:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session", autouse=True)

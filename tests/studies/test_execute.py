@@ -19,7 +19,7 @@ from safetensors import safe_open
 from redraft.errors import UserError
 from redraft.planning.study import Study, plan_study, study_sentences
 from redraft.registry import FAMILIES
-from redraft.studies.execute import FORKS, Status, claimed, execute, fork, open_study, read_study, status
+from redraft.studies.execute import FORKS, Status, claimed, execute, fork, open_study, read_study, status, work
 from redraft.studies.workers import Jobs, Processes
 from tests.small_runs import corpus
 
@@ -54,10 +54,14 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def finish(table: dict[str, Any], folder: Path) -> None:
-    assert {s.state for s in settle(open_study(table, folder), folder)} == {"done"}
+    """By a worker in this process."""
+    study = open_study(table, folder)
+    work(folder, guarded=False)
+    assert {s.state for s in status(study, folder)} == {"done"}
 
 
 def settle(study: Study, folder: Path) -> list[Status]:
+    """By workers in processes of their own."""
     *_, states = execute(study, folder, Processes(folder, study.config.workers), poll=0.1)
     return states
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -64,14 +65,28 @@ TAUGHT = {"name": "duo", "objective": "distillation", "rounds": 4}  # renews its
 KINDS = [*FAMILIES, TAUGHT]
 
 
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Callable[[RunConfig], Path]:
+    """The folder of a run that nothing interrupted; each is trained once."""
+    known: dict[str, Path] = {}
+
+    def folder_of(config: RunConfig) -> Path:
+        name = config.model_dump_json()
+        if name not in known:
+            known[name] = tmp_path_factory.mktemp("whole") / "run"
+            finish(config, known[name])
+        return known[name]
+
+    return folder_of
+
+
 @pytest.mark.parametrize("family", KINDS, ids=str)
 @pytest.mark.parametrize("stop", [1, 4, 11, 29])
 def test_abandoned_run_continues_to_the_same_bits(
-    family: Any, stop: int, source: Path, teacher: Path, tmp_path: Path
+    family: Any, stop: int, source: Path, teacher: Path, unbroken: Callable[[RunConfig], Path], tmp_path: Path
 ) -> None:
     """Stopped after any step, between checkpoints or on one: weights and record are those of the unbroken run."""
     config = tiny(source, family=family, train={"ema": 0.9, **start_of(family, teacher)})
-    finish(config, tmp_path / "whole")
     setup = open_run(config, tmp_path / "broken")
     given = dict(load_file(teacher / "model.safetensors")) if family is TAUGHT else None
     trainer = Trainer.start(setup, tmp_path / "broken", given)
@@ -82,16 +97,17 @@ def test_abandoned_run_continues_to_the_same_bits(
             break
     finish(config, tmp_path / "broken")
     # This loop kept no journal, so what it trained before the stop is not in one; the killed command's below is.
-    assert result(tmp_path / "broken")[:2] == result(tmp_path / "whole")[:2]
+    assert result(tmp_path / "broken")[:2] == result(unbroken(config))[:2]
 
 
 @pytest.mark.parametrize("trial", range(3))
-def test_run_killed_at_a_random_moment_continues_to_the_same_bits(trial: int, source: Path, tmp_path: Path) -> None:
+def test_run_killed_at_a_random_moment_continues_to_the_same_bits(
+    trial: int, source: Path, unbroken: Callable[[RunConfig], Path], tmp_path: Path
+) -> None:
     """SIGKILL of the command itself, as often as it takes, at moments that are drawn."""
     config = tiny(source, budget={"steps": 400}, train={"save_every": 25})
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(dump_toml(config))
-    finish(config, tmp_path / "whole")
     command = [sys.executable, "-m", "redraft", "train", str(recipe), "--into", str(tmp_path / "broken"), "--json"]
     rng, kills = random.Random(trial), 0
     while not (tmp_path / "broken" / "record.json").exists():
@@ -102,7 +118,7 @@ def test_run_killed_at_a_random_moment_continues_to_the_same_bits(trial: int, so
             process.send_signal(signal.SIGKILL)
             kills += 1
         process.wait()
-    assert result(tmp_path / "broken") == result(tmp_path / "whole")
+    assert result(tmp_path / "broken") == result(unbroken(config))
     left = [p.name for p in (tmp_path / "broken").iterdir() if ".tmp-" in p.name]
     assert not left or kills  # a killed writer may leave its aside file; it never has the real name
 
