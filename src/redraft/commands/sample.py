@@ -3,6 +3,7 @@
 redraft sample runs/first --prompt "def " -n 4 --length 256 --steps 64
 redraft sample runs/first --prompt "def f(x):" --suffix "return x"      (fill in between; not for ar)
 redraft sample runs/first --sampler psi --sampler.kappa 0.9             (options: redraft list samplers)
+redraft sample runs/first --watch --animate first.svg                   (see it write; also .html and .gif)
 """
 
 from __future__ import annotations
@@ -11,18 +12,14 @@ import sys
 import time
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from redraft.commands import device_flags
+from redraft.commands.recorder import Recorder
 from redraft.display import emit
 from redraft.errors import unknown
 from redraft.numbers import WIDEST, real, seed, whole
 from redraft.registry import SAMPLERS, checked_options, checked_steps
-
-if TYPE_CHECKING:
-    from redraft.hub.model import Model
-    from redraft.types import Canvas
-
 
 OVERRIDES = True
 
@@ -38,6 +35,10 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--top-p", type=real(0, 1, above=True), default=1.0)
     parser.add_argument("--sampler", default="", help="by name (redraft list samplers); the family's own if left out")
     parser.add_argument("--seed", type=seed, default=0)
+    parser.add_argument("--watch", action="store_true", help="show the first text in every step, on standard error")
+    parser.add_argument(
+        "--animate", type=Path, metavar="FILE", help="the first text being written, as .svg, .html or .gif"
+    )
     device_flags.arguments(parser, samples=True)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -58,13 +59,17 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
     if told:
         print(f"Note: {told}.", file=sys.stderr)
     denoiser = model.denoiser(options.temperature, options.top_p, compute.compiled)
-    began = time.perf_counter()
-    for frame in model.frames(canvas, denoiser, options.sampler, steps, options.seed, further):
+    steps_of = model.frames(canvas, denoiser, options.sampler, steps, options.seed, further)
+    recorder, seconds = Recorder(model, canvas, options), 0.0
+    while True:
+        began = time.perf_counter()
+        frame = next(steps_of, None)
+        seconds += time.perf_counter() - began
+        if frame is None:
+            break
         canvas = frame
-        _show(model, canvas, options)
-    seconds = time.perf_counter() - began
-    if sys.stderr.isatty():
-        print("\r\033[K", end="", file=sys.stderr)
+        recorder.add(canvas, denoiser.calls, seconds)
+    recorder.close()
     texts = [model.text(row, len(model.tokenizer.encode(options.prompt))) for row in canvas.tokens]
     new = int((~canvas.fixed).sum())
     if options.json:
@@ -85,13 +90,7 @@ def check(options: Namespace, further: dict[str, Any]) -> None:
     device_flags.model(options)
     if options.sampler:
         checked_options("sampler", SAMPLERS, options.sampler, further)
+    if options.animate is not None:
+        from redraft.report.animation import check_animation
 
-
-def _show(model: Model, canvas: Canvas, options: Namespace) -> None:
-    """The first row as it is written, on one line of a terminal; what is not yet written is marked."""
-    from redraft.types import Canvas
-
-    if options.json or not sys.stderr.isatty():
-        return
-    [text] = model.show(Canvas(canvas.tokens[:1, :200], canvas.fixed[:1, :200]))
-    print(f"\r\033[K{' '.join(text.split())[:100]}", end="", file=sys.stderr, flush=True)
+        check_animation(options.animate)

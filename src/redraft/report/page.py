@@ -14,8 +14,8 @@ from redraft.display import quantity
 from redraft.scaling.results import label, span
 
 
-def render(template: str, **values: Any) -> str:
-    """The page of a template of this package; everything in `values` is escaped."""
+def render(template: str, script: str = "page.js", **values: Any) -> str:
+    """The page of a template of this package with one of its scripts; everything in `values` is escaped."""
     from jinja2 import DictLoader, Environment, StrictUndefined
     from markupsafe import Markup
 
@@ -27,8 +27,8 @@ def render(template: str, **values: Any) -> str:
     )  # fmt: skip
     page.filters |= {"quantity": quantity, "label": label, "span": span}
     page.filters["svgs"] = lambda figure: [Markup(svg) for svg in figure.panel_svgs()]
-    script = _read("page.js")
-    parts = {"style": Markup(_read("page.css")), "script": Markup(script), "script_hash": Markup(script_hash(script))}
+    code = _read(script)
+    parts = {"style": Markup(_read("page.css")), "script": Markup(code), "script_hash": Markup(script_hash(code))}
     return page.get_template(template).render(**parts, **values) + "\n"
 
 
