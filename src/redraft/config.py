@@ -130,7 +130,7 @@ class DataConfig(Part):
         None, description="of chat: vicuna, chatml, plain or a Jinja file; of traces: whole or staged"
     )
     eos: Literal["one", "fill", "none"] = Field(
-        "one", description="ends of text after a completion, which are paid for"
+        "one", description="end-of-text tokens after a completion that are included in the loss"
     )
     overlong: Literal["skip", "truncate"] = Field("skip", description="what becomes of examples longer than a row")
     cfg_dropout: float = Field(
@@ -190,7 +190,7 @@ class BudgetConfig(Part):
     steps: Many | None = None
     convention: Convention = "blocks+head"
     forward: Amount | None = Field(
-        None, description="FLOPs of the forward pass of a row, where steps follow another's count and not ours"
+        None, description="FLOPs of a row's forward pass by another code's count, to derive the number of steps from"
     )
 
     @model_validator(mode="after")
@@ -268,9 +268,11 @@ class TrainConfig(Part):
     checkpointing: Literal["none", "blocks"] = Field(
         "none", description="blocks: activations are computed again in the backward pass, for memory"
     )
-    on_nan: Literal["stop", "skip", "rollback"] = Field("stop", description="what answers a gradient that is no number")
+    on_nan: Literal["stop", "skip", "rollback"] = Field(
+        "stop", description="what to do when the gradient is NaN or infinite"
+    )
     on_spike: Literal["record", "stop", "rollback"] = Field(
-        "record", description="what answers a loss that leaps and stays"
+        "record", description="what to do when the loss jumps and stays high"
     )
 
 

@@ -36,7 +36,7 @@ def over_windows(error: float | None) -> str:
 
 
 def lost_sentence(share: float) -> str:
-    """What a tokenizer does not give back of a text, and what becomes of bits/byte (`text.tokenizer.MOST_LOST`)."""
+    """What a tokenizer does not give back of a text, and what becomes of bits/byte (`text.tokenizers.tokenizer.MOST_LOST`)."""
     return f"{share:.2%} of its bytes are unknown to the tokenizer or lost by it (beyond 1 % bits/byte are withheld)"
 
 

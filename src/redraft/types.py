@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Attention(Enum):
-    """Who may look at whom. Any other pattern is a `Pattern`, or a bool tensor [B or 1, Q, K] (True: may look)."""
+    """Attention masks by name. Any other mask is a `Pattern`, or a bool tensor [B or 1, Q, K] (True: may look)."""
 
     FULL = "full"
     CAUSAL = "causal"
@@ -26,7 +26,7 @@ class Attention(Enum):
 
 @dataclass(frozen=True)
 class Pattern:
-    """Who may look at whom, by a rule: `sees(row, query, key)` of numbers that broadcast -> bool. For `shape` (B or 1, Q, K).
+    """An attention mask by a rule: `sees(row, query, key)` of numbers that broadcast -> bool. For `shape` (B or 1, Q, K).
 
     `kept`: the rule depends on no text, so what is made of it can serve again; equal rules are then one object.
     """
@@ -115,7 +115,7 @@ def last(frames: Iterator[Canvas]) -> Canvas:
 
 
 class Cache(Protocol):
-    """What a network remembers of tokens it has seen, by slot. A sampler makes it and decides what goes where.
+    """A KV cache, indexed by slot. A sampler makes it and decides which token is stored in which slot.
 
     The pattern of a view with a cache is over its first slots, [B, Q, K] for as many as are looked at.
     """
@@ -131,7 +131,7 @@ class Cache(Protocol):
 
 
 class Network(Protocol):
-    """Two functions and their fusion: nobody makes a [B, L, V] tensor unless the mathematics needs one."""
+    """`trunk`, `head` and their fusion with a loss, so that a [B, L, V] tensor is made only where a family needs it."""
 
     def trunk(self, view: View) -> Tensor:
         """[B, Q, d] hidden states."""
@@ -143,7 +143,7 @@ class Network(Protocol):
 
     def nats(self, rows: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
         """[R, d], [R] ids -> [R] cross-entropy of softmax(head(rows)), the logits never whole; times `weights` [R], which
-        are told so early because the gradient is made with the value."""
+        are needed here because the gradient is computed in the forward pass."""
         ...
 
     def by_rule(self, rule: Callable[..., Tensor], rows: Tensor, *others: Tensor, fuse: bool = True) -> Tensor:

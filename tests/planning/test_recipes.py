@@ -13,7 +13,7 @@ from redraft.config import RunConfig, merge, read_toml, validated
 from redraft.errors import UserError
 from redraft.network.sizes import LADDER
 from redraft.planning.budget import Budget, memory_plan, plan_run, shards_of
-from redraft.planning.schedule import learning_rate, warmup_steps
+from redraft.planning.lr_schedule import learning_rate, warmup_steps
 from redraft.planning.study import Study, plan_study
 from redraft.text.tokenizers.tokenizer import load_tokenizer, vocabulary
 

@@ -20,7 +20,7 @@ from redraft.errors import UserError
 from redraft.evaluation.likelihood.nelbo import exponential
 from redraft.hub.export.export import TARGETS, refusal
 from redraft.hub.model import load
-from redraft.planning.schedule import idle, learning_rate
+from redraft.planning.lr_schedule import idle, learning_rate
 from redraft.planning.validation_rows import foreseen
 from redraft.registry import FAMILIES
 from redraft.runs.claim import open_run

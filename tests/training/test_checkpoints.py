@@ -16,7 +16,7 @@ from redraft.errors import UserError
 from redraft.files import write_text
 from redraft.runs.run import train
 from redraft.training.distributed.ranks import Ranks
-from redraft.training.distributed.sharded import candidates, consolidate, verify
+from redraft.training.distributed.sharded_checkpoint import candidates, consolidate, verify
 from redraft.training.journal import read_events
 from redraft.training.setup import set_up
 from redraft.training.trainer import Trainer

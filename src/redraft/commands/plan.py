@@ -32,8 +32,8 @@ from redraft.planning.budget import (
     plan_run,
     rows_at_a_time,
 )
+from redraft.planning.lr_schedule import idle
 from redraft.planning.pace import cpu_rate, scoring_flops, seconds
-from redraft.planning.schedule import idle
 from redraft.planning.serving_cost import USEFUL, hardware
 from redraft.registry import FAMILIES
 
@@ -119,9 +119,9 @@ def _refuse_arms(overrides: dict[str, Any]) -> None:
 
 
 def expected_rate(options: Namespace) -> tuple[float | None, str]:
-    """Useful FLOP/s of all ranks, and what says so: `--rate` or a finished run's times the ranks; of GPUs a share of a data
-    sheet; else None, for this CPU's is another for every network. That ranks do so many times as much is what one hopes
-    for; a record of as many says it."""
+    """Useful FLOP/s of all ranks and their source: `--rate` or a finished run's, times the ranks; for GPUs a share of the data
+    sheet; else None, since a CPU's rate depends on the network. Linear scaling over ranks is assumed, unless the record is
+    of as many ranks."""
     hardware(options.hardware)  # known, or refused
     gpus = 1 if options.gpus is None else options.gpus
     if options.like is not None:

@@ -14,7 +14,7 @@ from redraft.network.device import device_name, pick_device, pick_dtype
 
 @dataclass(frozen=True)
 class Compute:
-    """What was asked for. `compiled` is for who samples: it changes how fast, and what rounds."""
+    """The device, precision and compilation asked for. `compiled` is for sampling: it changes speed and rounding."""
 
     device: str = "auto"
     precision: str = "float32"

@@ -1,1 +1,1 @@
-"""One file = one paper: how text is corrupted, what the network is shown, what it is charged, how to go back."""
+"""One file per paper: the forward process, the network's input, the training loss and the reverse process."""

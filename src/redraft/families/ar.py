@@ -2,7 +2,7 @@
 
     -log p(x) = sum_l -log p(x_l | x_<l)
 
-The text is preceded by BOS (the spare id), so the first token is predicted and paid for too, as in the diffusion bounds.
+The text is preceded by BOS (the spare id), so the loss includes the first token, as the diffusion bounds do.
 Predicts: p(the next token | all before it).
 """
 

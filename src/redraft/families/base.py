@@ -1,4 +1,4 @@
-"""The contracts of families. A class here is abstract; a family is final.
+"""Abstract base classes of the model families: `Family`, `DiffusionFamily`, `Absorbing` and `AnyOrder`.
 
 `Family` is what the trainer, the scorer and the library need. `DiffusionFamily` adds the paper's own parts of a
 corruption process with a clock, and derives the losses from them.
@@ -33,7 +33,7 @@ PROCESSES: dict[str, tuple[str, ...]] = {
     "ordered": ("alpha_0", "variant"),
     "blocks": ("block",),
 }
-"""What exported code (hub/export/transformers_code) can write by, and the settings of a family that each depends on."""
+"""Sampling processes that exported code (hub/export/transformers_code) implements, and the family settings that each uses."""
 DECIDING = ("view", "interpret", "log_p", "posterior", "step", "sample_noise", "prior", "sampler")
 
 PerTokenLoss = Callable[[Network, Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -76,12 +76,12 @@ class DiffusionFamily(Family):
     """A family with a clock: t in [0, 1], and a network that sees one corrupted text and predicts the clean one.
 
     Each token is corrupted alone, q(x_t | x_0) = alpha_t x_0 + (1 - alpha_t) pi_t (noise/kernels.py), and `sample_noise` draws
-    from pi_t. Samplers build on that: a corrupted token is the clean one, or it has forgotten it.
+    from pi_t. Samplers rely on this form: x_t is either x_0, or a draw from pi_t that is independent of x_0.
     """
 
     schedule: Schedule
     grid: int = 0  # T: the bound is that of a chain with times 1/T, 2/T, ..., 1; 0: of continuous time
-    time_exponent: ClassVar[int] = 1  # the bound's times are u^time_exponent of even ones u: more of them near the text
+    time_exponent: ClassVar[int] = 1  # the bound's t is u^time_exponent with uniform u: more draws near t = 0
 
     @abstractmethod
     def marginal(self, x0: Tensor, t: Tensor) -> Tensor:
@@ -139,8 +139,8 @@ class DiffusionFamily(Family):
     def per_token_loss(
         self, charge: PerTokenLoss, network: Network, batch: Batch, key: Key, time_exponent: int = 1
     ) -> TokenLoss:
-        """`charge` for one corruption of each row, at a time of its own; what is not scored is not even headed. Times are
-        u^`time_exponent`, and what is charged there is weighed by dt/du, so that its mean over time is the same."""
+        """`charge` is the loss per token, for one x_t per row at its own t; logits are computed at scored positions only. With
+        t = u^`time_exponent` the loss is multiplied by dt/du, so that its mean over t is unchanged."""
         places = scored_places(batch)
         u = counter_rng.times(key.fold_in("time"), batch.index)[:, None]
         t = on_grid(u**time_exponent, self.grid)
@@ -150,17 +150,17 @@ class DiffusionFamily(Family):
         if time_exponent == 1:
             nats = charge(network, *picked(batch, places, hidden, xt, batch.tokens, t))
         else:
-            with summed(False):  # what is charged is weighed afterwards
+            with summed(False):  # the losses are multiplied by dt/du afterwards
                 nats = charge(network, *picked(batch, places, hidden, xt, batch.tokens, t))
             nats = nats * picked(batch, places, time_exponent * u ** (time_exponent - 1))[0].to(nats.dtype)
         return TokenLoss(in_place(nats, batch, places), batch.scored)
 
 
 class Absorbing(DiffusionFamily):
-    """pi = [MASK]: a token survives to time t with probability alpha(t), a visible one is the text's own, and when a hidden
-    one shows up is chance alone. The process of MDLM, SEDD and D3PM; what their networks see and pay for is their own.
+    """pi = [MASK]: a token survives to time t with probability alpha(t), an unmasked token equals x_0, and the time at
+    which a mask is revealed does not depend on the network. Used by MDLM, SEDD and D3PM, whose inputs and losses differ.
 
-    The schedule must end in alpha(1) = 0: whatever survived there would cost an infinite prior term.
+    The schedule must end in alpha(1) = 0: else the prior term KL(q(x_1 | x_0) | prior) of the bound is infinite.
     """
 
     @property
@@ -202,7 +202,7 @@ class Absorbing(DiffusionFamily):
         return (alpha_s - alpha_t) / (1 - alpha_t)
 
     def weight(self, t: Tensor) -> Tensor:
-        """What the bound charges for a nat of cross-entropy at a hidden token, float64, of the shape of `t`.
+        """The bound's weight on the cross-entropy of a masked token at time `t`: float64, of the shape of `t`.
 
         -alpha' / (1 - alpha), 1/t for the linear schedule; on a grid, T times the chance of showing up in the next step,
         which is the same in the limit (arXiv:2107.03006, appendix A; arXiv:2406.07524, eq. 8).
@@ -244,7 +244,7 @@ class TeacherStudent(Wrapped):
 
 def exported_process(family: Family) -> str:
     """The process that the family states for exported folders; "" where it states none, or where a class redefines part of
-    what decides which text is written and does not state it anew: then nobody has said that the exported code still fits."""
+    the sampling process (`DECIDING`) without setting `exported` again, so that the exported code might no longer match."""
     for kind in type(family).__mro__:
         if "exported" in vars(kind):
             return kind.exported  # type: ignore[attr-defined]
@@ -320,8 +320,8 @@ def full_view(tokens: Tensor, sigma: Tensor | None = None) -> View:
 
 
 def clock(alpha: Tensor) -> Tensor:
-    """sigma = -log alpha, what a network reads of the time. It stops where a ten-thousandth of the text is left: later times
-    are too rare in training for a sampler, which begins at the last of them, to ask about."""
+    """sigma = -log alpha, the noise level that a network is conditioned on, with alpha clamped to at least 1e-4: smaller ones
+    are too rare in training for the network to be reliable there, and samplers start at the smallest alpha."""
     return -alpha.clamp(min=1e-4).log()
 
 

@@ -6,9 +6,9 @@ B' = 1 writes left to right, with masks as queries; B' = L is MDLM.
 
     -log p(x) <= sum_b E_t 1/t sum_{l in b hidden} -log p(x_l | visible in b, blocks before b)          alpha_t = 1 - t
 
-That depends on how many tokens of a block are hidden, not on when: with ceil(t n) of its n tokens hidden, uniformly chosen
-and weighed by n / ceil(t n), the expectation is the same (arXiv:2502.09992, eq. 6), with no variance where all tokens cost
-the same. So at B' = 1 a token is always hidden and pays its exact -log p, which the paper reaches by t = 1.
+The bound depends on t only through how many tokens of a block are masked. With ceil(t n) of its n tokens masked, chosen
+uniformly, and weight n / ceil(t n), the expectation is the same (arXiv:2502.09992, eq. 6), with no variance if all tokens cost
+the same. So at B' = 1 every token is masked and its loss is its exact -log p; the paper fixes t = 1 for that.
 Predicts: p(x0 at l | visible tokens of its block, the blocks before it).
 """
 
@@ -99,7 +99,7 @@ class BD3LM(Family, AnyOrder):
         return masked_cross_entropy(network, hidden, hide, x0, weight)
 
     def chain_nats(self, network: Network, x0: Tensor, scored: Tensor, order: Tensor) -> Tensor:
-        """As many passes as the fullest block has scored tokens. Errors: an order that leaves a block and comes back."""
+        """As many passes as the largest number of scored tokens in a block. `UserError` for an order that is not blockwise."""
         block = (order // self.block).where(scored.gather(1, order), 0)
         if (block.diff(dim=1) < 0).any():
             raise UserError("family 'bd3lm' writes block after block: it can score no order that goes back to a block")

@@ -1,7 +1,7 @@
 """D3PM with an absorbing state: masked diffusion in T steps.  Austin et al. 2021, arXiv:2107.03006, eqs. 1, 5, appendix A.
 
 The process of MDLM at the times 1/T, ..., 1 (alpha = 1 - t is the paper's beta_t = 1 / (T - t + 1)); the network sees the
-clock too. A step hides a token with q(x_s | x_t), and its KL is the chance that the token shows up times a cross-entropy:
+time too. The KL of a reverse step is, for a masked token, the probability that it is unmasked times its cross-entropy:
 
     L_vb = sum_t KL_t,   KL_t = (alpha_s - alpha_t) / (1 - alpha_t) (-log p(x0 | x_t)) if hidden;   loss KL_t + lambda CE
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from redraft.errors import UserError, unknown
 from redraft.families.base import DiffusionFamily, clock, full_view, in_place, picked, scored_places
 from redraft.families.duo_distill import DIRECTIONS, consistency
-from redraft.families.mixture import LogMixture, three_ways
+from redraft.families.softmax_mixture import LogMixture, three_ways
 from redraft.noise import counter_rng
 from redraft.noise.counter_rng import Key
 from redraft.noise.gaussian_map import FIRST, LAST, GaussianMap, gamma_at, gaussians, race, tempered
@@ -36,11 +36,11 @@ OBJECTIVES = ("nelbo", "curriculum", "distillation")
 class Duo(DiffusionFamily):
     """K = V states, every one a text id. `objective`: nelbo, curriculum or distillation.
 
-    Along the bridge gamma runs from `gamma_low` to `gamma_high`; left out, where alpha runs as in the paper. `degree` of the
-    polynomial that stands for alpha, 0 for the integral itself. Curriculum: up to the share `curriculum_end` of the training,
+    Curriculum: gamma runs from `gamma_low` to `gamma_high`, by default over the paper's range of alpha. `degree`: of the
+    polynomial approximating alpha(t), 0: the exact integral. The curriculum ends at the share `curriculum_end` of training,
     at a temperature from `tau` to `tau_end` (a power law in between), with the `top_k` largest weights beside the token's
     own, or all V for 0.
-    Distillation: `rounds` with a teacher each, over 1, 2, 4, ... of `stride` steps, by KL "backward" or "forward".
+    Distillation: `rounds` rounds with a teacher each; round r has the time step 2^r / `stride`. `kl`: backward or forward.
     """
 
     name: ClassVar[str] = "duo"

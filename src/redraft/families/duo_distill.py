@@ -1,8 +1,8 @@
 """Discrete consistency distillation of Duo: Sahoo et al. 2025, arXiv:2506.10892, section 4.
 
 Along the Gaussian bridge a text has one path in time: z_t = argmax(A_t onehot(x) + S_t eps) for every t with the same eps.
-The student at the later time t learns what a teacher, itself as it was when the round began, says at the earlier t - stride;
-with every round the stride doubles, so that in the end few steps go as far as many did.
+The student's prediction at t is trained to match the teacher's at t - stride; the teacher is the student at the round's start.
+The stride doubles every round, so that the trained model needs fewer sampling steps.
 
     loss = KL(student(z_t) || teacher(z_s))   ("backward", the paper's), or the other way round ("forward")
 """

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from redraft.errors import UserError, unknown
 from redraft.families.base import DiffusionFamily, clock, full_view
-from redraft.families.mixture import LogMixture, three_ways
+from redraft.families.softmax_mixture import LogMixture, three_ways
 from redraft.network.device import sent
 from redraft.noise.counter_rng import Key
 from redraft.noise.kernels import marginal, posterior
@@ -29,7 +29,7 @@ from redraft.noise.schedules import Hybrid
 from redraft.types import Batch, Network, Noise, Predict, TokenLoss, View
 
 WEIGHTS = ("dynamic", "nelbo")
-LATEST = 1 - 1e-9  # the bound is 0 / 0 at t = 1, and is charged no later than this
+LATEST = 1 - 1e-9  # the bound is 0 / 0 at t = 1: t is clamped to this
 FLOOR = 1e-30  # uniform noise on a text id, where there is none: keeps its logarithm finite
 
 
@@ -43,7 +43,7 @@ class GIDD(DiffusionFamily):
     sampler: ClassVar[str] = "ancestral"
     exported: ClassVar[str] = "hybrid"
     clocked: ClassVar[bool] = True
-    # A wrong id, with probability sqrt t, pays log(1/t) / t: of even times the draws' variance would be infinite.
+    # Near t = 0 a wrong id has probability ~sqrt(t) and loss ~log(1/t) / t: with uniform t the variance is infinite.
     time_exponent: ClassVar[int] = 3
     vocab: int
     uniform: float = 0.1

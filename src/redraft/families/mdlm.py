@@ -65,7 +65,7 @@ class MDLM(Absorbing, AnyOrder):
         return masked_cross_entropy(network, hidden, hide, x0)
 
     def chain_nats(self, network: Network, x0: Tensor, scored: Tensor, order: Tensor) -> Tensor:
-        """One call a token, which alone is headed."""
+        """One forward pass per scored token, with logits computed for that token alone."""
         z, paid = x0.masked_fill(scored, self.mask_id), torch.zeros(x0.shape, device=x0.device)
         for place in order.split(1, 1):
             now = torch.zeros_like(scored).scatter(1, place, True) & scored
@@ -78,7 +78,7 @@ class MDLM(Absorbing, AnyOrder):
         return scored
 
     def orders(self, scored: Tensor, noise: Noise) -> Tensor:
-        """A uniformly random order, as tokens move at independent times."""
+        """A uniformly random order: tokens are unmasked at independent times of one distribution."""
         return (scored + noise("order")).argsort(1)
 
     def order_refusal(self, kind: str) -> str | None:

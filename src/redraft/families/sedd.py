@@ -64,7 +64,7 @@ def weighed_entropy(logits: Tensor, x: Tensor, weight: Tensor) -> Tensor:
 def score_entropy(logits: Tensor, x: Tensor) -> Tensor:
     """sum_v s_v - r log s_x + r (log r - 1) in units of r = 1 / (exp(sigma) - 1), the true score of x: [R, V], [R] -> [R].
 
-    With Z = 1/V sum_v exp(logit_v) it is -log softmax(logits)_x + Z - 1 - log Z: a cross-entropy, and what the scores pay
+    With Z = 1/V sum_v exp(logit_v) it is -log softmax(logits)_x + Z - 1 - log Z: a cross-entropy, and a penalty on the scores
     for a sum other than r. The bound's weight on it, sigma' r, is MDLM's -alpha' / (1 - alpha).
     """
     total = logits.logsumexp(-1)

@@ -1,9 +1,9 @@
 """Families compared at matched entropy, which low-entropy (repetitive) text cannot win.
 
 A family at one number of steps and one batch is a curve of (entropy, quality) as its temperature, or its top-p, is swept.
-Where two neighbours on the curve have the entropy h between them, quality and tokens/s at h are interpolated, straight in h.
+Where two neighbours on the curve have the entropy h between them, quality and tokens/s are interpolated linearly in h.
 Nothing is extrapolated: a curve that does not reach h is said to miss it. Intervals are those of the bootstrap over samples
-(frontier.py), in which h moves too where it is held-out text's.
+(pareto.py); if h is the entropy of held-out text, it is resampled too.
 """
 
 from __future__ import annotations

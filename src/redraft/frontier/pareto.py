@@ -1,8 +1,8 @@
 """The speed-quality frontier: speed and quality of every setting, the Pareto set, and intervals by resampling.
 
-Quality, nats per token under a judge, is half of the divergence from real text; the entropy of the samples is the other
-(arXiv:2604.02718). Quality bought with dull text looks good alone, so the two are read side by side, and families are compared
-at one entropy (matched.py).
+`quality` is the log of generative perplexity: nats per token under an evaluator model. It is one half of the divergence
+from real text, the samples' entropy is the other (arXiv:2604.02718). Repetitive text has good `quality`, so families are
+compared at matched entropy (matched_entropy.py).
 
 Intervals are bootstraps over samples. Row i of every resample is one draw of sample numbers for all settings: samples of one
 number share their random numbers, so what they have in common cancels in a difference.

@@ -1,1 +1,1 @@
-"""Models on disk and in hand: the folder format, and the object a program talks to."""
+"""Models on disk and in memory: the folder format, and the `Model` class."""

@@ -228,7 +228,7 @@ class Model:
         )
 
     def _one_mask(self, tokens: Tensor) -> Tensor:
-        """A converted model may have its [MASK] among the text ids (`hub.formats.vocabulary`): that one is id V too."""
+        """A converted model may have its [MASK] among the text ids (`convert.layouts.vocabulary`): that one is id V too."""
         mask = self.record.get("converted", {}).get("mask")
         if mask is None or self.family.spare != "mask":
             return tokens

@@ -1,1 +1,1 @@
-"""Networks: a View in, hidden states and logits out. They know no family."""
+"""Networks: they map a `View` to hidden states and logits, and do not depend on the model family."""

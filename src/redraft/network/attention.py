@@ -1,4 +1,4 @@
-"""Rotary positions and attention, for every pattern of who may look at whom, over the view's own keys or a cache's.
+"""Rotary position embeddings, and attention with any mask (`pattern`), over the view's own keys or a KV cache's.
 
 A pattern is FULL, CAUSAL, a bool tensor, or a rule (`types.Pattern`). SDPA takes the first two as they are and any other as a
 dense mask; on a GPU a rule becomes FlexAttention's block mask (arXiv:2412.05496), which skips the blocks that nobody looks at.
@@ -39,8 +39,8 @@ NARROWEST = 16  # width of a head that FlexAttention's kernels take
 
 
 def prepared(pattern: Attention | Tensor | Pattern, device: torch.device, dtype: torch.dtype, head: int) -> Any:
-    """The pattern as attention takes it, made once for all layers: FULL or CAUSAL, a block mask, or what is added to the
-    scores, 0 or -inf in `dtype`. `head`: the width of one."""
+    """The attention mask as `attend` takes it, made once for all layers: FULL, CAUSAL, a block mask, or an additive mask of
+    0 and -inf in `dtype`. `head`: the head dimension."""
     if isinstance(pattern, Attention):
         return pattern
     if isinstance(pattern, Pattern):
@@ -84,7 +84,7 @@ def attend(
 
 
 def _flex(q: Tensor, k: Tensor, v: Tensor, mask: BlockMask) -> Tensor:
-    """Inside a compiled block it is compiled with it; else on its own, for eager it makes all scores."""
+    """Compiled with the enclosing block if that is compiled, else by itself: eager FlexAttention materialises all scores."""
     run = flex_attention if torch.compiler.is_compiling() else _compiled_flex()
     return run(q, k, v, block_mask=mask)
 

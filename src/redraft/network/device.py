@@ -89,7 +89,7 @@ def deterministic(wanted: bool = True) -> Iterator[None]:
 
 
 def sent(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """What the host made, on the device. A GPU is not waited for: it reads from pages that stay where they are."""
+    """A CPU tensor, copied to the device; to an accelerator asynchronously, from pinned memory."""
     if tensor.device.type == "cpu" and accelerated(device):
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
@@ -101,8 +101,8 @@ def flat_places(where: Tensor) -> Tensor:
 
 
 def few_shapes(size: int, most: int, device: torch.device) -> int:
-    """A size that varies from call to call, of at most `most`: on a device that compiles for each, rounded up to a multiple of
-    128, so that there are few; what fills it up is looked at by nobody."""
+    """A dynamic size of at most `most`; except on a CPU it is rounded up to a multiple of
+    128, so that few shapes are compiled. Callers mask the padding."""
     return size if device.type == "cpu" else min(most, -(-size // 128) * 128)
 
 

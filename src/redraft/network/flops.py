@@ -4,7 +4,7 @@ A multiply-add is 2 FLOPs; training is 3 times the forward pass; elementwise wor
 every token, whether or not a family heads only some rows, so that equal budgets mean equal networks and equal tokens.
 
   6ND          6 x (parameters outside the embedding and head tables); SMDM (arXiv:2410.18514), Kaplan
-  blocks+head  3 x 2 (block matrices + V d): what the first paper's profiler counted (arXiv:2602.15014): no attention
+  blocks+head  3 x 2 (block matrices + V d): as the profiler of arXiv:2602.15014 counts: no attention
   full         blocks+head, and attention scores and values at 4 L d a layer (a causal mask saves nothing here, as in
                torch's own counter), and the adaLN matrices, once a sequence
 """
@@ -57,8 +57,8 @@ def training_flops_per_token(
 ) -> float:
     """FLOPs that training spends on one token of text under a named convention.
 
-    `passes`: tokens the trunk reads for each token of text (Eso-LM's sequential phase reads more than one). `effort`: what a
-    step costs when one pass forward and back is 1 (distillation has a teacher go forward too).
+    `passes`: tokens the trunk reads for each token of text (Eso-LM's sequential phase reads more than one). `effort`: the
+    cost of a step relative to one forward and backward pass (4/3 in distillation, for the teacher's forward pass).
     """
     if convention not in CONVENTIONS:
         raise unknown("FLOPs convention", convention, CONVENTIONS)

@@ -35,8 +35,8 @@ _summed = ContextVar("summed", default=False)
 
 @contextmanager
 def summed(promise: bool = True) -> Iterator[None]:
-    """Promises that the losses of rows made inside are summed, times one number, and nothing else: so in the backward pass
-    every row has the same factor. Without the promise that is asked of the device, and the host waits for the answer."""
+    """In this context the caller guarantees that row losses are only summed and scaled by one number. All rows then have one
+    gradient factor in the backward pass; without this guarantee that is checked, which synchronises with the device."""
     token = _summed.set(promise)
     try:
         yield

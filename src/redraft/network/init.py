@@ -1,4 +1,4 @@
-"""Initial weights, as the two papers' code draws them."""
+"""Weight initialisation, as in the code of arXiv:2602.15014 (`dit`) and of SMDM, arXiv:2410.18514 (`llama`)."""
 
 from __future__ import annotations
 

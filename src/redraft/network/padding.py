@@ -38,8 +38,8 @@ class Within(Wrapped):
     """A network for rows of several documents, `documents` [B, L] numbering those of each row: the same function of each
     document as if it were alone. Positions go on from one to the next: rotary attention knows their differences only.
 
-    What a family puts before the text (AR's BOS) it puts before the row: AR predicts the first token of a later document
-    from the end of the one before it, which says no more than that.
+    AR's BOS stands before the row only. The first token of a later document is predicted from the end-of-document token
+    before it, which attends to itself alone and so acts as a BOS.
     """
 
     network: Network

@@ -1,4 +1,4 @@
-"""The shape of a network: the size ladders of both papers by name, and a solver for any other size. No torch.
+"""The shape of a network: the published size ladder (SMDM's names), and a solver for any other size. No torch.
 
 The names are SMDM's (arXiv:2410.18514), reused by "Scaling Beyond Masked Diffusion" (arXiv:2602.15014). They count
 16 d^2 N and are *not* the size of the `dit` network of that name: print the counts, do not read them off the name.

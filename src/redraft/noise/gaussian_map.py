@@ -115,8 +115,8 @@ def tempered(x0: Tensor, gamma: Tensor, gaussians: Tensor, tau: float) -> tuple[
 
 @dataclass(frozen=True)
 class OrderStatistics:
-    """What the bridge needs of V Gaussians a position: that of the token, and the largest of its V - 1 rivals with whose
-    they are. Every gamma sees the same race, so a token's path in time is one function of it."""
+    """The Gaussians at a position that decide the argmax: the true token's, and the k largest of the other V - 1 with their
+    ids. All gammas share them, so z_t is a deterministic path in time."""
 
     own: Tensor  # [B, L] float64
     rivals: Tensor  # [B, L, k] float64, falling
@@ -182,7 +182,7 @@ def _normal(log_u: Tensor) -> Tensor:
 def _log_mean_exp_below(bound: Tensor, scale: Tensor) -> Tensor:
     """log E[exp(scale e) | e < bound] of a standard Gaussian e, which is exp(scale^2 / 2) Phi(bound - scale) / Phi(bound).
 
-    Where scale is the larger, as erfcx(u) = exp(u^2) erfc(u): scale^2 and its like then never stand against each other.
+    For scale > bound it is computed by erfcx(u) = exp(u^2) erfc(u), so that large terms such as scale^2 / 2 do not cancel.
     """
     far = (erfcx(((scale - bound) / math.sqrt(2)).clamp(min=0)) / 2).log() + scale * bound - bound * bound / 2
     near = scale * scale / 2 + log_ndtr(bound - scale)

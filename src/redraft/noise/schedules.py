@@ -1,6 +1,6 @@
 """Noise schedules: alpha(t), the probability that a token is unchanged at time t, with its derivative.
 
-t = 0 is text (alpha = 1), t = 1 is noise. A schedule returns the pair that belongs together.
+t = 0 is text (alpha = 1), t = 1 is noise. Calling a schedule returns the pair (alpha, d alpha / dt).
 """
 
 from __future__ import annotations

@@ -203,7 +203,7 @@ def _gpu_workspace(config: RunConfig, shape: Shape, ranks: int, low: int) -> flo
 
 def micro_batches(batch: int, accumulate: int, ranks: int) -> int:
     """Into how many turns a rank's share of a step is cut: `accumulate`, but fewer where a turn would not have two rows a
-    rank, which it is filled up to (`data.parts`). The step is the same sum however it is cut."""
+    rank, which it is filled up to (`loader.parts`). The step is the same sum however it is cut."""
     return accumulate if ranks == 1 else max(1, min(accumulate, batch // (2 * ranks)))
 
 

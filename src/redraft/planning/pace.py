@@ -1,7 +1,7 @@
 """Time estimates of training and scoring on this CPU, by timing one block of the network itself. No torch until then.
 
-A network of width 24 multiplies at a fraction of the rate that one of width 1024 has, and spends the more on all that is no
-product. So the products of the run's own width are timed, at its own length, and its other operations too.
+Narrow networks reach a lower FLOP/s in matrix products than wide ones, and spend more of their time outside of matrix
+products. So products of the run's own width and length are timed, and its other operations too.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def _ones(*sizes: int) -> Array:
 
 
 def _timed(part: Callable[[], object]) -> float:
-    """Seconds in the mean over a moment: the rate that is really had on a machine with other work, not the best."""
+    """Mean seconds per call, over a short time: the mean and not the minimum, so that other load on the machine counts."""
     part()
     start, count = time.perf_counter(), 0
     while (spent := time.perf_counter() - start) < MOMENT or not count:

@@ -1,7 +1,7 @@
 """Recommendation of family, size, tokens and sampling steps for a budget, with the cost of serving included.
 
-Training N parameters on D tokens costs c N D FLOPs, generating G tokens s(N) G more, s by `serving`. With a budget for both,
-the loss L(N, D) is least where no FLOP is better spent otherwise; a model that is used much should be smaller and trained for
+Training N parameters on D tokens costs c N D FLOPs, generating G tokens s(N) G more, s by serving_cost.py. With one budget,
+L(N, D) is minimised within it; a model that generates many tokens should be smaller and trained for
 longer than the training optimum (Sardana et al. 2023, arXiv:2401.00448). With a loss to be reached, the sum is least instead.
 """
 

@@ -29,9 +29,9 @@ from redraft.numbers import WIDEST, Amount, Count, Seed
 from redraft.planning.budget import Budget, plan_run
 from redraft.planning.frontier import FrontierConfig
 from redraft.planning.grid import GridConfig, published_centre, windows
+from redraft.planning.lr_schedule import shared_steps, warmup_steps
 from redraft.planning.pace import cpu_rate, scoring_flops, seconds
 from redraft.planning.presets import preset_table
-from redraft.planning.schedule import shared_steps, warmup_steps
 from redraft.registry import FAMILIES
 from redraft.scaling.records import JUDGE
 from redraft.text.tokenizers.tokenizer import vocabulary

@@ -18,7 +18,7 @@ from redraft.files import make_folder, read_json, write_json, write_text
 from redraft.hub.folder import load_model, read_config
 from redraft.network.sizes import DEFAULT, LADDER, Shape, head_width
 from redraft.text.shards.prepare import Progress
-from redraft.training.distributed.sharded import candidates
+from redraft.training.distributed.sharded_checkpoint import candidates
 from redraft.training.setup import Setup, set_up
 
 CONFIG, START, NETWORK = "config.toml", "start.json", "network.json"

@@ -28,7 +28,7 @@ from redraft.runs.claim import START, initial_weights
 from redraft.runs.record import RECORD, Timing, run_record
 from redraft.training.checkpoint import STATE
 from redraft.training.distributed.ranks import Preempted
-from redraft.training.distributed.sharded import candidates
+from redraft.training.distributed.sharded_checkpoint import candidates
 from redraft.training.health import LostData
 from redraft.training.journal import StepRecord
 from redraft.training.monitor import Monitor

@@ -15,7 +15,7 @@ from redraft.runs.claim import CONFIG, check_network
 from redraft.text.shards.mixture import phases_of
 from redraft.text.tokenizers.tokenizer import load_tokenizer
 from redraft.training import lora
-from redraft.training.distributed.sharded import consolidate
+from redraft.training.distributed.sharded_checkpoint import consolidate
 
 
 def still_trains(folder: Path) -> bool:

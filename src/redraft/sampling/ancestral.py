@@ -1,7 +1,7 @@
 """Ancestral sampling: the reverse chain q(x_s | x_t, x_0 ~ p0) on a grid of times, for every family with a clock.
 
-Where a mask hides tokens and the network does not read the time, when a token shows up has nothing to do with what it is:
-the step of each is drawn first. Rows then go from one step in which they write to the next, each at its own pace.
+For absorbing families without time conditioning, the step at which a token is unmasked is independent of its value, so
+it is drawn first. Each row then skips the steps in which none of its tokens is unmasked.
 """
 
 from __future__ import annotations

@@ -135,8 +135,8 @@ class Sampler(ABC):
 
 @dataclass(frozen=True)
 class Step:
-    """One step down the times, all that a transition may use. Positions that are not `free` will keep their tokens. All but
-    the text and what is predicted of it is the host's."""
+    """One reverse step, from time t to s: all that a transition may use. Positions that are not `free` keep their tokens.
+    `xt` and predictions are on the network's device, all else is on the CPU."""
 
     number: int
     predict: Predict
@@ -167,8 +167,8 @@ def walk(
 
 
 def calls(step: Tensor) -> Tensor:
-    """[..., n] numbers of steps -> the call at which each happens, when steps in which nothing does are no calls: those of
-    one row that are equal share one. Below 0 means never, and is -1."""
+    """[..., n] step numbers -> call numbers, where steps that no entry of a row has are skipped: equal steps of
+    one row share a call. A negative step means never, and becomes -1."""
     ordered, place = step.sort(-1)
     fresh = (ordered.diff(dim=-1, prepend=torch.full_like(ordered[..., :1], -1)) > 0) & (ordered >= 0)
     return torch.zeros_like(place).scatter(-1, place, fresh.cumsum(-1) - 1)
@@ -189,7 +189,7 @@ def clock_refusal(family: Family) -> str | None:
 
 
 def mask_refusal(family: Family) -> str | None:
-    """Of samplers that ask at no particular time."""
+    """Why a sampler that gives the network no time cannot serve that family; None when it can."""
     why = absorbing_refusal(family)
     return "its network reads the time" if isinstance(family, Absorbing) and family.clocked else why
 
@@ -209,8 +209,8 @@ def build(name: str, options: dict[str, Any], family: Family) -> Sampler:
 
 
 def noise_of(canvas: Canvas, key: Key) -> Noise:
-    """The noise of a canvas, [B, L] on the host: there it decides what it can before the network is asked, and no device is
-    waited for. Row i is sample i, whatever the batch: its randomness is its own."""
+    """Uniforms [B, L] for a canvas, on the CPU: decisions that need no prediction are taken there, without a device sync.
+    Row i is sample i, whatever the batch size: its randomness does not depend on other rows."""
     rows, length = canvas.tokens.shape
     return counter_rng.field(key, torch.arange(rows), length)
 

@@ -1,7 +1,7 @@
 """BD3-LM's sampler: blocks from left to right with a KV cache, a text of any length.  arXiv:2503.09573, algorithm 2.
 
-When each token is written does not depend on the network, so it is drawn first, and steps that move nothing are no calls;
-each row has its own. A block whose last token was just written is read once more, clean, for its keys and values; that is
+The step at which a token is unmasked does not depend on the network, so it is drawn first, for each row; steps that unmask
+nothing make no call. A finished block is read once more, without masks, to cache its keys and values. That is
 folded into the first call of the next block, so it costs no call of its own, and neither does a prompt.
 """
 
@@ -83,7 +83,7 @@ def events(u: Tensor, free: Tensor, block: int, steps: int) -> Tensor:
 
 def spans(event: Tensor, block: int) -> list[tuple[int, int, int]]:
     """(unread, start, stop) of each block with something to write; tokens from `unread` to `start` are finished, but the
-    network has not seen them so. BlockDiffusion that are given in every row are not among them."""
+    network has not read their final tokens. Blocks that are given in every row are left out."""
     length, out = event.shape[1], []
     unread = 0
     for start in range(0, length, block):

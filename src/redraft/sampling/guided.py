@@ -2,15 +2,15 @@
 
     log p_w = (1 + w) log p(. | prompt) - w log p(. | no prompt) + constant
 
-`Pair` is a network that answers so: two calls of one network, of which the second cannot see what the prompt says. Whatever
-asks a network is guided by it, and nothing else has to know. Mixed logits need no normalising, since a softmax forgets
-what is added to a row. A guided bound is a score, no longer a bound on anything.
+`Pair` is a network that returns these guided logits from two forward passes, the second without the prompt. Samplers and
+estimators use it like any network. Mixed logits need no normalising, since a softmax does not change when a constant
+is added to a row. A guided NELBO is a score, no longer a bound on -log p.
 
 What a network sees instead of the prompt (`without_prompt`): what its family shows it of text that is not yet written.
 
   masked families, GIDD   [MASK] at every place of the prompt, as in SMDM
   Duo                     uniform noise: a prompt at t = 1, its prior. There is no id that says "unknown", and uniform ids are
-                          the only ignorance that the network was ever shown
+                          the only uninformative input that it was trained on
   Eso-LM, BD3-LM          nothing: the prompt is hidden from attention and places stay. Tokens that come later in the order
                           of generation are seen by nobody, while a [MASK] that written tokens look at was never trained on
   AR                      nothing, and the gap is closed: BOS, then the rest of the text from its first place
@@ -134,7 +134,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class PairCache:
-    """Two memories, and which slots [B, S] of the second hold the prompt: all copies share that tensor."""
+    """Two KV caches, with and without the prompt; which slots [B, S] of the second hold it (one tensor for all copies)."""
 
     given: Cache
     free: Cache

@@ -1,4 +1,4 @@
-"""The surest positions first: MaskGIT's rule (Chang et al. 2022, arXiv:2202.04200), SMDM's `greddy`, and EB-sampling.
+"""Low-confidence remasking: MaskGIT's rule (Chang et al. 2022, arXiv:2202.04200), SMDM's `greddy`; and EB-sampling.
 
 Good texts from few calls, but not draws from the model: which positions are written depends on what was drawn for them.
 Confidence is the model's own belief (guided, if it is), before temperature and nucleus: at temperature 0 all drawn tokens

@@ -27,7 +27,7 @@ class SemiAutoregressive(Sampler):
     that has any are shared by all blocks of the canvas; what falls to a block that is given is not spent.
 
     One block is the inner sampler, bit for bit. Exact for a masked family and an exact inner sampler; not for Duo, whose
-    network is told one noise level where blocks written, in writing and unwritten have three.
+    network is conditioned on one noise level, while finished, current and future blocks each have their own.
     """
 
     exact: ClassVar[bool] = False

@@ -1,7 +1,7 @@
 """Approaches 1, 2 and 3 (envelope, IsoFLOP parabolas, L(N, D)) on the runs of one family, and which of them is reported.
 
-Approach 2 speaks where two budgets have three sizes: its parabolas less the bias that L(N, D) implies for them, if L(N, D)
-fits; else the parabolas as they are. Otherwise approach 1, the envelope. Approach 3 stands beside them.
+Approach 2 is reported where at least two budgets have three sizes; the bias that L(N, D) implies is subtracted, if L(N, D)
+fits. Otherwise approach 1, the envelope, is reported. Approach 3 is given beside them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ UNLIKELY = 0.01  # a worse misfit of L(N, D) than the noise gives this rarely, a
 class Approaches:
     """All fits of one family."""
 
-    isoflop: IsoFlop  # the one that speaks for the family
+    isoflop: IsoFlop  # the reported fit of the family: approach 2, or 1
     best: Best | None  # its loss* over budgets
     parabolas: IsoFlop  # approach 2 as published
     envelope: IsoFlop  # approach 1
@@ -65,13 +65,13 @@ def fit_approaches(points: Sequence[Point], every: Sequence[Curve], seed: int, r
 
 
 def _control(points: Sequence[Point], every: Sequence[Curve]) -> bool:
-    """Whether these runs are another way to train a family of the study: there to be compared with it, run by run."""
+    """Whether these runs are an ablation arm of another family in the study, to be compared with it run by run."""
     arm, family = points[0].family, points[0].variant_of
     return family is not None and family != arm and any(curve.family == family for curve in every)
 
 
 def _bent(best: Best, laws: Laws, points: Sequence[Point]) -> Best:
-    """With what a trusted L(N, D) says of the best loss beyond the runs, and its resamples."""
+    """`best`, with the best-loss law that a trusted L(N, D) implies, and its resamples, for extrapolation."""
     cost = float(np.mean([np.log(p.flops / (p.params * p.tokens)) for p in points]))
     middle = float(np.mean([np.log(p.flops) for p in points]))
     value = law_of_best(laws.value, cost, middle)

@@ -24,7 +24,7 @@ _RESAMPLES = 40  # nothing is read from the intervals
 
 @dataclass(frozen=True)
 class HeldOut:
-    """One engine's prediction of the largest budget from all the others."""
+    """One approach's prediction of the best loss and N* at the largest budget, from the smaller budgets."""
 
     engine: str  # 'envelope', 'parabolas', 'corrected', 'parametric' or 'projection'
     flops: float  # of the budget that was held out

@@ -62,7 +62,7 @@ class LossSurface:
         return far
 
     def spread(self, flops: float) -> Estimate:
-        """The best loss at a budget over what its law says: 1, with its 95 % interval."""
+        """Relative uncertainty of the law's best loss at a budget: 1, with its 95 % interval."""
         return _spread(self.optima, flops)
 
 

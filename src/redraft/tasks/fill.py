@@ -52,7 +52,7 @@ def filled(
     model: Model, holes: Sequence[Hole], length: int, steps: int, batch: int = 256, temperature: float = 0.0
 ) -> list[str]:
     """What the model writes into each hole, up to its first end of text."""
-    # What SMDM calls greedy (its `greddy`) is `confident`, the surest position first. What it cannot serve takes its own.
+    # SMDM's greedy sampling (`greddy`) is `low_confidence`. Families that it cannot serve use their default sampler.
     sampler = "low_confidence" if temperature == 0 and mask_refusal(model.family) is None else ""
     texts = []
     for start in range(0, len(holes), batch):

@@ -41,7 +41,7 @@ class Reader:
         return self.shortened(rows, step) if self.data.random_length else rows
 
     def dropped(self, rows: Rows) -> Rows:
-        """Prompts blanked with probability `drop`, each for itself."""
+        """Each prompt is blanked with probability `data.cfg_dropout`, independently."""
         chance = counter_rng.uniform(Key.of(self.seed).fold_in("prompt"), torch.from_numpy(rows.index)).numpy()
         blanked = (chance < self.data.cfg_dropout)[:, None] & ~rows.scored
         if rows.lengths is not None:
@@ -49,7 +49,7 @@ class Reader:
         return replace(rows, tokens=np.where(blanked, self.blank, rows.tokens))
 
     def shortened(self, rows: Rows, step: int) -> Rows:
-        """With probability `short`, the first l tokens of the step's rows, l uniform in 1 .. L (SMDM's stochastic length)."""
+        """With probability `random_length`, the first l tokens of the rows, l uniform in 1 .. L (SMDM's stochastic length)."""
         chance, length = counter_rng.uniform(
             Key.of(self.seed).fold_in("short"), torch.tensor(step), torch.arange(2)
         ).tolist()

@@ -1,7 +1,7 @@
-"""Adapters of low rank, by the `peft` library: W x + alpha / rank B A x with B, A trained and W as it was.
+"""LoRA (Hu et al. 2021, arXiv:2106.09685) by the `peft` library: W x + alpha / rank B A x, B and A trained, W fixed.
 
-Only the adapters descend; in the end they are added to the weights, so the model that is kept is an ordinary one.
-The ledger counts a step as if all weights were trained: it costs no more than that, and no less than two thirds of it.
+Only the adapters are trained; at the end they are merged into the weights, so the saved model is an ordinary one.
+FLOPs are counted as if all weights were trained; the true cost of a step is between two thirds of that and all of it.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import torch
 from redraft.errors import Diverged, UserError
 from redraft.network.device import accelerated
 from redraft.training.checkpoint import STATE, Writer
-from redraft.training.distributed.sharded import Saver
+from redraft.training.distributed.sharded_checkpoint import Saver
 from redraft.training.health import FAILED_SAVES, ROLLBACKS, SKIPS, SPIKE_STEPS, SPIKE_WINDOW, Slowness, Spikes
 from redraft.training.journal import Event, Heartbeat, Journal, StepRecord, read_journal
 from redraft.training.trainer import Step, Trainer

@@ -1,4 +1,4 @@
-"""AdamW, and the moving average of the weights."""
+"""AdamW, and the exponential moving average (EMA) of the weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from redraft.training.completep import groups
 
 
 def adamw(network: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW over what is trained, in one group, decay on each, as both papers' code does; with `transfer`, CompleteP's."""
+    """AdamW over the trainable parameters in one group, weight decay on all; with `completep`, CompleteP's groups."""
     carried = groups(network, config) if isinstance(network, Transformer) and config.completep else None
     return torch.optim.AdamW(
         carried or (parameter for parameter in network.parameters() if parameter.requires_grad),
@@ -25,6 +25,6 @@ def adamw(network: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
 
 @torch.no_grad()
 def follow(average: list[torch.Tensor], weights: list[torch.Tensor], decay: float, step: int) -> None:
-    """Move the average towards the weights; early on faster: decay is at most (1 + n) / (10 + n)."""
+    """One EMA update. The decay is at most (1 + step) / (10 + step), so that early updates are larger."""
     decay = min(decay, (1 + step) / (10 + step))
     torch._foreach_lerp_(average, weights, 1 - decay)

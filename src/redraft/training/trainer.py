@@ -24,12 +24,12 @@ from redraft.network.padding import reading
 from redraft.network.transformer import Transformer
 from redraft.noise.counter_rng import Key
 from redraft.planning.budget import micro_batches
-from redraft.planning.schedule import learning_rate
+from redraft.planning.lr_schedule import learning_rate
 from redraft.text.shards.packing import Rows
 from redraft.training import checkpoint, lora
 from redraft.training.checkpoint import Cursor
 from redraft.training.completep import rescale
-from redraft.training.distributed import sharded
+from redraft.training.distributed import sharded_checkpoint
 from redraft.training.distributed.parallel import full_tensor, micro_batch, parallelize, to_local
 from redraft.training.distributed.ranks import Preempted, Ranks, here
 from redraft.training.health import LostData
@@ -52,8 +52,8 @@ class Step:
 
 
 class LossModule(nn.Module):
-    """What is differentiated: the nats [B, L] of a batch, for their sum. One module around the family's loss, whatever that
-    calls and how often, so that what spreads a network over ranks sees one forward pass."""
+    """Computes the loss: nats [B, L] of a batch, whose sum is differentiated. It wraps the family's loss, however many forward
+    passes that makes, in one module, so that DDP or FSDP sees a single forward call."""
 
     def __init__(self, family: Family, network: Transformer, teacher: Transformer | None, seed: int):
         super().__init__()
@@ -154,7 +154,7 @@ class Trainer:
             batch = as_batch(rows, here, device, paid=part.paid, most=config.data.length)
             with micro_batch(self.loss_module, number == len(shares) - 1, not train.parallel.reshard):
                 share = self.loss(batch, step / self.setup.budget.steps).nats.sum() / scored
-                # What spreads a network over ranks averages gradients; the mean over tokens is a sum of shares.
+                # DDP and FSDP average gradients over ranks; the mean over tokens needs the sum of the shares.
                 (share * self.ranks.size if self.ranks.size > 1 else share).backward()
             total = total + share.detach()
         return total
@@ -188,7 +188,7 @@ class Trainer:
         return norm
 
     def renew_teacher(self) -> None:
-        """At the first step of each round the teacher becomes what the student is."""
+        """At the first step of each distillation round the student's weights are copied to the teacher."""
         rounds, steps = self.setup.teachers, self.setup.budget.steps
         if self.teacher is not None and self.step * rounds // steps != (self.step - 1) * rounds // steps:
             with torch.no_grad():
@@ -209,7 +209,7 @@ class Trainer:
 
     def restore(self, folder: Path, fork: Path | None = None) -> None:
         """Go to the newest whole checkpoint, if there is one."""
-        cursor, self.damaged = sharded.resume(folder, self.state(), fork)
+        cursor, self.damaged = sharded_checkpoint.resume(folder, self.state(), fork)
         if cursor is not None:
             self.step, self.shift = cursor.step, cursor.shift
             checkpoint.count(self.network, self.optimizer, self.step)

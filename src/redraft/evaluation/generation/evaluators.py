@@ -1,11 +1,11 @@
 """Evaluator models (`judge` in flags and records): exact likelihoods of generated text, for generative perplexity.
 
     RedraftEvaluator    a redraft model: rows of its own token ids are scored as they are, others as text
-    HFEvaluator     any causal language model of `transformers`; judge_files.py reads folders, GGUF and llama2.c files
+    HFEvaluator         any causal language model of `transformers`; evaluator_files.py reads folders, GGUF and llama2.c files
 
 Conventions. A text is what its row decodes to: the end of a document leaves nothing behind, and bytes are those of that text
 in UTF-8. A judge with another tokenizer cuts the text anew, so nats per token are per *its* token; nats per byte compare
-across judges. A text begins with the judge's BOS (its EOS where it has none), which is not paid for: every token is. Text
+across judges. The judge's BOS (or EOS) is put before a text and not scored; every token of the text is. Text
 beyond the judge's context is scored in further windows, each on its own, so nothing is cut off.
 """
 

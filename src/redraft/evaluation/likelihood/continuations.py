@@ -56,7 +56,7 @@ class Nats:
 
 @dataclass(frozen=True)
 class Guidance:
-    """Weight 0 is none, and costs nothing. `kind`: as in sampling/guided.py."""
+    """Classifier-free guidance. `weight` 0: off, at no cost. `kind`: as in sampling/guided.py."""
 
     weight: float = 0.0
     kind: str = "unsupervised"
@@ -203,7 +203,7 @@ class Scorer:
         )
         noise = counter_rng.field(Key.of(self.seed).fold_in("blank"), batch.index, batch.tokens.shape[1])
         blank = without_prompt(self.model.family, batch.tokens, noise, self.guidance.kind)
-        weight = self.guidance.weight if prompt.any() else 0.0  # of nothing given, both sides are the same
+        weight = self.guidance.weight if prompt.any() else 0.0  # without a prompt both passes are equal
         network = guided(self.model.network, self.model.family, weight, prompt, blank)
         return Padded(network, batch.lengths)
 

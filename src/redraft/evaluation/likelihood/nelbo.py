@@ -89,7 +89,7 @@ def estimate(
     counts = torch.from_numpy(rows.scored.sum(1)).double()
     per_token = draw_nats(network, family, rows, estimator, draws, batch, seed, told) / counts.mean()
     nats, n = float(per_token.mean()), len(rows.tokens)
-    # Of a ratio of two means, nats and tokens: the spread of what a row pays beyond its share.
+    # Delta method for the ratio nats / tokens: the spread of each row's nats less what its length predicts.
     beyond = per_token.mean(1) - nats * (counts / counts.mean() - 1)
     return Bound(
         nats=nats,

@@ -2,11 +2,11 @@
 
 `wrap`      stream: documents end in the end-of-document id and are cut into windows where they come.
             documents: each document has windows of its own, and nothing is paid for its end.
-`stride`    new tokens a window; what comes before them in it is context, read and not paid for. The length of a window: no
+`stride`    scored tokens per window; those before them are context, read but not scored. The length of a window: no
             overlap, and the first tokens of each are scored with nothing before them.
 `framed`    each window begins and ends with the end-of-document id, and pays for both, as the loaders of MDLM and Duo
             have it.
-`detokenize` rules applied before encoding (`text.detokenize`).
+`detokenize` rules applied before encoding (text/sources/detokenize.py).
 
 The rest of a text that fills no window is scored too, in a shorter one: nothing is dropped. Before the first token of a
 window AR reads its BOS, a spare id that is never text. Bytes and words are counted in the text as it came.

@@ -1,7 +1,7 @@
 """The ELBO gap: the part of a compute multiplier that is due to a loose bound.
 
-Diffusion families are scored by a bound on the likelihood, the reference exactly: their multiplier mixes what the model
-lost with what the bound hides. (With its exact likelihood on LM1B the perplexity of MDLM falls from 31.8 to 26.8, AR has
+Diffusion families are scored by a bound on the likelihood, the reference exactly: their multiplier contains both the
+likelihood gap and the bound's gap. (With its exact likelihood on LM1B the perplexity of MDLM falls from 31.8 to 26.8, AR has
 22.8; arXiv:2506.01928.) Where runs carry the exact likelihood (`loss_exact`) or a tighter bound (`loss_tight`) beside the
 loss, everything is fitted again with it: k with the bound = k with the tighter loss x the factor of the looseness.
 """

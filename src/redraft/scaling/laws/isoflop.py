@@ -12,7 +12,7 @@ Intervals, 95 %. A study has a handful of sizes, often with one seed, so runs ca
 parabola no residual at all. Instead every loss is redrawn around the fitted parabolas with the noise of a run (`Noise`)
 and all is fitted again: a parametric bootstrap. The noise is itself estimated, from nu degrees of freedom, so each
 resample first draws its variance, s^2 nu / chi^2_nu; for a statistic linear in the losses this is Student's t interval.
-That the laws over budgets may be no power laws is in no interval.
+The intervals do not include the error of assuming power laws over budgets.
 
 Where there is one run for each budget, as in tables of published optima, or where no two budgets have three sizes, the
 lowest run of each budget stands for the minimum (approach 1, the envelope) and intervals are Student's t from the
@@ -20,7 +20,7 @@ scatter about the laws.
 
 What the data cannot tell is not fitted. Two lowest runs lie on a line whatever the noise, so an envelope needs three budgets
 (published optima are taken as they are given). Where the best size is the same at every budget, or at the edge of the grid at
-all but one, it is the grid's and not the law's: N* and D* then have none.
+all but one, it reflects the grid: no power law of N* and D* is then fitted.
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@ A family's best losses over budgets C follow loss* = A C^-g. The compute multipl
 with C_ref the compute at which the reference reaches the loss that f reaches with C: k > 1 says that f needs k times
 more compute. It need not be constant: in the figures of arXiv:2602.15014 that of MDLM rises with C, so it is given per
 budget, with a geometric mean and its slope. The reference's law is the best loss of its L(N, D), if that fits its runs
-(`law_of_best`). Else, within the losses that it reached, one that may have an irreducible loss E (see `reach`), and outside
-the pure power law, as in the papers. What is outside is marked (`Ratio.extrapolated`): that the law may be wrong there is in
-no interval.
+(`law_of_best`). Else, within the losses that it reached, a power law that may have an irreducible loss E (see `reach`), and
+the pure power law outside, as in the papers. Values outside are marked (`Ratio.extrapolated`): their intervals do not
+include the error of the law.
 """
 
 from __future__ import annotations

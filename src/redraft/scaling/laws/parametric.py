@@ -1,6 +1,6 @@
 """The parametric loss law L(N, D) = E + A / N^alpha + B / D^beta.  Hoffmann et al. 2022, arXiv:2203.15556, approach 3.
 
-Two engines. `huber_fit` minimises the sum over runs of Huber(log L(N, D) - log loss) with delta = 1e-3 (eq. 6 there):
+Two methods. `huber_fit` minimises the sum over runs of Huber(log L(N, D) - log loss) with delta = 1e-3 (eq. 6 there):
 the sum and not the mean, and to tight tolerances, for a loose optimiser stops early at other exponents (Besiroglu et
 al. 2024, arXiv:2404.10102). `variable_projection` uses that for fixed (alpha, beta) the law is linear in E, A, B >= 0,
 so that only a 2-D search is left (Czech et al. 2026, arXiv:2603.22339); it minimises squared relative error, and is one

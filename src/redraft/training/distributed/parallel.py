@@ -2,10 +2,10 @@
 
 DDP    Li et al. 2020, arXiv:2006.15704.       FSDP   Zhao et al. 2023, arXiv:2304.11277; here `fully_shard`, FSDP2.
 
-All of them average gradients over ranks. Ours are sums over a step's tokens, so the loss is multiplied by the ranks.
+All of them average gradients over ranks. Ours must be summed over a step's tokens, so the loss is multiplied by world size.
 
-Which weights travel in what: the matrices of a block in the format in which they multiply (a `Linear` would cast them after
-the journey anyway, so the numbers are those of one process), all else in float32: norms, time conditioning, embedding and
+Dtypes of communication: a block's matrices are gathered in the compute dtype (a `Linear` would cast them after the
+gather anyway, so results equal those of one process), all else in float32: norms, time conditioning, embedding and
 head. Those belong to the outermost group, which is gathered once a step. Gradients are summed in float32 at least.
 """
 
@@ -123,7 +123,7 @@ def _ahead(one: nn.Module, following: nn.Module) -> None:
 
 @contextmanager
 def micro_batch(loss_module: nn.Module, last: bool, keep: bool) -> Iterator[None]:
-    """A step's gradients travel once, after its last micro-batch; `keep`: the gathered weights stay until then."""
+    """Gradients are reduced once a step, after the last micro-batch; `keep`: gathered weights are kept until then."""
     if isinstance(loss_module, DistributedDataParallel) and not last:
         with loss_module.no_sync():
             yield

@@ -128,7 +128,7 @@ def is_lost(error: BaseException) -> bool:
 
 @contextmanager
 def rank_zero_errors(ranks: Ranks) -> Iterator[None]:
-    """What ends a run of several ranks is said once, in one line, by the first of them. Of one rank: as without this.
+    """An error that ends a run of several ranks is printed once, in one line, by the first. With one rank it is re-raised.
 
     The process ends there and then: threads that write a checkpoint may wait long for a lost rank, and to take down an
     accelerator's group is to wait for all the others. Status 2 for what the user can mend, 75 for a lost rank, 130 where it

@@ -26,7 +26,7 @@ def warmup_steps(config: TrainConfig, steps: int) -> int:
 
 
 def idle(config: TrainConfig, steps: int) -> list[str]:
-    """What the settings say and a run of so many steps does not do, a sentence each."""
+    """Warnings on settings that have no effect, or not the intended one, in a run of so many steps; a sentence each."""
     warmup, out = warmup_steps(config, steps), list[str]()
     decay = math.ceil(config.decay * steps) - 1  # steps whose rate is below the flat one
     if warmup >= steps:
@@ -51,7 +51,7 @@ def shared_steps(config: TrainConfig, steps: int, longer: int) -> int:
 
     Warmup-stable-decay (Hu et al. 2024, arXiv:2404.06395; Haegele et al. 2024, arXiv:2405.18392): up to there the two are
     the same run, bit for bit (on a GPU with train.deterministic), so that the shorter can branch off the longer. 0 for
-    schedules that know the end all along.
+    schedules that depend on the number of steps from the start (cosine).
     """
     if config.schedule != "wsd" or warmup_steps(config, steps) != warmup_steps(config, longer):
         return 0

@@ -1,8 +1,8 @@
-"""log sum_v of a softmax mixed with a constant, and its gradient: the term that bounds of uniform noise are made of.
+"""sum_j log b_j for b = a softmax mixed with a constant, and its gradient: the V-wide term of bounds with uniform noise.
 
     b_j = scale softmax(logits)_j + rest
 
-Duo and GIDD charge for sum_j log b_j and for log b at the token seen and at the true one, and never need b itself. Their
+The bounds of Duo and GIDD use sum_j log b_j, and log b at the token seen and at the true one, never b itself. Their
 reverse step is a mixture too, of staying, drawing from the prediction and drawing from noise.
 """
 
@@ -55,11 +55,11 @@ def three_ways(
 ) -> Tensor:
     """A draw of x_s [B, L] given x_t, x_0 ~ p, when q(x_t | p) = alpha_t p(x_t) + `here`: stay, draw from p, or from pi_s.
 
-    Noise came upon x_t since s with weight `arrived`: upon what was still text with alpha_s, else upon noise, `new` [B, L].
-    All of this over alpha_t p(x_t) + here, which is at least `here`: so where the uniform would leave a token in its place
-    even then, nobody needs to know p(x_t), and it is not predicted. An x_t that is no text id has p(x_t) = 0.
+    With Z = alpha_t p(x_t) + here: draw from p with probability arrived alpha_s / Z, take `new` [B, L] (a draw of pi_s) with
+    probability arrived (1 - alpha_s) / Z, else stay. Since Z >= `here`, a token whose uniform u has u here >= arrived stays
+    whatever p(x_t) is, and no prediction is computed for it. An x_t that is no text id has p(x_t) = 0.
 
-    `here` and the weights are [B, 1] or [B, L], the host's where no x_t decides them: then no device is waited for.
+    `here` and the weights are [B, 1] or [B, L], on the CPU where they do not depend on x_t, which avoids a device sync.
     """
     parts = noise("move"), noise("token"), new.double(), here, arrived, alpha_t, alpha_s
     every = torch.stack([sent(part, here.device).expand(xt.shape).flatten() for part in parts])
