@@ -10,9 +10,11 @@ from xml.etree import ElementTree
 
 import pytest
 
+from redraft.cli import main
 from redraft.errors import UserError
 from redraft.hub.recording import Cell, Frame, Recording
 from redraft.report.animation import LONGEST, MOST_FRAMES, SHORTEST, lines, starts, svg, thinned, write_animation
+from tests.hub.models import folder
 
 HOSTILE = "<script>alert(1)</script>&\x1b[31m]]>"
 UNWRITTEN, WRITTEN = (tuple(Cell(c, state) for c in text) for text, state in (("____", "unwritten"), ("word", "new")))
@@ -80,3 +82,29 @@ def test_a_gif_has_a_picture_for_each_frame(tmp_path: Path) -> None:
     write_animation(TWO, tmp_path / "a.gif")
     with image.open(tmp_path / "a.gif") as made:
         assert made.n_frames == 2 and made.info["loop"] == 0
+
+
+@pytest.mark.parametrize("family", ["ar", "mdlm", "duo", "esolm", "bd3lm"])
+def test_sample_shows_each_step_and_saves_them(family: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The last frame is the text that is printed, and the clock is that of the sampler."""
+    model = folder(tmp_path / "model", family, "dit")
+    steps = [] if family == "ar" else ["--steps", "5"]
+    asked = ["sample", str(model), "--prompt", "ab", "--length", "12", *steps, "--watch", "--json"]
+    main([*asked, "--animate", str(tmp_path / "a.html")])
+    told = capsys.readouterr()
+    result = json.loads(told.out)
+    page = (tmp_path / "a.html").read_text()
+    [data] = re.findall(r'id="recording">(.*?)</script>', page, re.DOTALL)
+    frames = json.loads(data)["frames"]
+    shown = [line for line in told.err.splitlines() if " calls, " in line]
+    assert len(shown) == len(frames) - 1 and frames[-1]["calls"] == result["forwards"]
+    assert frames[0]["runs"][0] == ["ab", "given"] and "".join(text for text, _ in frames[-1]["runs"]).startswith("ab")
+    assert {state for _, state in frames[-1]["runs"]} <= {"given", "new", "written"}
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_model_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["sample", str(folder(tmp_path / "model", "mdlm", "dit")), "--animate", str(tmp_path / "a.mp4")])
+    assert "its name must end in" in capsys.readouterr().err
