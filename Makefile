@@ -17,11 +17,11 @@ demo: setup
 	$(RUN) -m redraft demo --into demo
 
 test: setup
-	$(RUN) -m pytest -n $(JOBS)
+	$(RUN) -m pytest -n $(JOBS) --dist loadfile
 
 # The tests that take less than five seconds each; tests/slow.py lists the others and why.
 quick: setup
-	$(RUN) -m pytest -n $(JOBS) -m "not slow"
+	$(RUN) -m pytest -n $(JOBS) --dist loadfile -m "not slow"
 
 # Inputs from elsewhere that once failed, a script each: all must exit 0. Skipped where the folder is absent.
 cases: setup
@@ -55,7 +55,7 @@ test-newest:
 	$(PYTHON) -m venv $(NEWEST)
 	$(NEWEST)/bin/python -m pip install $(TORCH)
 	$(NEWEST)/bin/python -m pip install -e ".[hf,dev]"
-	$(NEWEST)/bin/python -m pytest -n $(JOBS)
+	$(NEWEST)/bin/python -m pytest -n $(JOBS) --dist loadfile
 
 clean:
 	rm -rf .venv $(NEWEST) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.slow import SLOW
+
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "redraft"
 # A package imports itself and packages of earlier layers; two of one layer do not import each other.
@@ -145,3 +147,10 @@ def test_readme_tree_names_every_package() -> None:
     readme = (ROOT / "README.md").read_text()
     for name in sorted({n.split("/")[0] for n in NAMES if "/" in n}):
         assert f"{name}/" in readme, f"README.md does not say what {name}/ is"
+
+
+def test_the_list_of_slow_tests_names_tests_that_exist() -> None:
+    for name in SLOW:
+        path, _, test = name.partition("::")
+        text = (ROOT / "tests" / path).read_text()
+        assert not test or f"def {test}(" in text, name

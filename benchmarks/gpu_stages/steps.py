@@ -77,7 +77,7 @@ def step(
     seconds = pace(run, device, size.least)
     tokens, entry = trained.batch * size.length, REGISTERED[family]
     options = checked_options("family", REGISTERED, family, {})
-    passes, effort = entry.passes(options), entry.effort(options)
+    passes, effort = entry.forward_tokens(options), entry.effort(options)
     rate = tokens / seconds * training_flops_per_token(shape, size.length, "full", passes, effort)
     numbers: dict[str, Any] = {"tokens_per_second": tokens / seconds, "seconds": seconds, "flops_per_second": rate}
     numbers |= {"share": share(cases, rate), "mfu": rate / peak if (peak := peak_flops(device)) else None, **peaks}

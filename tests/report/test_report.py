@@ -21,7 +21,7 @@ from redraft.report.report import conclusions, visible, write_report
 from redraft.scaling.fit import fit
 from redraft.scaling.laws.multiplier import Estimate
 from redraft.scaling.records import load_points
-from redraft.scaling.results import label, span
+from redraft.scaling.results import Fits, label, span
 from redraft.scaling.schema import to_json
 from redraft.scaling.summary import summary
 from tests.planted import HOSTILE, planted_points, write_study
@@ -30,6 +30,11 @@ from tests.planted import HOSTILE, planted_points, write_study
 @pytest.fixture(scope="module")
 def page(study: Path) -> str:
     return write_report(study).read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def fits(study: Path) -> Fits:
+    return fit(load_points(study), resamples=40)
 
 
 @pytest.fixture(scope="module")
@@ -151,23 +156,23 @@ def test_conclusions_are_few_and_name_the_winner(said: list[str]) -> None:
     assert any("miniature" in line for line in said)
 
 
-def test_json_is_strict_and_complete(study: Path) -> None:
-    data = json.loads(json.dumps(to_json(fit(load_points(study), resamples=40)), allow_nan=False))
+def test_json_is_strict_and_complete(fits: Fits) -> None:
+    data = json.loads(json.dumps(to_json(fits), allow_nan=False))
     assert set(data["families"]) == {"ar", "mdlm", "duo", "esolm", "mdlm-nelbo"}
     assert data["families"]["mdlm"]["multiplier"]["mean"]["value"] == pytest.approx(4, abs=0.3)
     assert data["families"]["mdlm-nelbo"]["parametric"]["flags"] == ["too few runs"]
     assert data["pairs"][0]["seeds"] == [0, 1, 2]
 
 
-def test_paired_arms_give_the_planted_difference(study: Path) -> None:
-    (pair,) = fit(load_points(study), resamples=40).pairs
+def test_paired_arms_give_the_planted_difference(fits: Fits) -> None:
+    (pair,) = fits.pairs
     gap = pair.difference
     assert (pair.arm, pair.against) == ("mdlm-nelbo", "mdlm")
     assert gap.low is not None and gap.high is not None and gap.low < 0.03 < gap.high
 
 
-def test_summary_is_sentences(study: Path) -> None:
-    lines = summary(fit(load_points(study), resamples=40))
+def test_summary_is_sentences(fits: Fits) -> None:
+    lines = summary(fits)
     assert 6 <= len(lines) <= 12
     assert all(line.endswith(".") and "nan" not in line and "None" not in line for line in lines)
 
@@ -178,11 +183,11 @@ def test_no_reference_is_a_warning_by_default() -> None:
     assert any("no runs of 'ar'" in warning for warning in fits.warnings)
 
 
-def test_every_figure_has_a_name_of_its_own(study: Path) -> None:
+def test_every_figure_has_a_name_of_its_own(study: Path, fits: Fits) -> None:
     points = load_points(study)
     speeds = load_frontier(study)
     assert speeds is not None
-    drawn = figures(points, fit(points, resamples=40), speeds, match(speeds))
+    drawn = figures(points, fits, speeds, match(speeds))
     assert len({figure.name for figure in drawn}) == len(drawn) == 9
     assert drawn[2].png(1).startswith(b"\x89PNG")
 
