@@ -95,7 +95,7 @@ def planned(family: str, trained: TrainConfig, network: Transformer, size: Scale
     """What `redraft plan` says of memory, bytes."""
     table = {"family": family, "data": {"length": size.length}, "train": trained.model_dump(exclude_none=True)}
     config = validated(RunConfig, table)
-    passes = REGISTERED[family].passes(config.family.options)
+    passes = REGISTERED[family].forward_tokens(config.family.options)
     return memory_plan(config, network.shape, passes).total
 
 
