@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "redraft"
 # A package imports itself and packages of earlier layers; two of one layer do not import each other.
 LAYERS = (
-    ("__init__", "types", "errors", "config", "registry", "files", "display", "numbers", "accelerator"),
+    ("__init__", "types", "errors", "config", "registry", "files", "display", "numbers", "accelerator", "former"),
     ("noise", "text", "network", "scaling"),
     ("planning", "families"),
     ("sampling",),

@@ -12,9 +12,8 @@ from redraft.commands import study, task
 from redraft.commands.study_queue import _row, _sentence
 from redraft.config import RunConfig, dump_toml, read_toml, validated
 from redraft.display import Left, quantity
-from redraft.errors import UserError
 from redraft.network.sizes import LADDER, from_size, size_sentence
-from redraft.registry import SAMPLERS, checked_steps
+from redraft.registry import SAMPLERS, steps_remark
 from tests.small_runs import corpus
 
 SMALL = ["--network.depth", "1", "--network.heads", "1", "--network.width", "16", "--network.cond", "8"]
@@ -50,21 +49,22 @@ def test_a_run_under_way_has_an_objective_and_a_finished_one_a_loss() -> None:
     assert [(_row(s)["loss"], _row(s)["objective"]) for s in (busy, done)] == [(None, 2.5), (2.5, None)]
 
 
-def test_steps_act_or_are_refused() -> None:
+def test_steps_act_or_a_remark_says_that_they_do_not() -> None:
     for name, entry in SAMPLERS.items():
-        assert checked_steps(name, None, 64) == 64
-        if "steps" in entry.options:
-            assert checked_steps(name, 7, 64) == 7
-        else:
-            with pytest.raises(UserError, match=f"sampler '{name}' takes no steps"):
-                checked_steps(name, 7, 64)
+        assert steps_remark(name, None) is None
+        told = steps_remark(name, 7)
+        assert (
+            told is None if "steps" in entry.options else told and told.startswith(f"sampler '{name}' takes no steps")
+        )
 
 
-def test_sampling_left_to_right_refuses_steps(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["sample", str(runs / "ar"), "--steps", "8"])
-    assert "sampler 'left_to_right' takes no steps" in capsys.readouterr().err
+def test_sampling_left_to_right_says_that_steps_change_nothing(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["sample", str(runs / "ar"), "--steps", "8", "--length", "8", "--json"])
+    with_steps = capsys.readouterr()
+    assert "sampler 'left_to_right' takes no steps" in with_steps.err and "--steps 8 changes nothing" in with_steps.err
     main(["sample", str(runs / "ar"), "--json", "--length", "8"])
+    told = capsys.readouterr()
+    assert "steps" not in told.err and json.loads(told.out)["texts"] == json.loads(with_steps.out)["texts"]
     main(["sample", str(runs / "mdlm"), "--json", "--length", "8", "--steps", "3"])
 
 

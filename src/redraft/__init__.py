@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from redraft import former
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from redraft.hub.model import Model as Model
     from redraft.hub.model import load as load
     from redraft.types import Canvas as Canvas
+
+former.install()
 
 _PUBLIC = {"load": "redraft.hub.model", "Model": "redraft.hub.model", "Canvas": "redraft.types"}
 

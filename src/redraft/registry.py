@@ -214,13 +214,12 @@ def with_new_names(table: Mapping[str, Any], renamed: Mapping[str, str]) -> dict
     return {renamed.get(key, key): value for key, value in table.items()}
 
 
-def checked_steps(sampler: str, given: int | None, default: int) -> int:
-    """The steps that were `given`, or the default. `UserError` where the sampler would make nothing of them."""
-    if given is not None and "steps" not in find("sampler", SAMPLERS, sampler).options:
-        raise UserError(
-            f"sampler {sampler!r} takes no steps ({find('sampler', SAMPLERS, sampler).summary}): leave --steps out"
-        )
-    return default if given is None else given
+def steps_remark(sampler: str, given: int | None) -> str | None:
+    """What is said where steps were `given` and the sampler has none; None where there is nothing to say."""
+    entry = find("sampler", SAMPLERS, sampler)
+    if given is None or "steps" in entry.options:
+        return None
+    return f"sampler {sampler!r} takes no steps ({entry.summary}), so --steps {given} changes nothing"
 
 
 def checked_options(kind: str, entries: Mapping[str, Entry], name: str, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from redraft.commands import device_flags
 from redraft.display import Line, duration, emit, quantity
 from redraft.errors import UserError
 from redraft.numbers import WIDEST, real, seed, whole
-from redraft.registry import SAMPLERS, checked_steps, find
+from redraft.registry import SAMPLERS, find, steps_remark
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -78,9 +78,10 @@ def _answers(options: Namespace, asked: list[dict[str, Any]], how: Any) -> list[
     compute = device_flags.compute(options)
     model, name = compute.load(options.model), options.name or options.model.resolve().name
     sampler, said = options.sampler or model.family.sampler, compute.record(model)
-    steps = checked_steps(sampler, options.steps, how.steps)
+    if told := steps_remark(sampler, options.steps):
+        print(f"Note: {told}.", file=sys.stderr)
     if not options.json:
-        calls = steps if "steps" in find("sampler", SAMPLERS, sampler).options else how.length
+        calls = how.steps if "steps" in find("sampler", SAMPLERS, sampler).options else how.length
         texts = sum(len(question["turns"][: how.turns]) for question in asked)
         passes = quantity(texts * calls)
         print(

@@ -19,7 +19,7 @@ from redraft.commands.recorder import Recorder
 from redraft.display import emit
 from redraft.errors import unknown
 from redraft.numbers import WIDEST, real, seed, whole
-from redraft.registry import SAMPLERS, checked_options, checked_steps
+from redraft.registry import SAMPLERS, checked_options, steps_remark
 
 OVERRIDES = True
 
@@ -51,12 +51,12 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
     check(options, further := overrides.get("sampler", {}))
     compute = device_flags.compute(options)
     model = compute.load(options.model)
-    steps = checked_steps(options.sampler or model.family.sampler, options.steps, 64)
+    steps = 64 if options.steps is None else options.steps
     canvas = model.canvas(
         options.prompt, options.n, model.length if options.length is None else options.length, options.suffix
     )
-    told = model.beyond(canvas.tokens.shape[1])
-    if told:
+    beyond = model.beyond(canvas.tokens.shape[1])
+    for told in filter(None, (beyond, steps_remark(options.sampler or model.family.sampler, options.steps))):
         print(f"Note: {told}.", file=sys.stderr)
     denoiser = model.denoiser(options.temperature, options.top_p, compute.compiled)
     steps_of = model.frames(canvas, denoiser, options.sampler, steps, options.seed, further)
@@ -76,7 +76,7 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
         lengths = {
             "length": canvas.tokens.shape[1],
             "trained_length": model.length,
-            "beyond_training": told is not None,
+            "beyond_training": beyond is not None,
         }
         counts = {"forwards": denoiser.calls, "new_tokens": new, "seconds": seconds}
         return emit({"texts": texts, **lengths, **counts, **compute.record(model)})
