@@ -21,7 +21,6 @@ class LayerCache:
 
     keys: Tensor
     values: Tensor
-    rows: Tensor
     slots: Tensor
     run: slice | None
 
@@ -30,8 +29,9 @@ class LayerCache:
         if self.run is not None:
             self.keys[:, :, self.run], self.values[:, :, self.run] = keys, values
             return self.keys, self.values
-        self.keys[self.rows, :, self.slots] = keys.transpose(1, 2).to(self.keys.dtype)
-        self.values[self.rows, :, self.slots] = values.transpose(1, 2).to(self.values.dtype)
+        rows = torch.arange(len(self.slots), device=self.slots.device)[:, None]
+        self.keys[rows, :, self.slots] = keys.transpose(1, 2).to(self.keys.dtype)
+        self.values[rows, :, self.slots] = values.transpose(1, 2).to(self.values.dtype)
         return self.keys, self.values
 
 
@@ -73,8 +73,7 @@ class KVCache:
         return torch.arange(self.size, device=self.slots.device) <= self.slots[:, :, None]
 
     def layer(self, number: int) -> LayerCache:
-        rows = torch.arange(len(self.slots), device=self.slots.device)[:, None]
-        return LayerCache(self.keys[number], self.values[number], rows, self.slots, self.run)
+        return LayerCache(self.keys[number], self.values[number], self.slots, self.run)
 
     def pattern(self) -> Attention | Tensor:
         """The causal pattern over all slots, or up to the end of a run: then the last query sees them all."""
