@@ -11,7 +11,7 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
-from redraft.cli import VERBS, Parser, main
+from redraft.cli import COMMANDS, Parser, main
 from redraft.config import RunConfig, validated
 from redraft.errors import UserError
 from redraft.numbers import SEEDS
@@ -52,7 +52,7 @@ def test_every_number_of_a_configuration_states_its_range(place: str, kind: str,
     assert ends & {"lt", "le"} or place in ENDLESS
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", COMMANDS)
 def test_no_flag_takes_a_number_without_a_range(verb: str) -> None:
     parser = Parser(prog=verb)
     importlib.import_module(f"redraft.commands.{verb}").arguments(parser)

@@ -13,7 +13,7 @@ import redraft
 from redraft.commands import Part
 from redraft.errors import ASKED, MISTAKE, UserError, unknown
 
-VERBS = {
+COMMANDS = {
     "demo": "a miniature study from start to report: AR, MDLM, Duo, Eso-LM at equal FLOPs (about 7 minutes on 2 cores)",
     "plan": "sizes, tokens, FLOPs, steps, memory and time of a run or a study, before anything is spent",
     "train": "train one model, score it, leave a folder with weights and a record",
@@ -50,7 +50,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one verb. Exit status: 0 done, 2 the user can mend it (one line says how), 130 interrupted."""
+    """Run one command. Exit status: 0 done, 2 the user can mend it (one line says how), 130 interrupted."""
     try:
         dispatch(list(sys.argv[1:] if arguments is None else arguments))
     except UserError as error:
@@ -73,26 +73,26 @@ def dispatch(arguments: list[str]) -> None:
     if arguments[0] == "--version":
         return print(redraft.__version__)
     name, *rest = arguments
-    if name not in VERBS:
-        raise unknown("verb", name, VERBS)
-    verb = importlib.import_module(f"redraft.commands.{name}")
+    if name not in COMMANDS:
+        raise unknown("command", name, COMMANDS)
+    command = importlib.import_module(f"redraft.commands.{name}")
     parser = Parser(
-        prog=f"redraft {name}", description=verb.__doc__, allow_abbrev=False,
+        prog=f"redraft {name}", description=command.__doc__, allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    verb.arguments(parser)
-    if rest and rest[0] in getattr(verb, "PARTS", {}) and {"-h", "--help"} & set(rest):
-        return narrow(parser, rest[0], verb.PARTS[rest[0]]).print_help()
+    command.arguments(parser)
+    if rest and rest[0] in getattr(command, "PARTS", {}) and {"-h", "--help"} & set(rest):
+        return narrow(parser, rest[0], command.PARTS[rest[0]]).print_help()
     own, others = split_flags(rest, parser._option_string_actions)
-    if others and not getattr(verb, "OVERRIDES", False):
+    if others and not getattr(command, "OVERRIDES", False):
         raise unknown(f"flag of `redraft {name}`:", others[0].partition("=")[0], parser._option_string_actions)
     _known(name, others, list(parser._option_string_actions))
-    verb.run(parser.parse_args(own), overrides(others))
+    command.run(parser.parse_args(own), overrides(others))
     return None
 
 
 def narrow(parser: Parser, part: str, of: Part) -> Parser:
-    """The parser's help cut down to one part of its verb."""
+    """The parser's help cut down to one part of its command."""
     parser.prog, parser.description = f"{parser.prog} {part}", of.text
     for action in parser._actions:
         if action.dest in of.renamed:
@@ -104,28 +104,28 @@ def narrow(parser: Parser, part: str, of: Part) -> Parser:
     return parser
 
 
-def _known(verb: str, others: list[str], flags: list[str]) -> None:
-    """`UserError` for a flag without a dot that is neither the verb's nor names a key of a run."""
-    keys = ["--sampler"] if verb == "sample" else [f"--{key}" for key in (*SHORT, *PARTS)]
-    if verb not in ("plan", "train", "sample"):
+def _known(command: str, others: list[str], flags: list[str]) -> None:
+    """`UserError` for a flag without a dot that is neither the command's nor names a key of a run."""
+    keys = ["--sampler"] if command == "sample" else [f"--{key}" for key in (*SHORT, *PARTS)]
+    if command not in ("plan", "train", "sample"):
         return
     for word in others:
         flag = word.partition("=")[0]
         if word.startswith("--") and "." not in flag and flag not in keys:
-            raise unknown(f"flag of `redraft {verb}`:", flag, [*flags, *keys])
+            raise unknown(f"flag of `redraft {command}`:", flag, [*flags, *keys])
 
 
 def usage() -> str:
-    width = max(map(len, VERBS))
-    lines = [f"  {name:<{width}}  {summary}" for name, summary in VERBS.items()]
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {summary}" for name, summary in COMMANDS.items()]
     return "\n".join(
         ["usage: redraft VERB [...]   (redraft VERB --help says more)", "", *lines, ""]
-        + ["Every verb takes --json. Losses are nats per token, budgets FLOPs; t = 0 is text, t = 1 is noise."]
+        + ["Every command takes --json. Losses are nats per token, budgets FLOPs; t = 0 is text, t = 1 is noise."]
     )
 
 
 def split_flags(arguments: list[str], known: Mapping[str, argparse.Action]) -> tuple[list[str], list[str]]:
-    """The verb's own arguments, and the flags (with their values) that set keys of a run."""
+    """The command's own arguments, and the flags (with their values) that set keys of a run."""
     own, others, pending = list[str](), list[str](), list(arguments)
     while pending:
         word = pending.pop(0)
@@ -142,7 +142,7 @@ def split_flags(arguments: list[str], known: Mapping[str, argparse.Action]) -> t
 
 def _is_value(action: argparse.Action, word: str, known: Mapping[str, argparse.Action]) -> bool:
     """Whether a word is the one value of the flag before it, dashes or none: of `--prompt --what?`, but not where the word is
-    a flag of the verb or names a key of a run."""
+    a flag of the command or names a key of a run."""
     flag = word.partition("=")[0]
     key = flag.startswith("--") and (flag[2:].split(".")[0] in (*SHORT, *PARTS, "sampler"))
     return action.nargs is None and flag not in known and not key
