@@ -119,7 +119,7 @@ def usage() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {summary}" for name, summary in COMMANDS.items()]
     return "\n".join(
-        ["usage: redraft VERB [...]   (redraft VERB --help says more)", "", *lines, ""]
+        ["usage: redraft COMMAND [...]   (redraft COMMAND --help says more)", "", *lines, ""]
         + ["Every command takes --json. Losses are nats per token, budgets FLOPs; t = 0 is text, t = 1 is noise."]
     )
 
