@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import pytest
 
 from redraft.cli import main
+from redraft.commands import recorder
 from redraft.errors import UserError
 from redraft.hub.recording import Cell, Frame, Recording
 from redraft.report.animation import LONGEST, MOST_FRAMES, SHORTEST, lines, starts, svg, thinned, write_animation
@@ -108,3 +109,20 @@ def test_a_place_that_cannot_be_written_is_told_before_the_model_is_loaded(
     with pytest.raises(SystemExit):
         main(["sample", str(folder(tmp_path / "model", "mdlm", "dit")), "--animate", str(tmp_path / "a.mp4")])
     assert "its name must end in" in capsys.readouterr().err
+
+
+def test_an_interrupted_recording_leaves_the_terminal_as_it_was_and_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """rich hides the cursor while it shows a text in place, and has to be stopped to show it again."""
+    stopped: list[bool] = []
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(recorder.Recorder, "add", interrupted)
+    monkeypatch.setattr(recorder.Recorder, "stop", lambda self: stopped.append(True))
+    asked = ["sample", str(folder(tmp_path / "model", "mdlm", "dit")), "--length", "8", "--steps", "3"]
+    with pytest.raises((SystemExit, KeyboardInterrupt)):
+        main([*asked, "--animate", str(tmp_path / "a.svg")])
+    assert stopped == [True] and not (tmp_path / "a.svg").exists()

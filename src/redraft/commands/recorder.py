@@ -67,12 +67,15 @@ class Recorder:
         [text] = self.model.show(Canvas(canvas.tokens[:1, : 2 * _LINE], canvas.fixed[:1, : 2 * _LINE]))
         print(f"\r\033[K{' '.join(text.split())[:_LINE]}", end="", file=sys.stderr, flush=True)
 
-    def close(self) -> None:
-        """Leave the terminal as it was, and write the animation."""
+    def stop(self) -> None:
+        """Leave the terminal as it was; also where sampling was interrupted."""
         if self.live is not None:
             self.live.stop()
         elif self.terminal:
             print("\r\033[K", end="", file=sys.stderr)
+
+    def save(self) -> None:
+        """Write the animation that was asked for."""
         if self.options.animate is not None:
             from redraft.report.animation import write_animation
 

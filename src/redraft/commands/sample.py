@@ -61,15 +61,18 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
     denoiser = model.denoiser(options.temperature, options.top_p, compute.compiled)
     steps_of = model.frames(canvas, denoiser, options.sampler, steps, options.seed, further)
     recorder, seconds = Recorder(model, canvas, options), 0.0
-    while True:
-        began = time.perf_counter()
-        frame = next(steps_of, None)
-        seconds += time.perf_counter() - began
-        if frame is None:
-            break
-        canvas = frame
-        recorder.add(canvas, denoiser.calls, seconds)
-    recorder.close()
+    try:
+        while True:
+            began = time.perf_counter()
+            frame = next(steps_of, None)
+            seconds += time.perf_counter() - began  # of sampling alone: what is shown of it takes time, too
+            if frame is None:
+                break
+            canvas = frame
+            recorder.add(canvas, denoiser.calls, seconds)
+    finally:
+        recorder.stop()
+    recorder.save()
     texts = [model.text(row, len(model.tokenizer.encode(options.prompt))) for row in canvas.tokens]
     new = int((~canvas.fixed).sum())
     if options.json:

@@ -54,7 +54,7 @@ def write_animation(recording: Recording, path: Path) -> None:
 
 
 def thinned(recording: Recording, most: int = MOST_FRAMES) -> Recording:
-    """At most so many frames, evenly spread, the first and the last among them. What is new is new since the frame shown."""
+    """At most so many frames, evenly spread, the first and the last among them. Tokens of the others appear as written."""
     count = len(recording.frames)
     if count <= most:
         return recording
