@@ -10,18 +10,18 @@ import argparse
 from collections.abc import Callable
 from typing import Annotated
 
-from pydantic import Field
+from annotated_types import Ge, Gt, Le, Lt
 
 SEEDS = -(2**63), 2**64 - 1  # what torch.Generator takes
 WIDEST, LONGEST = 2**20, 2**40
 
-Seed = Annotated[int, Field(ge=SEEDS[0], le=SEEDS[1])]
-Count = Annotated[int, Field(gt=0, le=WIDEST)]  # of rows, tokens in a row, layers, widths, draws
-Many = Annotated[int, Field(gt=0, le=LONGEST)]  # of steps
-Amount = Annotated[float, Field(gt=0, le=1e30)]  # of FLOPs or tokens (the largest runs: 1e27), and what float32 holds
-Positive = Annotated[float, Field(gt=0, le=1e6)]
-Share = Annotated[float, Field(ge=0, le=1)]
-BelowOne = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Ge(SEEDS[0]), Le(SEEDS[1])]
+Count = Annotated[int, Gt(0), Le(WIDEST)]  # of rows, tokens in a row, layers, widths, draws
+Many = Annotated[int, Gt(0), Le(LONGEST)]  # of steps
+Amount = Annotated[float, Gt(0), Le(1e30)]  # of FLOPs or tokens (the largest runs: 1e27), and what float32 holds
+Positive = Annotated[float, Gt(0), Le(1e6)]
+Share = Annotated[float, Ge(0), Le(1)]
+BelowOne = Annotated[float, Ge(0), Lt(1)]
 
 
 def whole(least: int = 1, most: int = LONGEST) -> Callable[[str], int]:

@@ -33,7 +33,6 @@ from redraft.planning.budget import (
     rows_at_a_time,
 )
 from redraft.planning.lr_schedule import idle
-from redraft.planning.pace import cpu_rate, scoring_flops, seconds
 from redraft.planning.serving_cost import USEFUL, hardware
 from redraft.registry import FAMILIES
 
@@ -63,50 +62,72 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace, overrides: dict[str, Any]) -> None:
-    from redraft.planning.validation_rows import foreseen
-    from redraft.text.tokenizers.tokenizer import vocabulary
-
     if any(value is not None for value in (options.budget, options.quality, options.latency)):
         return _recommend(options, overrides)
     table = recipe_table(options.recipe, {})
-    rate, source = expected_rate(options)
     if options.gpus is not None:
         overrides = merge({"train": {"device": GPU}}, overrides)
-    ranks = options.gpus or 1
-    per_node = min(ranks, options.gpus_per_node)
-    from redraft.planning.study import is_study, plan_study, study_rate, study_sentences
+    rate, source = expected_rate(options)
+    return (_study if is_study(table) else _run)(options, table, overrides, rate, source)
 
-    if is_study(table):
-        _refuse_arms(overrides)
-        study = plan_study(merge(table, {"base": merge(table.get("base", {}), overrides)}))
-        rate = rate or study_rate(study)
-        if options.json:
-            return emit({**study.to_json(), "flops_per_second": rate, "rate_from": source})
-        largest = max(study.runs, key=lambda run: sum(run.budget.parameters.values()))
-        shared = cluster_sentences(largest.config, largest.budget, ranks, per_node)
-        first = study.runs[0].config
-        held_out = foreseen(first.data, first.evaluate.rows).sentence
-        sentences = [*study_sentences(study, rate), held_out, f"Its rate: {source}.", *shared]
-        return print("\n".join(sentences))
+
+def _study(
+    options: Namespace, table: dict[str, Any], overrides: dict[str, Any], rate: float | None, source: str
+) -> None:
+    """Print the plan of a study."""
+    from redraft.planning.study import plan_study, study_rate, study_sentences
+    from redraft.planning.validation_rows import foreseen
+
+    _refuse_arms(overrides)
+    study = plan_study(merge(table, {"base": merge(table.get("base", {}), overrides)}))
+    rate = rate or study_rate(study)
+    if options.json:
+        return emit({**study.to_json(), "flops_per_second": rate, "rate_from": source})
+    largest = max(study.runs, key=lambda run: sum(run.budget.parameters.values()))
+    first = study.runs[0].config
+    held_out = foreseen(first.data, first.evaluate.rows).sentence
+    shared = cluster_sentences(largest.config, largest.budget, *ranks_of(options))
+    return print("\n".join([*study_sentences(study, rate), held_out, f"Its rate: {source}.", *shared]))
+
+
+def _run(options: Namespace, table: dict[str, Any], overrides: dict[str, Any], rate: float | None, source: str) -> None:
+    """Print the plan of one run."""
+    from redraft.text.tokenizers.tokenizer import vocabulary
+
     config = validated(RunConfig, merge(table, overrides))
     budget = plan_run(config, vocabulary(config.data.tokenizer))
+    from redraft.planning.pace import cpu_rate, scoring_flops, seconds
+    from redraft.planning.validation_rows import foreseen
+
     rate = rate or cpu_rate([budget], config.train.threads)
     scoring = scoring_flops(config, budget) / rate
+    training = seconds([budget], rate)
+    rows = foreseen(config.data, config.evaluate.rows)
+    ranks, per_node = ranks_of(options)
     if options.json:
         memory = memory_plan(config, budget.shape, passes_of(config), ranks, per_node)
-        told = {"memory": {**asdict(memory), "total": memory.total}, "gpus": ranks}
-        took = {
-            "seconds": seconds([budget], rate),
-            "scoring_seconds": scoring,
-            "flops_per_second": rate,
-            "rate_from": source,
-        }
-        rows = asdict(foreseen(config.data, config.evaluate.rows))
-        return emit({**budget.to_json(), **told, **took, "validation": rows, "exports": exports(config)})
-    sentences = [*run_sentences(config, budget), foreseen(config.data, config.evaluate.rows).sentence]
-    sentences += [time_sentence(seconds([budget], rate), scoring, rate, source)]
-    print("\n".join([*sentences, *cluster_sentences(config, budget, ranks, per_node)]))
-    return None
+        return emit({
+            **budget.to_json(), "memory": {**asdict(memory), "total": memory.total}, "gpus": ranks,
+            "seconds": training, "scoring_seconds": scoring, "flops_per_second": rate, "rate_from": source,
+            "validation": asdict(rows), "exports": exports(config),
+        })  # fmt: skip
+    sentences = [*run_sentences(config, budget), rows.sentence, time_sentence(training, scoring, rate, source)]
+    return print("\n".join([*sentences, *cluster_sentences(config, budget, ranks, per_node)]))
+
+
+def ranks_of(options: Namespace) -> tuple[int, int]:
+    """Ranks in all, and of them on one machine."""
+    ranks = options.gpus or 1
+    return ranks, min(ranks, options.gpus_per_node)
+
+
+def is_study(table: dict[str, Any]) -> bool:
+    """Whether a recipe is meant for a study. Nothing else is loaded for one that has the keys of a run alone."""
+    if RunConfig.model_fields.keys() >= table.keys():
+        return False
+    from redraft.planning import study
+
+    return study.is_study(table)
 
 
 def _refuse_arms(overrides: dict[str, Any]) -> None:
@@ -205,8 +226,6 @@ def recipe_table(name: str | None, overrides: dict[str, Any]) -> dict[str, Any]:
 
 def run_table(name: str | None, overrides: dict[str, Any]) -> dict[str, Any]:
     """The recipe of a run with flags over it; `UserError` for that of a study."""
-    from redraft.planning.study import is_study
-
     table = recipe_table(name, {})
     if is_study(table):
         raise UserError(f"{name} is the recipe of a study: `redraft study run {name} --into FOLDER` trains its runs")

@@ -25,7 +25,6 @@ from redraft.display import Line, duration, emit, lost_sentence, monte_carlo, pe
 from redraft.errors import UserError
 from redraft.numbers import WIDEST, real, whole
 from redraft.planning.budget import GPU, plan_run
-from redraft.planning.pace import cpu_rate, scoring_flops, seconds
 
 if TYPE_CHECKING:
     from redraft.text.shards.shards import Corpus
@@ -150,6 +149,8 @@ def lead(options: Namespace, overrides: dict[str, Any], ranks: Ranks) -> None:
 
 def time_left(setup: Setup, step: int, seconds: float) -> float:
     """Seconds to the end, scoring included, at so many seconds a step."""
+    from redraft.planning.pace import scoring_flops
+
     rate = setup.budget.flops["full"] / setup.budget.steps / seconds
     return (setup.budget.steps - step) * seconds + scoring_flops(setup.config, setup.budget) / rate
 
@@ -291,6 +292,8 @@ def _gguf_sentence(setup: Setup) -> list[str]:
 
 def _time(setup: Setup) -> list[str]:
     """How long to expect; only a CPU's rate is measured."""
+    from redraft.planning.pace import cpu_rate, scoring_flops, seconds
+
     if setup.config.train.device != "cpu":
         return []
     rate = cpu_rate([setup.budget], setup.config.train.threads)

@@ -19,12 +19,15 @@ MODEL = (
     "config.json", "generation_config.json", "model*.safetensors*", "tokenizer*", "bytes.json", "README.md",
     "*_redraft.py", "*.gguf",
 )  # fmt: skip
+FOLDERS = ("runs", "studies", "models", "checkpoints")  # what people call folders of theirs, and no owner on the hub
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def is_hub_name(spec: str) -> bool:
-    """`owner/name`, and nothing of that name is here: where a folder `owner` is, a path was meant."""
-    return _NAME.fullmatch(spec) is not None and not Path(spec).exists() and not Path(spec).parent.is_dir()
+    """`owner/name`, and nothing of that name is here: where there is a folder `owner`, or could be one, a path was meant."""
+    path = Path(spec)
+    local = path.exists() or path.parent.is_dir() or path.parent.name in FOLDERS
+    return _NAME.fullmatch(spec) is not None and not local
 
 
 def fetch(name: str) -> Path:

@@ -9,9 +9,12 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from redraft.config import NetworkConfig
 from redraft.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from redraft.config import NetworkConfig
 
 # name: (depth N, heads h, width d). Both papers; 717M and 1028M are SMDM's alone.
 LADDER: dict[str, tuple[int, int, int]] = {
