@@ -114,10 +114,13 @@ def test_a_folder_that_was_meant_and_a_name_on_the_hub_are_both_told(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(config, "fetch", unreachable)
     with pytest.raises(UserError) as refused:
-        config.located("runs/typo")
+        config.located("mine/typo")
     assert str(refused.value) == (
-        "no such model folder: runs/typo; and as a name on the hub, owner/name: cannot fetch runs/typo: it cannot be reached"
+        "no such model folder: mine/typo; and as a name on the hub, owner/name: cannot fetch mine/typo: it cannot be reached"
     )
+    with pytest.raises(UserError) as refused:  # nobody on the hub is called `runs`
+        config.located("runs/typo")
+    assert str(refused.value) == "no such model folder: runs/typo"
 
 
 def test_the_names_that_are_told_without_torch_are_the_true_ones() -> None:

@@ -25,9 +25,10 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 def is_hub_name(spec: str) -> bool:
     """`owner/name`, and nothing of that name is here: where there is a folder `owner`, or could be one, a path was meant."""
+    if _NAME.fullmatch(spec) is None:
+        return False
     path = Path(spec)
-    local = path.exists() or path.parent.is_dir() or path.parent.name in FOLDERS
-    return _NAME.fullmatch(spec) is not None and not local
+    return not (path.exists() or path.parent.is_dir() or path.parent.name in FOLDERS)
 
 
 def fetch(name: str) -> Path:
