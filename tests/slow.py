@@ -1,4 +1,4 @@
-"""Tests that take more than five seconds on two slow cores, and why. `make quick` leaves them out."""
+"""Tests whose cases take more than five seconds together, and why. `make quick` leaves them out."""
 
 from __future__ import annotations
 
@@ -12,17 +12,33 @@ PAGES = "fits with 400 resamples, and draws every figure"
 DRAWS = "draws enough to see what is rarer than one in 2^24"
 WHEEL = "builds the wheel, or imports what it installed in a process of its own"
 HARNESS = "lm-evaluation-harness with every estimator and batch size"
+EVERYTHING = "every family by every sampler, estimator or layout: hundreds of small cases"
+CHECKPOINTS = "writes, converts and opens a model folder for each family"
 NETWORK = "waits for a hub that does not answer"
 
 # The beginning of a test's name within tests/, without parameters; a file stands for all of its tests.
 SLOW = {
+    "evaluation/test_continuations.py::test_a_score_does_not_depend_on_batch_order_or_company": EVERYTHING,
+    "evaluation/test_cost.py::test_the_passes_that_are_told_are_those_that_are_taken": EVERYTHING,
     "evaluation/test_harness.py": HARNESS,
     "evaluation/test_tasks.py::test_public_sets_ask_as_lm_eval_asks": HARNESS,
+    "hub/test_convert_command.py::test_training_goes_on_from_a_converted_model": TRAINS,
     "hub/test_export.py::test_a_clean_environment_opens_it_with_the_same_log_p": PROCESSES,
+    "hub/test_export.py::test_samples_have_the_law_of_our_reverse_chain": DRAWS,
+    "hub/test_export.py::test_saved_from_there_it_opens_again": CHECKPOINTS,
+    "hub/test_model.py::test_loaded_model_says_what_it_is": CHECKPOINTS,
     "hub/test_remote.py": NETWORK,
+    "laws/test_bd3lm.py::test_draws_that_count_hidden_tokens_average_to_the_bound_of_hiding_by_chance": DRAWS,
+    "laws/test_bound.py::test_bound_is_tight_to_quadrature_error": EVERYTHING,
+    "laws/test_bound.py::test_bound_of_a_wrong_denoiser_is_above_the_entropy": EVERYTHING,
+    "laws/test_bound.py::test_nelbo_draws_average_to_the_expected_bound": DRAWS,
+    "laws/test_devices.py": EVERYTHING,
+    "laws/test_estimators.py::test_an_estimate_does_not_depend_on_the_batch_size": EVERYTHING,
+    "laws/test_estimators.py::test_path_weights_average_to_the_likelihood_of_the_chain": DRAWS,
     "laws/test_sampling.py::test_exact_samplers_converge_to_the_data": SAMPLES,
     "laws/test_sampling.py::test_prompted_samples_follow_the_conditional": SAMPLES,
     "noise/test_counter_rng.py::test_tail_of_a_large_vocabulary_has_its_share": DRAWS,
+    "noise/test_gaussian_map.py::test_argmax_is_the_token_as_often_as_alpha_says": DRAWS,
     "report/test_exports.py": PAGES,
     "report/test_report.py": PAGES,
     "scaling/test_approaches.py": COVERS,
@@ -34,7 +50,9 @@ SLOW = {
     "scaling/test_small_grids.py": PAGES,
     "studies/test_execute.py": PROCESSES,
     "test_device_flags.py": TRAINS,
+    "test_former.py::test_old_scripts_patch_what_runs": PROCESSES,
     "test_gpu_script.py": PROCESSES,
+    "test_imports.py::test_listing_and_planning_load_no_torch": PROCESSES,
     "test_wheel.py": WHEEL,
     "training/test_checkpoints.py": RANKS,
     "training/test_compile.py": COMPILES,
@@ -42,6 +60,7 @@ SLOW = {
     "training/test_finetune.py": TRAINS,
     "training/test_health.py": TRAINS,
     "training/test_launch.py": PROCESSES,
+    "training/test_mixed_run.py::test_documents_change_what_every_family_learns": TRAINS,
     "training/test_ranks.py": RANKS,
     "training/test_resume.py": PROCESSES,
 }

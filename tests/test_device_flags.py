@@ -17,6 +17,7 @@ from torch import Tensor
 
 from redraft.cli import main
 from redraft.commands.task import TASKS
+from redraft.commands.task_puzzles import PUZZLES
 from redraft.config import merge
 from redraft.errors import UserError
 from redraft.evaluation.compute import Compute, recorded
@@ -146,6 +147,10 @@ def task_words(task: str, trained: dict[str, Path], folder: Path) -> list[object
                   "--steps", 2, "--workers", 1],
         "shift": ["--data", books, "--before", 1850, "--after", 1900, "--steps", 2, "--length", 16, *one],
         "arithmetic": ["--steps", 2, "--digits", 1, *one],
+        "graphs": ["--steps", 2, "--edges", 2, "--examples", 20, "--asked", 4, *one],
+        "sudoku": ["--steps", 2, "--examples", 20, "--asked", 4, *one],
+        "lists": ["--steps", 2, "--items", 3, "--examples", 20, "--asked", 4, *one],
+        "wordproblems": ["--steps", 2, "--chain", 1, "--examples", 20, "--asked", 4, *one],
         "speed": ["--source", folder, "--steps", 2, "--sampling-steps", 2, "--rounds", 1, *one],
     }  # fmt: skip
     return words[task]
@@ -155,7 +160,7 @@ RESULTS: dict[str, Callable[[dict[str, Any]], list[dict[str, Any]]]] = {
     "reversal": lambda record: record["runs"],
     "gsm8k": lambda record: record["rows"],
     "shift": lambda record: record["runs"],
-    "arithmetic": lambda record: record["runs"],
+    **dict.fromkeys(PUZZLES, lambda record: record["runs"]),
     "speed": lambda record: [row for row in record["settings"] if row["model"] != "source"],
 }
 

@@ -22,7 +22,7 @@ COMMANDS = {
     "compare": "two results side by side: what differs, and what may not be compared, with the reason",
     "answer": "answer MT-bench's questions in FastChat's format; a judge by URL",
     "study": "run, inspect, fit and report many runs: study run|status|fit|frontier|report",
-    "task": "the tasks of SMDM for every family: task reversal|gsm8k|shift|arithmetic|speed",
+    "task": "tasks for every family: task reversal|gsm8k|shift|speed|arithmetic|graphs|sudoku|lists|wordproblems",
     "convert": "make a model folder of a checkpoint of other code (MDLM, Duo, Eso-LM, SMDM, GIDD, LLaDA)",
     "export": "a model for other programs: transformers, a stock Llama, GGUF, or our own folder with a card",
     "push": "upload a model to the hub",

@@ -38,6 +38,7 @@ _MOVED = {
     ("studies", "scaling.laws"): "bias=parabola_bias descent=least_squares isoflop joint "
     "looseness=elbo_gap multiplier parametric repeats=data_constrained robustness",
     ("studies", "studies"): "launch=workers",
+    ("tasks", "tasks.puzzles"): "arithmetic",
     ("tasks", "tasks"): "answers=fill people=reversal_data "
     "stories=known_entropy sums=gsm8k_answers words=word_tokenizer",
     ("text", "planning"): "foreseen=validation_rows",

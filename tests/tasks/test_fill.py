@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
 import torch
 
 from redraft.errors import UserError
-from redraft.tasks.arithmetic import Arithmetic
 from redraft.tasks.fill import Hole, canvas, hole
 from redraft.tasks.shift import matched
 from redraft.tasks.word_tokenizer import word_level
@@ -34,25 +31,6 @@ def test_the_parts_of_a_text_are_its_tokens(tokenizer: Bytes | HuggingFace) -> N
     whole = tokenizer.encode("we saw Balo Mervin there").tolist()
     assert made.size is not None
     assert [*made.before, *whole[len(made.before) : len(made.before) + made.size], *made.after] == whole
-
-
-def test_no_test_sum_is_trained_on() -> None:
-    train, tests = Arithmetic(None, examples=2000, asked=20).world(0)  # type: ignore[arg-type]
-    asked = {pair for pairs in tests.values() for pair in pairs}
-    assert not asked & set(train)
-    assert {n: len(pairs) for n, pairs in tests.items()} == {1: 10, 2: 20, 3: 20, 4: 20}
-    assert all(max(len(str(a)), len(str(b))) == n for n, pairs in tests.items() for a, b in pairs)
-
-
-@pytest.mark.parametrize(("operation", "order", "completion"), [
-    ("+", "highest_first", " 1 0 4"), ("+", "lowest_first", " 4 0 1"), ("*", "highest_first", " 4 9 5"),
-])  # fmt: skip
-def test_digits_are_written_in_their_order(operation: str, order: str, completion: str) -> None:
-    task = Arithmetic(None, operation=operation, order=order)  # type: ignore[arg-type]
-    assert task.text(99, 5)[1] == completion
-    rng = random.Random(0)
-    longest = [task.text(*task.pair(rng, task.digits)) for _ in range(200)]
-    assert max(len((a + b).split()) for a, b in longest) < task.length
 
 
 def planted(family: str, seed: int, shifted: float) -> list[dict[str, object]]:

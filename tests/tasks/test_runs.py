@@ -9,7 +9,9 @@ import pytest
 
 from redraft.cli import main
 from redraft.errors import UserError
-from redraft.tasks.arithmetic import Arithmetic
+from redraft.tasks.puzzles.lists import Lists
+from redraft.tasks.puzzles.task import PuzzleTask
+from redraft.tasks.puzzles.task import summary as puzzle_summary
 from redraft.tasks.reversal import Reversal, share, summary
 from redraft.tasks.runs import carry_out_all
 from tests.small_runs import tiny
@@ -77,6 +79,12 @@ def test_the_command_says_what_it_found(tmp_path: Path, capsys: pytest.CaptureFi
         (["reversal", "--steps", "many"], "whole numbers"),
         (["reversal", "--families", "mdml"], "mdlm"),
         (["arithmetic", "--order", "random"], "order of digits"),
+        (["graphs", "--paths", "4", "--edges", "6"], "--nodes 25 or more"),
+        (["sudoku", "--side", "5"], "--side takes 4, 6, 9"),
+        (["sudoku", "--side", "4", "--blanks", "17"], "from 1 to 16"),
+        (["lists", "--items", "30"], "from 2 to 20"),
+        (["lists", "--operations", "sort,sotr"], "Did you mean 'sort'"),
+        (["wordproblems", "--chain", "12"], "there are 12"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -89,12 +97,18 @@ def test_mistakes_are_one_line(
     assert message in said and said.count("\n") == 1
 
 
-def test_arithmetic_is_scored_by_length(tmp_path: Path) -> None:
+def test_a_puzzle_is_scored_by_group_and_by_sampling_steps(tmp_path: Path) -> None:
     over = {**SMALL, "budget": {"steps": 3}}
-    task = Arithmetic(tmp_path, ("ar", "mdlm"), training=3, digits=2, examples=50, asked=5, over=over)
+    puzzle = Lists(4, 6, ("copy", "shuffle"))
+    task = PuzzleTask(
+        tmp_path, puzzle, ("ar", "mdlm"), training=3, examples=50, asked=5, sampling=(1, 4), over=over
+    )  # fmt: skip
     list(carry_out_all(task.jobs(), workers=1))
     runs = list(task.measure())
-    assert [[row["asked"] for row in run["by_length"]] for run in runs] == [[5, 5], [5, 5]]
+    cells = [(1, "copy", 5), (1, "shuffle", 5), (4, "copy", 5), (4, "shuffle", 5)]
+    assert all([(a["sampling_steps"], a["group"], a["asked"]) for a in run["answers"]] == cells for run in runs)
+    rows = puzzle_summary(runs)
+    assert [(row["family"], row["loss_kind"]) for row in rows] == [("ar", "exact")] * 4 + [("mdlm", "bound")] * 4
 
 
 def test_a_gsm8k_run_from_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

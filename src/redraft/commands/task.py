@@ -1,4 +1,5 @@
-"""The tasks of "Scaling up Masked Diffusion Models on Text" (arXiv:2410.18514), for every family alike.
+"""Tasks under one protocol for every family: those of "Scaling up Masked Diffusion Models on Text" (arXiv:2410.18514),
+and puzzles that a small model can learn.
 
 redraft task reversal   --into F                        the reversal curse in miniature: 4 families, 3 seeds, twice
 redraft task reversal   --into F --original FOLDER      on the original files (bytes)
@@ -6,6 +7,10 @@ redraft task gsm8k      --into F --from RUN RUN ... --train F --test F      fine
 redraft task shift      --into F --data "books/*" --before 1900 --after 1920     train on older documents, read newer ones
 redraft task shift      --into F --data OLDER --newer NEWER                      or two corpora
 redraft task arithmetic --into F --digits 4 --order lowest_first
+redraft task graphs     --into F --paths 2 --edges 4     which path leads to the goal? Next-token prediction fails
+redraft task sudoku     --into F --side 4 --blanks 10
+redraft task lists      --into F --sampling-steps 1,2,4,8,16    copy, reverse, sort, shuffle, by steps of parallel decoding
+redraft task wordproblems --into F --chain 4             templates of one to four steps, answered with the chain
 redraft task speed      --into F --source FOLDER        time and quality on text of known entropy (llama2.c's stories260K)
 
 The same command continues an interrupted task. Every run of a task is an ordinary run folder. Any key of the runs can be set
@@ -20,15 +25,17 @@ from pathlib import Path
 from typing import Any
 
 from redraft.commands import Part, device_flags
+from redraft.commands.task_puzzles import PUZZLES, puzzle_arguments, puzzle_of
 from redraft.display import Line, duration, emit, quantity
 from redraft.errors import UserError, unknown
 from redraft.numbers import WIDEST, real, seed, whole
 
 OVERRIDES = True
-TASKS = ("reversal", "gsm8k", "shift", "arithmetic", "speed")
+TASKS = ("reversal", "gsm8k", "shift", "speed", *PUZZLES)
 KEYS = "\n\nThe same command continues. Any key of the runs can be set by a dotted flag (redraft list keys)."
 EACH = ("into", "steps", "workers", "device", "precision", "json")
 MANY = (*EACH, "families", "seeds", "first_seed")
+PUZZLE = (*MANY, "examples", "asked", "sampling_steps", "figures")
 PARTS = {
     "reversal": Part(
         "The reversal curse in miniature: names and descriptions, learned in one direction and asked for in the other."
@@ -43,11 +50,11 @@ PARTS = {
         "Train on older documents, read newer ones: of one corpus with years, or of two corpora." + KEYS,
         (*MANY, "data", "newer", "before", "after"),
     ),
-    "arithmetic": Part("Sums or products, digit by digit." + KEYS, (*MANY, "digits", "operation", "order")),
     "speed": Part(
         "Time and quality on text of known entropy (llama2.c's stories260K)." + KEYS,
         (*EACH, "families", "figures", "sampling_steps", "source", "rounds"),
     ),
+    **{name: Part(text + KEYS, (*PUZZLE, *flags)) for name, (text, *flags) in PUZZLES.items()},
 }
 
 
@@ -55,7 +62,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("task", help=", ".join(TASKS))
     parser.add_argument("--into", required=True, type=Path, help="folder of the task: data, runs and the record")
     parser.add_argument("--families", default="ar,mdlm,duo,esolm", help="which, parted by commas")
-    parser.add_argument("--seeds", type=whole(1, WIDEST), help="how many (reversal 3, shift 2, arithmetic 1)")
+    parser.add_argument("--seeds", type=whole(1, WIDEST), help="how many (reversal 3, shift 2, puzzles 1)")
     parser.add_argument(
         "--first-seed", type=seed, default=1, help="the first of them (reversal was tuned on 0, 1000 and 1001)"
     )
@@ -64,7 +71,9 @@ def arguments(parser: ArgumentParser) -> None:
         "--workers", type=whole(1, WIDEST), help="runs at a time, a thread each; as many as cores if left out"
     )
     device_flags.arguments(parser, train=True)
-    parser.add_argument("--figures", type=Path, metavar="FOLDER", help="save a figure here as SVG (reversal, speed)")
+    parser.add_argument(
+        "--figures", type=Path, metavar="FOLDER", help="save a figure here as SVG (reversal, speed, puzzles)"
+    )
     parser.add_argument("--json", action="store_true", help="print the record as JSON")
     parser.add_argument("--people", type=whole(1, WIDEST), default=20, help="reversal: of each of the three groups")
     parser.add_argument("--original", type=Path, help="reversal: folder of the original files")
@@ -81,7 +90,9 @@ def arguments(parser: ArgumentParser) -> None:
         help="gsm8k: tokens of question and trace; as trained if left out",
     )
     parser.add_argument("--temperature", type=real(0, 1e6), default=0.0, help="gsm8k: of sampling; 0 is greedy")
-    parser.add_argument("--sampling-steps", help="gsm8k: 64; speed: 4,8,16,32,64")
+    parser.add_argument(
+        "--sampling-steps", help="of an answer: gsm8k 64; speed 4,8,16,32,64; puzzles as many as tokens"
+    )
     parser.add_argument("--data", help="shift: documents with a year, or the older corpus")
     parser.add_argument("--newer", help="shift: the newer corpus")
     parser.add_argument("--before", type=whole(-9999, 9999), help="shift: older documents are from before this year")
@@ -89,6 +100,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--digits", type=whole(1, 100), default=4, help="arithmetic: of the longest numbers")
     parser.add_argument("--operation", default="+", help="arithmetic: + or *")
     parser.add_argument("--order", default="highest_first", help="arithmetic: of digits, highest_first or lowest_first")
+    puzzle_arguments(parser)
     parser.add_argument("--source", type=Path, help="speed: folder of stories260K.bin")
     parser.add_argument(
         "--rounds", type=whole(1, WIDEST), default=8, help="speed: how often each setting is timed, taking turns"
@@ -96,7 +108,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace, overrides: dict[str, Any]) -> None:
-    tasks = {"reversal": reversal, "gsm8k": gsm8k, "shift": shift, "arithmetic": arithmetic, "speed": speed}
+    tasks = {"reversal": reversal, "gsm8k": gsm8k, "shift": shift, "speed": speed} | dict.fromkeys(PUZZLES, puzzle)
     if options.task not in tasks:
         raise unknown("task", options.task, TASKS)
     from redraft.config import merge
@@ -114,6 +126,8 @@ def check(options: Namespace, overrides: dict[str, Any]) -> None:
     from redraft.text.sources.corpus import check_named
 
     validated(RunConfig, merge({"family": _families(options)[0]}, overrides))
+    if options.task in PUZZLES:
+        puzzle_of(options)
     for folder in options.starts:
         there(folder)
     for path in (options.original, options.train, options.test, options.source):
@@ -174,17 +188,19 @@ def shift(options: Namespace, overrides: dict[str, Any]) -> None:
     close(options, {"runs": runs, "matched": found}, task.lines(runs))
 
 
-def arithmetic(options: Namespace, overrides: dict[str, Any]) -> None:
-    from redraft.tasks import arithmetic as task
+def puzzle(options: Namespace, overrides: dict[str, Any]) -> None:
+    from redraft.tasks.puzzles import task
 
-    asked = task.Arithmetic(
-        options.into, _families(options), options.seeds or 1, options.first_seed, _one(options.steps, 1500),
-        options.digits, operation=options.operation, order=options.order, over=overrides,
-        compute=options.compute,
+    asked = task.PuzzleTask(
+        options.into, puzzle_of(options), _families(options), options.seeds or 1, options.first_seed,
+        _one(options.steps, 1500), options.examples, options.asked, _numbers(options.sampling_steps, (0,)), overrides,
+        options.compute,
     )  # fmt: skip
     train(asked.jobs(), options)
     runs = list(asked.measure())
-    close(options, {"runs": runs}, task.lines(runs))
+    rows = task.summary(runs)
+    draw(options, "puzzle_figure", rows)
+    close(options, {"summary": rows, "runs": runs}, task.lines(rows))
 
 
 def speed(options: Namespace, overrides: dict[str, Any]) -> None:

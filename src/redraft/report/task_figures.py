@@ -1,4 +1,4 @@
-"""Figures of tasks: the reversal curse by family, and quality against time on text of known entropy."""
+"""Figures of tasks: the reversal curse and puzzles by family, and quality against time on text of known entropy."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import altair as alt
 from redraft.files import make_folder, write_text
 from redraft.report.theme import Figure, bars, family_keys, level, lines, panel, points, y_axis
 from redraft.scaling.results import label
+from redraft.tasks.table import cell
 
 KINDS = {
     "forward": "same direction, other words",
@@ -69,6 +70,33 @@ def speed_figure(found: Mapping[str, Any]) -> Figure:
     return Figure(
         "speed", "Speed and quality on text of known entropy", "Dashed: the entropy of the source.", tuple(panels)
     )
+
+
+def puzzle_figure(summary: Sequence[Mapping[str, Any]]) -> Figure:
+    """The share right of each family with its interval: one panel a group, against sampling steps where there are several."""
+    names = list(dict.fromkeys(row["family"] for row in summary))
+    colour, shape = family_keys(names, names)
+    taken = sorted({row["sampling_steps"] for row in summary})
+    many = len(taken) > 1
+    if many:
+        scale, axis = alt.Scale(type="log", nice=False, padding=12), alt.Axis(values=taken, format="d")
+        x = alt.X("x:Q", title="sampling steps", scale=scale, axis=axis)
+    else:
+        x = alt.X("family:N", title=None, sort=[label(name) for name in names], axis=alt.Axis(labelAngle=0))
+    y = alt.Y("y:Q", title="share right", scale=alt.Scale(domain=[0, 1]))
+    panels = []
+    for group in dict.fromkeys(row["group"] for row in summary):
+        rows = [
+            {"family": label(row["family"]), "curve": row["family"], "x": row["sampling_steps"], "y": row["right"]["value"],
+             "low": row["right"]["low"], "high": row["right"]["high"],
+             "d": f"{label(row['family'])}: {cell(row['right'])}"}
+            for row in summary if row["group"] == group
+        ]  # fmt: skip
+        layers = [bars(rows, x, colour), points(rows, x, y, colour, shape, size=60)]
+        layers = [lines(rows, x, y, colour, alt.Detail("curve:N")), *layers] if many else layers
+        panels.append(panel(*layers, title=group, width=190, height=210))
+    said = "Share of right answers to questions that were not trained on; bars are 95 % Wilson intervals."
+    return Figure("puzzle", "Right answers", said, tuple(panels), min(4, len(panels)))
 
 
 def save(figure: Figure, folder: Path) -> Path:

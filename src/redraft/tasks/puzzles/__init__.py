@@ -1,0 +1,1 @@
+"""Questions whose answers a program can check: arithmetic, star graphs, Sudoku, lists, word problems."""

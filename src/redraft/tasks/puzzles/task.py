@@ -1,0 +1,153 @@
+"""One protocol for every puzzle: equal data, steps, network and so FLOPs for each family; greedy answers, by sampling steps.
+
+Beside each share of right answers stands the likelihood of the right answers to the same questions, in nats per token, exact
+or a bound as the family has it. Where several answers are right, no model can bring that to zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from redraft.evaluation.compute import AUTO, Compute
+from redraft.files import make_folder, read_json, write_json, write_text
+from redraft.tasks.gsm8k_answers import prompts_line
+from redraft.tasks.intervals import wilson
+from redraft.tasks.puzzles.puzzle import Drawn, Puzzle, Question, drawn
+from redraft.tasks.runs import Job, job
+from redraft.tasks.table import cell, table
+from redraft.tasks.word_tokenizer import word_level
+
+BASE: dict[str, Any] = {
+    "network": {"block": "llama", "depth": 2, "heads": 4, "width": 64},
+    "data": {"format": "prompts", "eos": "fill"},
+    "train": {
+        "batch": 64, "lr": 3e-3, "warmup": 0.05, "precision": "float32", "threads": 1, "save_every": 500,
+    },
+    "evaluate": {"rows": 128, "draws": 4},
+}  # fmt: skip
+KEPT = ("family", "seed", "steps", "params", "flops", "loss", "loss_se", "loss_sampling_se", "loss_kind")
+
+
+@dataclass(frozen=True)
+class PuzzleTask:
+    """`seeds` from `first` on, each with questions and weights of its own; `asked` questions of each group, none of which is
+    among the `examples` to learn from. `training` steps; `sampling` steps to answer in, 0 for one a token or more."""
+
+    into: Path
+    puzzle: Puzzle
+    families: tuple[str, ...] = ("ar", "mdlm", "duo", "esolm")
+    seeds: int = 1
+    first: int = 0
+    training: int = 1500
+    examples: int = 20000
+    asked: int = 100
+    sampling: tuple[int, ...] = (0,)
+    over: dict[str, Any] | None = None
+    compute: Compute = AUTO
+
+    def jobs(self) -> list[Job]:
+        out = []
+        for seed in range(self.first, self.first + self.seeds):
+            data = self._written(self._drawn(seed))
+            for family in self.families:
+                settings = {"seed": seed, "family": family, "budget": {"steps": self.training}}
+                base = {**BASE, **settings, "data": {**BASE["data"], **data, "length": self.puzzle.length}}
+                out.append(job(f"{family}-s{seed}", base, self.over or {}, self.into / "runs"))
+        return out
+
+    def _drawn(self, seed: int) -> Drawn:
+        return drawn(self.puzzle, seed, self.examples, self.asked)
+
+    def _written(self, of: Drawn) -> dict[str, Any]:
+        """The files of a seed, in a folder named after what is in them, and the data settings that read it."""
+        tests = [question for questions in of.tests.values() for question in questions]
+        files = {
+            "learned.jsonl": _lines(of.train),
+            "held_out.jsonl": _lines(tests),
+            "tokenizer.json": word_level([self.puzzle.words]),
+        }
+        place = self.into / "data" / sha256("".join(files.values()).encode()).hexdigest()[:12]
+        make_folder(place)
+        for name, text in files.items():
+            if not (place / name).exists():
+                write_text(place / name, text)
+        names = {"source": "learned.jsonl", "validation": "held_out.jsonl", "tokenizer": "tokenizer.json"}
+        return {key: str(place / name) for key, name in names.items()}
+
+    def measure(self) -> Iterator[dict[str, Any]]:
+        """The answers of each run, kept beside it."""
+        for done in self.jobs():
+            path = done.folder / self._answers_file
+            if not path.exists():
+                write_json(path, self._answers(done))
+            yield read_json(path)
+
+    @property
+    def _answers_file(self) -> str:
+        return f"{self.puzzle.name}-{'-'.join(map(str, self.sampling))}.json"
+
+    def _answers(self, done: Job) -> dict[str, Any]:
+        model, record = self.compute.load(done.folder), read_json(done.folder / "record.json")
+        answers = [
+            {
+                "group": group,
+                "sampling_steps": steps,
+                "asked": len(questions),
+                "right": self._right(model, questions, steps),
+            }
+            for steps in self.sampling
+            for group, questions in self._drawn(done.config.seed).tests.items()
+        ]
+        return {key: record.get(key) for key in KEPT} | {"answers": answers} | self.compute.record(model)
+
+    def _right(self, model: Any, questions: Sequence[Question], steps: int) -> int:
+        from redraft.tasks.fill import filled, hole
+
+        length = self.puzzle.length
+        holes = [hole(model.tokenizer, question.prompt) for question in questions]
+        texts = filled(model, holes, length, steps or 2 * length)
+        return sum(self.puzzle.is_right(q, text) for q, text in zip(questions, texts, strict=True))
+
+
+def _lines(questions: Sequence[Question]) -> str:
+    return "".join(prompts_line(question.prompt, f" {question.answer}") for question in questions)
+
+
+def summary(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each family, number of sampling steps and group: right answers over seeds, and the loss on them."""
+    out: list[dict[str, Any]] = []
+    for family in dict.fromkeys(run["family"] for run in runs):
+        some = [run for run in runs if run["family"] == family]
+        loss = sum(run["loss"] for run in some) / len(some)
+        for cells in zip(*(run["answers"] for run in some), strict=True):
+            found = wilson(sum(c["right"] for c in cells), sum(c["asked"] for c in cells))
+            of = {key: cells[0][key] for key in ("group", "sampling_steps")}
+            right = {"value": found.value, "low": found.low, "high": found.high}
+            out.append(
+                {
+                    "family": family,
+                    **of,
+                    "seeds": len(some),
+                    "right": right,
+                    "loss": loss,
+                    "loss_kind": some[0]["loss_kind"],
+                }
+            )
+    return out
+
+
+def lines(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """A row a family and number of sampling steps: the share right of each group, then the loss."""
+    groups = list(dict.fromkeys(row["group"] for row in rows))
+    body = []
+    for family, steps in dict.fromkeys((row["family"], row["sampling_steps"]) for row in rows):
+        mine = [row for row in rows if (row["family"], row["sampling_steps"]) == (family, steps)]
+        shares = [cell(row["right"]) for row in mine]
+        body.append(
+            [family, str(steps or "as many as tokens"), *shares, f"{mine[0]['loss']:.3f} ({mine[0]['loss_kind']})"]
+        )
+    return table(["family", "steps", *groups, "nats/token"], body)

@@ -1,0 +1,123 @@
+"""Puzzles: no question that is asked was learned from, right answers are right, wrong ones wrong, rows are long enough."""
+
+from __future__ import annotations
+
+import random
+from itertools import permutations
+
+import pytest
+
+from redraft.tasks.puzzles.arithmetic import Arithmetic
+from redraft.tasks.puzzles.graphs import StarGraphs
+from redraft.tasks.puzzles.lists import Lists
+from redraft.tasks.puzzles.puzzle import Puzzle, Question, drawn
+from redraft.tasks.puzzles.sudoku import Sudoku, obeys, solved
+from redraft.tasks.puzzles.word_problems import WordProblems
+
+PUZZLES: list[Puzzle] = [
+    Arithmetic(), Arithmetic(operation="*", order="lowest_first"), StarGraphs(), StarGraphs(3, 2, 9), Sudoku(), Sudoku(6, 20),
+    Lists(), Lists(2, 3, ("shuffle",)), WordProblems(), WordProblems(1, 0),
+]  # fmt: skip
+each = pytest.mark.parametrize("puzzle", PUZZLES, ids=lambda puzzle: f"{puzzle.name}-{puzzle.length}")
+
+
+@each
+def test_nothing_that_is_asked_was_learned(puzzle: Puzzle) -> None:
+    found = drawn(puzzle, 0, examples=40 if puzzle.name == "sudoku" else 300, asked=3)
+    asked = {question.key for questions in found.tests.values() for question in questions}
+    assert tuple(found.tests) == puzzle.groups and all(found.tests.values())
+    assert not asked & {question.key for question in found.train}
+
+
+@each
+def test_a_seed_is_one_set_of_questions(puzzle: Puzzle) -> None:
+    assert drawn(puzzle, 3, 10, 2) == drawn(puzzle, 3, 10, 2) != drawn(puzzle, 4, 10, 2)
+
+
+@each
+def test_its_own_answer_is_right_and_a_changed_one_is_wrong(puzzle: Puzzle) -> None:
+    rng = random.Random(0)
+    for group in puzzle.groups:
+        question = puzzle.draw(rng, group)
+        assert puzzle.is_right(question, question.answer)
+        words = question.answer.split()
+        for wrong in ("", " ".join(words[:-1]), " ".join([*words, words[0]]), " ".join([*words[:-1], "="])):
+            assert not puzzle.is_right(question, wrong)
+
+
+@each
+def test_rows_hold_every_question_in_known_words(puzzle: Puzzle) -> None:
+    rng = random.Random(0)
+    known = set(puzzle.words.split())
+    for group in puzzle.groups:
+        for _ in range(50):
+            question = puzzle.draw(rng, group)
+            words = f"{question.prompt} {question.answer}".split()
+            assert len(words) < puzzle.length and set(words) <= known
+
+
+def test_a_group_of_few_questions_keeps_most_of_them_to_learn() -> None:
+    assert {group: len(some) for group, some in drawn(Arithmetic(2), 0, 10, 100).tests.items()} == {
+        "1 digit": 10,
+        "2 digits": 100,
+    }
+
+
+@pytest.mark.parametrize(("operation", "order", "answer"), [
+    ("+", "highest_first", "1 0 4"), ("+", "lowest_first", "4 0 1"), ("*", "highest_first", "4 9 5"),
+])  # fmt: skip
+def test_digits_are_written_in_their_order(operation: str, order: str, answer: str) -> None:
+    class Fixed(random.Random):
+        def randrange(self, *_: int) -> int:  # type: ignore[override]
+            return next(values)
+
+        def shuffle(self, _: object) -> None:
+            pass
+
+    values = iter((99, 5))
+    assert Arithmetic(2, operation, order).draw(Fixed(), "2 digits").answer == answer
+
+
+def test_one_path_alone_leads_to_the_goal() -> None:
+    question = StarGraphs(3, 2, 9).draw(random.Random(1), "")
+    listed, asked = question.prompt.removesuffix(" =").split(" / ")
+    follows: dict[str, list[str]] = {}
+    for edge in listed.split(" | "):
+        a, b = edge.split()
+        follows.setdefault(a, []).append(b)
+    start, goal = asked.split()
+    ends = [[start, first, last] for first in follows[start] for last in follows[first]]
+    assert len(ends) == 3
+    assert [path for path in ends if path[-1] == goal] == [question.answer.split()]
+
+
+def test_every_small_grid_can_come() -> None:
+    rng = random.Random(0)
+    found = {tuple(solved(rng, 4)) for _ in range(4000)}
+    assert len(found) == 288 and all(obeys(list(grid), 4) for grid in found)
+
+
+def test_any_grid_that_keeps_the_clues_is_right() -> None:
+    sudoku, grid = Sudoku(4, 16), solved(random.Random(0), 4)
+    other = [{1: 2, 2: 1}.get(digit, digit) for digit in grid]
+    blank = Question(" ".join(["_"] * 16 + ["="]), " ".join(map(str, grid)), "")
+    assert sudoku.is_right(blank, " ".join(map(str, other)))
+    clue = Question(" ".join([str(grid[0]), *["_"] * 15, "="]), blank.answer, "")
+    assert sudoku.is_right(clue, " ".join(map(str, other))) == (grid[0] == other[0])
+
+
+def test_any_other_order_is_a_shuffle() -> None:
+    lists = Lists(3, 5, ("shuffle",))
+    question = Question("shuffle 4 0 2 =", "0 2 4", "")
+    right = [order for order in permutations("402") if lists.is_right(question, " ".join(order))]
+    assert len(right) == 5 and not lists.is_right(question, "4 4 2")
+
+
+def test_chains_are_worked_out_right() -> None:
+    problems, rng = WordProblems(5, 2), random.Random(0)
+    for _ in range(50):
+        steps = problems.draw(rng, "5 steps").answer.partition(" so ")
+        for step in steps[0].split(";")[1:-1]:
+            a, sign, b, _, c = step.split(":")[1].split()
+            assert {"+": int(a) + int(b), "-": int(a) - int(b), "x": int(a) * int(b)}[sign] == int(c)
+        assert steps[0].split(";")[-2].split()[-1] == steps[2]
