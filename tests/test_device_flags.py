@@ -165,7 +165,7 @@ RESULTS: dict[str, Callable[[dict[str, Any]], list[dict[str, Any]]]] = {
 }
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", [task for task in TASKS if task != "ranks"])  # which works with no model
 def test_tasks(
     task: str,
     trained: dict[str, Path],

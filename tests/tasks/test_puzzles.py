@@ -11,6 +11,7 @@ from redraft.tasks.puzzles.arithmetic import Arithmetic
 from redraft.tasks.puzzles.graphs import StarGraphs
 from redraft.tasks.puzzles.lists import Lists
 from redraft.tasks.puzzles.puzzle import Puzzle, Question, drawn
+from redraft.tasks.puzzles.rank_correlation import rank_correlations
 from redraft.tasks.puzzles.sudoku import Sudoku, obeys, solved
 from redraft.tasks.puzzles.word_problems import WordProblems
 
@@ -121,3 +122,40 @@ def test_chains_are_worked_out_right() -> None:
             a, sign, b, _, c = step.split(":")[1].split()
             assert {"+": int(a) + int(b), "-": int(a) - int(b), "x": int(a) * int(b)}[sign] == int(c)
         assert steps[0].split(";")[-2].split()[-1] == steps[2]
+
+
+def _run(puzzle: str, seed: int, family: str, steps: int, loss: float, right: int) -> dict[str, object]:
+    answers = [{"group": "g", "sampling_steps": 1, "asked": 10, "right": 0}]
+    answers += [{"group": "g", "sampling_steps": 0, "asked": 10, "right": right}]
+    return {"puzzle": puzzle, "seed": seed, "family": family, "steps": steps, "loss": loss, "answers": answers}
+
+
+def test_ranks_within_a_family_and_across_are_told_apart() -> None:
+    """Planted: more steps, lower loss and more right answers; the family of lower loss has fewer."""
+    runs = [
+        _run(puzzle, seed, family, steps, loss=bias - steps / 10, right=steps + (4 if family == "mdlm" else 0))
+        for puzzle in "pq" for seed in (0, 1) for family, bias in (("ar", 1.0), ("mdlm", 2.0)) for steps in (1, 2, 3)
+    ]  # fmt: skip
+    found = {row["of"]: row for row in rank_correlations(runs)}
+    assert {of: row["value"] for of, row in found.items()} == {"across families": -1, "within ar": 1, "within mdlm": 1}
+    assert {of: row["pairs"] for of, row in found.items()} == {
+        "across families": 12,
+        "within ar": 12,
+        "within mdlm": 12,
+    }
+
+
+def test_interval_of_ranks_covers_both_when_puzzles_disagree() -> None:
+    runs = [
+        _run(puzzle, 0, family, 1, loss=1.0 if family == "ar" else 2.0, right=5 if (family == "ar") == (puzzle in "pq") else 2)
+        for puzzle in "pqrs" for family in ("ar", "mdlm")
+    ]  # fmt: skip
+    across = rank_correlations(runs)[0]
+    assert across["value"] == 0 and across["low"] < -0.4 and across["high"] > 0.4
+
+
+def test_ranks_of_runs_that_answer_alike_say_nothing() -> None:
+    runs = [_run("p", 0, family, 1, 1.0, 5) for family in ("ar", "mdlm")]
+    assert rank_correlations(runs)[0] == {
+        "of": "across families", "value": None, "low": None, "high": None, "pairs": 0, "clusters": 1,
+    }  # fmt: skip

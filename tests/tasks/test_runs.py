@@ -101,7 +101,7 @@ def test_a_puzzle_is_scored_by_group_and_by_sampling_steps(tmp_path: Path) -> No
     over = {**SMALL, "budget": {"steps": 3}}
     puzzle = Lists(4, 6, ("copy", "shuffle"))
     task = PuzzleTask(
-        tmp_path, puzzle, ("ar", "mdlm"), training=3, examples=50, asked=5, sampling=(1, 4), over=over
+        tmp_path, puzzle, ("ar", "mdlm"), training=(3,), examples=50, asked=5, sampling=(1, 4), over=over
     )  # fmt: skip
     list(carry_out_all(task.jobs(), workers=1))
     runs = list(task.measure())

@@ -11,6 +11,7 @@ redraft task graphs     --into F --paths 2 --edges 4     which path leads to the
 redraft task sudoku     --into F --side 4 --blanks 10
 redraft task lists      --into F --sampling-steps 1,2,4,8,16    copy, reverse, sort, shuffle, by steps of parallel decoding
 redraft task wordproblems --into F --chain 4             templates of one to four steps, answered with the chain
+redraft task ranks      --into F --from G S L            of finished puzzles: does a lower loss mean more right answers?
 redraft task speed      --into F --source FOLDER        time and quality on text of known entropy (llama2.c's stories260K)
 
 The same command continues an interrupted task. Every run of a task is an ordinary run folder. Any key of the runs can be set
@@ -31,7 +32,8 @@ from redraft.errors import UserError, unknown
 from redraft.numbers import WIDEST, real, seed, whole
 
 OVERRIDES = True
-TASKS = ("reversal", "gsm8k", "shift", "speed", *PUZZLES)
+PUZZLES_SAID = "|".join(PUZZLES)
+TASKS = ("reversal", "gsm8k", "shift", "speed", *PUZZLES, "ranks")
 KEYS = "\n\nThe same command continues. Any key of the runs can be set by a dotted flag (redraft list keys)."
 EACH = ("into", "steps", "workers", "device", "precision", "json")
 MANY = (*EACH, "families", "seeds", "first_seed")
@@ -53,6 +55,11 @@ PARTS = {
     "speed": Part(
         "Time and quality on text of known entropy (llama2.c's stories260K)." + KEYS,
         (*EACH, "families", "figures", "sampling_steps", "source", "rounds"),
+    ),
+    "ranks": Part(
+        "Of finished puzzles: the rank correlation of loss and right answers, across families and within each.",
+        ("into", "starts", "json"),
+        says={"starts": "folders of finished puzzles"},
     ),
     **{name: Part(text + KEYS, (*PUZZLE, *flags)) for name, (text, *flags) in PUZZLES.items()},
 }
@@ -108,7 +115,9 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace, overrides: dict[str, Any]) -> None:
-    tasks = {"reversal": reversal, "gsm8k": gsm8k, "shift": shift, "speed": speed} | dict.fromkeys(PUZZLES, puzzle)
+    tasks = {"reversal": reversal, "gsm8k": gsm8k, "shift": shift, "speed": speed, "ranks": ranks} | dict.fromkeys(
+        PUZZLES, puzzle
+    )
     if options.task not in tasks:
         raise unknown("task", options.task, TASKS)
     from redraft.config import merge
@@ -193,7 +202,7 @@ def puzzle(options: Namespace, overrides: dict[str, Any]) -> None:
 
     asked = task.PuzzleTask(
         options.into, puzzle_of(options), _families(options), options.seeds or 1, options.first_seed,
-        _one(options.steps, 1500), options.examples, options.asked, _numbers(options.sampling_steps, (0,)), overrides,
+        _numbers(options.steps, (1500,)), options.examples, options.asked, _numbers(options.sampling_steps, (0,)), overrides,
         options.compute,
     )  # fmt: skip
     train(asked.jobs(), options)
@@ -201,6 +210,24 @@ def puzzle(options: Namespace, overrides: dict[str, Any]) -> None:
     rows = task.summary(runs)
     draw(options, "puzzle_figure", rows)
     close(options, {"summary": rows, "runs": runs}, task.lines(rows))
+
+
+def ranks(options: Namespace, _: dict[str, Any]) -> None:
+    from redraft.files import make_folder, read_json
+    from redraft.tasks.puzzles.rank_correlation import lines, rank_correlations
+
+    _need(options, "starts")
+    runs: list[dict[str, Any]] = []
+    for folder in options.starts:
+        found = [name for name in PUZZLES if (folder / f"{name}.json").is_file()]
+        if not found:
+            raise UserError(f"{folder} holds no finished puzzle: give folders that `redraft task {PUZZLES_SAID}` wrote")
+        runs += [
+            run | {"puzzle": f"{name} {folder}"} for name in found for run in read_json(folder / f"{name}.json")["runs"]
+        ]
+    make_folder(options.into)
+    rows = rank_correlations(runs)
+    close(options, {"summary": rows}, lines(rows))
 
 
 def speed(options: Namespace, overrides: dict[str, Any]) -> None:

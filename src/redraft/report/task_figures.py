@@ -73,8 +73,11 @@ def speed_figure(found: Mapping[str, Any]) -> Figure:
 
 
 def puzzle_figure(summary: Sequence[Mapping[str, Any]]) -> Figure:
-    """The share right of each family with its interval: one panel a group, against sampling steps where there are several."""
+    """The share right of each family with its interval: one panel a group, against sampling steps where there are
+    several. Of several numbers of training steps the largest."""
     names = list(dict.fromkeys(row["family"] for row in summary))
+    longest = max(row["steps"] for row in summary)
+    summary = [row for row in summary if row["steps"] == longest]
     colour, shape = family_keys(names, names)
     taken = sorted({row["sampling_steps"] for row in summary})
     many = len(taken) > 1

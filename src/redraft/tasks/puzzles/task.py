@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +36,15 @@ KEPT = ("family", "seed", "steps", "params", "flops", "loss", "loss_se", "loss_s
 @dataclass(frozen=True)
 class PuzzleTask:
     """`seeds` from `first` on, each with questions and weights of its own; `asked` questions of each group, none of which is
-    among the `examples` to learn from. `training` steps; `sampling` steps to answer in, 0 for one a token or more."""
+    among the `examples` to learn from. `training`: numbers of steps, a run each. `sampling`: numbers of steps to answer in, 0 for one a
+    token or more."""
 
     into: Path
     puzzle: Puzzle
     families: tuple[str, ...] = ("ar", "mdlm", "duo", "esolm")
     seeds: int = 1
     first: int = 0
-    training: int = 1500
+    training: tuple[int, ...] = (1500,)
     examples: int = 20000
     asked: int = 100
     sampling: tuple[int, ...] = (0,)
@@ -53,10 +55,10 @@ class PuzzleTask:
         out = []
         for seed in range(self.first, self.first + self.seeds):
             data = self._written(self._drawn(seed))
-            for family in self.families:
-                settings = {"seed": seed, "family": family, "budget": {"steps": self.training}}
+            for steps, family in product(self.training, self.families):
+                settings = {"seed": seed, "family": family, "budget": {"steps": steps}}
                 base = {**BASE, **settings, "data": {**BASE["data"], **data, "length": self.puzzle.length}}
-                out.append(job(f"{family}-s{seed}", base, self.over or {}, self.into / "runs"))
+                out.append(job(f"{family}-{steps}-s{seed}", base, self.over or {}, self.into / "runs"))
         return out
 
     def _drawn(self, seed: int) -> Drawn:
@@ -118,36 +120,27 @@ def _lines(questions: Sequence[Question]) -> str:
 
 
 def summary(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row for each family, number of sampling steps and group: right answers over seeds, and the loss on them."""
+    """A row for each family, number of training and of sampling steps, and group: right answers over seeds, and the loss on them."""
     out: list[dict[str, Any]] = []
-    for family in dict.fromkeys(run["family"] for run in runs):
-        some = [run for run in runs if run["family"] == family]
+    for steps, family in dict.fromkeys((run["steps"], run["family"]) for run in runs):
+        some = [run for run in runs if (run["steps"], run["family"]) == (steps, family)]
         loss = sum(run["loss"] for run in some) / len(some)
         for cells in zip(*(run["answers"] for run in some), strict=True):
             found = wilson(sum(c["right"] for c in cells), sum(c["asked"] for c in cells))
             of = {key: cells[0][key] for key in ("group", "sampling_steps")}
             right = {"value": found.value, "low": found.low, "high": found.high}
-            out.append(
-                {
-                    "family": family,
-                    **of,
-                    "seeds": len(some),
-                    "right": right,
-                    "loss": loss,
-                    "loss_kind": some[0]["loss_kind"],
-                }
-            )
+            same = {"seeds": len(some), "loss": loss, "loss_kind": some[0]["loss_kind"]}
+            out.append({"family": family, "steps": steps, **of, "right": right, **same})
     return out
 
 
 def lines(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """A row a family and number of sampling steps: the share right of each group, then the loss."""
+    """A row a family and numbers of steps: the share right of each group, then the loss."""
     groups = list(dict.fromkeys(row["group"] for row in rows))
     body = []
-    for family, steps in dict.fromkeys((row["family"], row["sampling_steps"]) for row in rows):
-        mine = [row for row in rows if (row["family"], row["sampling_steps"]) == (family, steps)]
+    for steps, family, sampled in dict.fromkeys((row["steps"], row["family"], row["sampling_steps"]) for row in rows):
+        mine = [row for row in rows if (row["steps"], row["family"], row["sampling_steps"]) == (steps, family, sampled)]
         shares = [cell(row["right"]) for row in mine]
-        body.append(
-            [family, str(steps or "as many as tokens"), *shares, f"{mine[0]['loss']:.3f} ({mine[0]['loss_kind']})"]
-        )
-    return table(["family", "steps", *groups, "nats/token"], body)
+        loss = f"{mine[0]['loss']:.3f} ({mine[0]['loss_kind']})"
+        body.append([family, str(steps), str(sampled or "as many as tokens"), *shares, loss])
+    return table(["family", "training steps", "sampling steps", *groups, "nats/token"], body)

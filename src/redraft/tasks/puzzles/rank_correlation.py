@@ -1,0 +1,77 @@
+"""Does the loss say who answers right? Kendall's rank correlation of loss and right answers, across families and within one.
+
+"Scaling Beyond Masked Diffusion Language Models" (arXiv:2602.15014) finds likelihood informative within a family and
+misleading across families. Pairs of runs are compared on the same questions (one puzzle, one seed): of two families at equal
+steps, so at equal data, network and FLOPs; or of one family at different steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+RESAMPLES = 2000
+Run = Mapping[str, Any]
+
+
+def rank_correlations(runs: Sequence[Run], seed: int = 0) -> list[dict[str, Any]]:
+    """`runs` have `puzzle`, `seed`, `family`, `steps`, `loss` and `answers`. A row across families, and one within each family."""
+    names = list(dict.fromkeys(run["family"] for run in runs))
+    rows = [{"of": "across families"} | _interval(_signs(runs, _across), seed)]
+    for name in names:
+        mine = [run for run in runs if run["family"] == name]
+        rows.append({"of": f"within {name}"} | _interval(_signs(mine, _within), seed))
+    return rows
+
+
+def _across(a: Run, b: Run) -> bool:
+    return a["family"] != b["family"] and a["steps"] == b["steps"]
+
+
+def _within(a: Run, b: Run) -> bool:
+    return a["family"] == b["family"] and a["steps"] != b["steps"]
+
+
+def share_right(run: Run) -> float:
+    """Over all questions, answered in the largest number of sampling steps."""
+    most = max(cell["sampling_steps"] or float("inf") for cell in run["answers"])
+    cells = [cell for cell in run["answers"] if (cell["sampling_steps"] or float("inf")) == most]
+    return sum(cell["right"] for cell in cells) / sum(cell["asked"] for cell in cells)
+
+
+def _signs(runs: Sequence[Run], compared: Any) -> NDArray[np.float64]:
+    """[clusters, 2]: of each puzzle and seed, pairs in which the lower loss has more right answers less those in which it has
+    fewer, and pairs that differ in both."""
+    out = []
+    for cluster in dict.fromkeys((run["puzzle"], run["seed"]) for run in runs):
+        same = [run for run in runs if (run["puzzle"], run["seed"]) == cluster]
+        signs = [
+            np.sign(b["loss"] - a["loss"]) * np.sign(share_right(a) - share_right(b))
+            for a, b in combinations(same, 2) if compared(a, b)
+        ]  # fmt: skip
+        out.append((sum(signs), sum(sign != 0 for sign in signs)))
+    return np.array(out, np.float64)
+
+
+def _interval(signs: NDArray[np.float64], seed: int) -> dict[str, Any]:
+    """Concordant less discordant pairs, of those that differ in both (Goodman and Kruskal's gamma); 95 % by resampling clusters
+    of one puzzle and seed. None where no pair differs."""
+    total, pairs = signs.sum(0)
+    if not pairs:
+        return {"value": None, "low": None, "high": None, "pairs": 0, "clusters": len(signs)}
+    drawn = np.random.default_rng(seed).integers(len(signs), size=(RESAMPLES, len(signs)))
+    sums = signs[drawn].sum(1)
+    found = sums[sums[:, 1] > 0]
+    low, high = np.quantile(found[:, 0] / found[:, 1], (0.025, 0.975))
+    return {"value": total / pairs, "low": low, "high": high, "pairs": int(pairs), "clusters": len(signs)}
+
+
+def lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    from redraft.tasks.table import cell, table
+
+    shown = [[row["of"], cell(row if row["pairs"] else None), str(row["pairs"]), str(row["clusters"])] for row in rows]
+    return table(["rank correlation of loss and right answers", "gamma", "pairs", "puzzles x seeds"], shown)
