@@ -115,9 +115,8 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace, overrides: dict[str, Any]) -> None:
-    tasks = {"reversal": reversal, "gsm8k": gsm8k, "shift": shift, "speed": speed, "ranks": ranks} | dict.fromkeys(
-        PUZZLES, puzzle
-    )
+    tasks = {"reversal": reversal, "gsm8k": gsm8k, "shift": shift, "speed": speed, "ranks": ranks}
+    tasks |= dict.fromkeys(PUZZLES, puzzle)
     if options.task not in tasks:
         raise unknown("task", options.task, TASKS)
     from redraft.config import merge

@@ -7,7 +7,7 @@ steps, so at equal data, network and FLOPs; or of one family at different steps.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
 
@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 RESAMPLES = 2000
-Run = Mapping[str, Any]
+Run = dict[str, Any]
 
 
 def rank_correlations(runs: Sequence[Run], seed: int = 0) -> list[dict[str, Any]]:
-    """`runs` have `puzzle`, `seed`, `family`, `steps`, `loss` and `answers`. A row across families, and one within each family."""
+    """`runs` have `puzzle`, `seed`, `family`, `steps`, `loss` and `answers`. A row across families,
+    and one within each."""
     names = list(dict.fromkeys(run["family"] for run in runs))
     rows = [{"of": "across families"} | _interval(_signs(runs, _across), seed)]
     for name in names:
@@ -58,8 +59,8 @@ def _signs(runs: Sequence[Run], compared: Any) -> NDArray[np.float64]:
 
 
 def _interval(signs: NDArray[np.float64], seed: int) -> dict[str, Any]:
-    """Concordant less discordant pairs, of those that differ in both (Goodman and Kruskal's gamma); 95 % by resampling clusters
-    of one puzzle and seed. None where no pair differs."""
+    """Concordant less discordant pairs, of those that differ in both (Goodman and Kruskal's gamma); 95 % by resampling
+    clusters of one puzzle and seed. None where no pair differs."""
     total, pairs = signs.sum(0)
     if not pairs:
         return {"value": None, "low": None, "high": None, "pairs": 0, "clusters": len(signs)}
@@ -70,7 +71,7 @@ def _interval(signs: NDArray[np.float64], seed: int) -> dict[str, Any]:
     return {"value": total / pairs, "low": low, "high": high, "pairs": int(pairs), "clusters": len(signs)}
 
 
-def lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def lines(rows: Sequence[dict[str, Any]]) -> list[str]:
     from redraft.tasks.table import cell, table
 
     shown = [[row["of"], cell(row if row["pairs"] else None), str(row["pairs"]), str(row["clusters"])] for row in rows]

@@ -36,8 +36,9 @@ KEPT = ("family", "seed", "steps", "params", "flops", "loss", "loss_se", "loss_s
 @dataclass(frozen=True)
 class PuzzleTask:
     """`seeds` from `first` on, each with questions and weights of its own; `asked` questions of each group, none of which is
-    among the `examples` to learn from. `training`: numbers of steps, a run each. `sampling`: numbers of steps to answer in, 0 for one a
-    token or more."""
+    among the `examples` to learn from. `training`: numbers of steps, a run each. `sampling`: numbers of steps to answer in, 0
+    for one a token or more.
+    """
 
     into: Path
     puzzle: Puzzle
@@ -120,7 +121,7 @@ def _lines(questions: Sequence[Question]) -> str:
 
 
 def summary(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row for each family, number of training and of sampling steps, and group: right answers over seeds, and the loss on them."""
+    """A row for each family, training steps, sampling steps and group: right answers over seeds, and the loss."""
     out: list[dict[str, Any]] = []
     for steps, family in dict.fromkeys((run["steps"], run["family"]) for run in runs):
         some = [run for run in runs if (run["steps"], run["family"]) == (steps, family)]
