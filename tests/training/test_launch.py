@@ -63,7 +63,7 @@ def words(source: Path, into: Path, steps: int) -> list[str]:
 def test_a_job_is_submitted_preempted_requeued_and_finishes(slurm: Path, tmp_path: Path) -> None:
     """Two ranks. Asked to leave in the middle they save at their own step, and the job that Slurm starts anew goes on from
     there to the result of a run that was left alone."""
-    source, into, steps = corpus(tmp_path / "prose"), tmp_path / "run", 600
+    source, into, steps = corpus(tmp_path / "prose"), tmp_path / "run", 400
     job = launch(words(source, into, steps), into, nodes=1, gpus_per_node=0, options={"tasks_per_node": 2})
     assert running(into) == job
     with pytest.raises(UserError, match=f"job {job} is at work on"):
@@ -107,7 +107,7 @@ def rank_of(into: Path, rank: int) -> int:
 
 def test_a_job_whose_rank_is_killed_is_put_back_and_finishes(slurm: Path, tmp_path: Path) -> None:
     """Once it has come on: then the losses are those of a run that was left alone."""
-    source, into, steps = corpus(tmp_path / "prose"), tmp_path / "run", 600
+    source, into, steps = corpus(tmp_path / "prose"), tmp_path / "run", 400
     flags = [*words(source, into, steps), "--train.save_every", "50"]
     job = launch(flags, into, nodes=1, gpus_per_node=0, options={"tasks_per_node": 2})
     journal = into / "journal.jsonl"
