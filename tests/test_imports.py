@@ -23,7 +23,7 @@ LAYERS = (
     ("planning", "families"),
     ("sampling",),
     ("training", "hub"),
-    ("evaluation",),
+    ("evaluation", "serving"),
     ("runs",),
     ("studies", "tasks"),
     ("frontier",),

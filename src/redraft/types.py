@@ -9,7 +9,7 @@ left-to-right one, unused by the uniform one. A family never needs both.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -96,14 +96,17 @@ class Canvas:
 
     tokens: Tensor  # [B, L]
     fixed: Tensor  # [B, L] bool: never rewritten
+    index: Tensor | None = (
+        None  # [B] sample numbers, on the CPU; None: 0, 1, ... All randomness of a row depends on its own
+    )
 
     def write(self, new: Tensor) -> Canvas:
         """The canvas with `new` tokens everywhere but where it is fixed."""
-        return Canvas(self.tokens.where(self.fixed, new), self.fixed)
+        return replace(self, tokens=self.tokens.where(self.fixed, new))
 
     def put(self, places: Tensor, new: Tensor) -> Canvas:
         """The canvas with `new` tokens [R] at flat `places` [R], none of which is fixed."""
-        return Canvas(self.tokens.flatten().index_copy(0, places, new).view_as(self.tokens), self.fixed)
+        return replace(self, tokens=self.tokens.flatten().index_copy(0, places, new).view_as(self.tokens))
 
 
 def last(frames: Iterator[Canvas]) -> Canvas:

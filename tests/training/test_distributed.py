@@ -50,7 +50,10 @@ def cases(source: Path, size: int) -> dict[str, RunConfig]:
     for number, (name, family) in enumerate(FAMILIES.items()):
         if size == 2 or name == "ar":
             found[f"{name} fsdp float64"] = run(source, family, "fsdp", "float64", accumulate=1 + number % 2)
-        if size == 2 and name in ("duo", "taught"):  # the loss module is the same for all; theirs keeps more than weights
+        if size == 2 and name in (
+            "duo",
+            "taught",
+        ):  # the loss module is the same for all; theirs keeps more than weights
             found[f"{name} ddp float64"] = run(source, family, "ddp", "float64", accumulate=2 - number % 2)
     found["hybrid fsdp float64"] = run(source, HYBRID, "fsdp", "float64", accumulate=7)
     found["mdlm ddp float32"] = run(source, "mdlm", "ddp", "float32", accumulate=2)

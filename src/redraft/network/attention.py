@@ -18,6 +18,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 from redraft.accelerator import accelerated
 from redraft.network.head import wide
 from redraft.network.kv_cache import LayerCache
+from redraft.network.kv_pool import PoolLayer
 from redraft.types import Attention, Pattern
 
 
@@ -69,7 +70,7 @@ def _kept_dense(pattern: Pattern, device: torch.device) -> Tensor:
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, rope: tuple[Tensor, Tensor], pattern: Any, cache: LayerCache | None
+    q: Tensor, k: Tensor, v: Tensor, rope: tuple[Tensor, Tensor], pattern: Any, cache: LayerCache | PoolLayer | None
 ) -> Tensor:
     """[B, h, Q, D] mixed values. Scale 1/sqrt(D). `pattern` as `prepared` made it."""
     q, k = rotate(q, rope), rotate(k, rope)

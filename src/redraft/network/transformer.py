@@ -20,6 +20,7 @@ from redraft.network.attention import attend, prepared, rotary
 from redraft.network.device import keep_freed_memory
 from redraft.network.head import Rule, by_rule, cross_entropy, logits, wide
 from redraft.network.kv_cache import KVCache, LayerCache
+from redraft.network.kv_pool import PoolCall, PoolLayer
 from redraft.network.padding import unpadded
 from redraft.network.sizes import Shape
 from redraft.types import Attention, SoftEmbedding, View
@@ -126,7 +127,7 @@ class Block(nn.Module):
         cond: Tensor | None,
         rope: tuple[Tensor, Tensor],
         pattern: Any,
-        cache: LayerCache | None,
+        cache: LayerCache | PoolLayer | None,
         dtype: torch.dtype,
     ) -> Tensor:
         if self.modulation is None:
@@ -138,7 +139,9 @@ class Block(nn.Module):
         u = torch.addcmul(shift2, self.norm2(h), 1 + scale2)
         return torch.addcmul(h, gate2, self.mlp(u.to(dtype)).to(h.dtype))
 
-    def attention(self, x: Tensor, rope: tuple[Tensor, Tensor], pattern: Any, cache: LayerCache | None) -> Tensor:
+    def attention(
+        self, x: Tensor, rope: tuple[Tensor, Tensor], pattern: Any, cache: LayerCache | PoolLayer | None
+    ) -> Tensor:
         rows, length, width = x.shape
         q, k, v = self.qkv(x).view(rows, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         mixed = attend(q, k, v, rope, pattern, cache)
@@ -173,7 +176,7 @@ class Transformer(nn.Module):
     def hidden(self, view: View, pattern: Any) -> Tensor:
         """`trunk`, by a pattern as `attention.prepared` made it."""
         cache = view.cache
-        assert cache is None or isinstance(cache, KVCache)
+        assert cache is None or isinstance(cache, KVCache | PoolCall)
         h = F.embedding(view.tokens, self.embedding) if view.soft is None else self.blend(view.soft)
         rope = rotary(view.positions, self.shape.width // self.shape.heads, self.compute, self.shape.theta)
         cond = None

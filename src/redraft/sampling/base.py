@@ -210,9 +210,9 @@ def build(name: str, options: dict[str, Any], family: Family) -> Sampler:
 
 def noise_of(canvas: Canvas, key: Key) -> Noise:
     """Uniforms [B, L] for a canvas, on the CPU: decisions that need no prediction are taken there, without a device sync.
-    Row i is sample i, whatever the batch size: its randomness does not depend on other rows."""
+    Row i is sample i, or sample `canvas.index[i]`: its randomness does not depend on other rows."""
     rows, length = canvas.tokens.shape
-    return counter_rng.field(key, torch.arange(rows), length)
+    return counter_rng.field(key, torch.arange(rows) if canvas.index is None else canvas.index, length)
 
 
 def unwritten(family: Family, canvas: Canvas, key: Key) -> Canvas:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -45,7 +45,7 @@ class LeftToRight(Sampler):
                 drawn = text[:, place + 1].where(canvas.fixed[:, place], drawn)
             text = torch.cat([text[:, : place + 1], drawn[:, None], text[:, place + 2 :]], 1)
             start = place + 1
-            yield Canvas(text[:, 1:], canvas.fixed)
+            yield replace(canvas, tokens=text[:, 1:])
 
 
 def _next(seen: Tensor, places: Tensor, cache: Cache, start: int, static: bool) -> View:

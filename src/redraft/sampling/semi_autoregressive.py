@@ -55,8 +55,8 @@ class SemiAutoregressive(Sampler):
         for number, sampler in enumerate(self.samplers(length)):
             closed = given | (places // self.block != number)
             if not closed.all():
-                for frame in sampler(denoiser, Canvas(canvas.tokens, closed), key):
-                    canvas = Canvas(frame.tokens, given)
+                for frame in sampler(denoiser, replace(canvas, fixed=closed), key):
+                    canvas = replace(canvas, tokens=frame.tokens)
                     yield canvas
 
     def samplers(self, length: int) -> list[Sampler]:

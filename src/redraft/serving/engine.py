@@ -1,0 +1,193 @@
+"""Continuous batching by rows: every text has a sampler of its own, and all samplers share the calls of one network.
+
+A sampler is suspended where it calls the network (by `greenlet`, so it need not know), and goes on when the call was made,
+together with those of all others. So texts of any prompt, length, sampler and number of steps run side by side, join and leave
+between calls, and move at their own events. What a text becomes does not depend on its company, but for rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, cast
+
+import torch
+from greenlet import GreenletExit, getcurrent, greenlet
+from torch import Tensor
+
+from redraft.hub.model import Model
+from redraft.network.kv_pool import Pool, RowCache
+from redraft.sampling.base import Denoiser
+from redraft.serving import merge
+from redraft.types import Canvas, Network, View
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What one text is to be: `canvas` of one row, whose `index` is its sample number, and the settings of `Model.sample`."""
+
+    canvas: Canvas
+    sampler: str = ""
+    steps: int = 64
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Call(NamedTuple):
+    """What a sampler waits for: hidden states of a view, or logits of hidden rows, or ids drawn from those by uniforms `u`."""
+
+    view: View | None = None
+    rows: Tensor | None = None
+    draw: merge.Draw | None = None
+
+
+class RowNetwork:
+    """The network as one text's sampler sees it (`types.Network`, as far as samplers use it)."""
+
+    def __init__(self, pool: Pool):
+        self.pool = pool
+        self.caches: list[RowCache] = []
+
+    def trunk(self, view: View) -> Tensor:
+        return _wait(Call(view=view))
+
+    def head(self, rows: Tensor) -> Tensor:
+        return _wait(Call(rows=rows))
+
+    def cache(self, rows: int, size: int) -> RowCache:
+        assert rows == 1, "a text is one row"
+        self.caches.append(self.pool.add(size))
+        return self.caches[-1]
+
+
+class RowDenoiser(Denoiser):
+    """A denoiser whose draws are made together with those of other texts."""
+
+    def draw(self, rows: Tensor, u: Tensor) -> Tensor:
+        self.rows += len(rows)
+        return _wait(Call(draw=merge.Draw(rows, u, self.temperature, self.top_p)))
+
+
+def _wait(call: Call) -> Tensor:
+    found: Tensor = getcurrent().parent.switch(call)
+    return found
+
+
+class Row:
+    """A text on its way: its latest `canvas`, whether it is `done`, and the `error` that ended it if one did."""
+
+    def __init__(self, model: Model, network: RowNetwork, asked: Asked):
+        self.model, self.network, self.asked = model, network, asked
+        self.canvas, self.done, self.frames = asked.canvas, False, 0
+        self.error: BaseException | None = None
+        self.call: Call | None = None
+        self._sampler = greenlet(self._write)
+
+    def _write(self, _: Any = None) -> None:
+        asked = self.asked
+        denoiser = RowDenoiser(cast(Network, self.network), self.model.family, asked.temperature, asked.top_p)
+        for canvas in self.model.frames(asked.canvas, denoiser, asked.sampler, asked.steps, asked.seed, asked.options):
+            self.canvas = canvas
+            self.frames += 1
+
+    def go_on(self, found: Tensor | None = None) -> None:
+        """Run the sampler to its next call, or to its end."""
+        self._resume(self._sampler.switch, found)
+
+    def fail(self, error: BaseException) -> None:
+        """Raise `error` where the sampler waits."""
+        self._resume(self._sampler.throw, error)
+
+    def _resume(self, how: Any, what: Any) -> None:
+        self.call = None
+        try:
+            self.call = how(what)
+        except Exception as error:  # of this text alone: the others go on
+            self.error = error
+        self.done = self._sampler.dead
+
+    def stop(self) -> None:
+        if not self._sampler.dead:
+            self._sampler.throw(GreenletExit)
+        self.done = True
+
+
+class Engine:
+    """Rows that share a network. `step` makes one round of calls; nothing here is a thread."""
+
+    def __init__(self, model: Model):
+        self.model, self.network = model, model.for_sampling()
+        self.pool = Pool(self.network.shape, model.device, self.network.compute)
+        self.rows: list[Row] = []
+
+    @torch.no_grad()
+    def add(self, asked: Asked) -> Row:
+        """Begin a text. What is wrong with its settings is its `error`."""
+        row = Row(self.model, RowNetwork(self.pool), asked)
+        row.go_on()
+        self._keep([*self.rows, row])
+        return row
+
+    def remove(self, row: Row) -> None:
+        """End a text where it is; its place is free at once."""
+        row.stop()
+        self._keep(self.rows)
+
+    @torch.no_grad()
+    def step(self) -> list[Row]:
+        """Make the calls that the rows wait for: of the trunk when all of them do, else of those that are not there yet. The
+        rows that were served."""
+        served = [row for row in self.rows if row.call is not None and row.call.view is None] or list(self.rows)
+        for row, found in zip(served, self._calls(served), strict=True):
+            row.fail(found) if isinstance(found, BaseException) else row.go_on(found)
+        self._keep(self.rows)
+        return served
+
+    def _calls(self, rows: list[Row]) -> list[Tensor | BaseException]:
+        """The result of each row's call. Where they fail together each is tried alone, so that one fails alone."""
+        calls = [row.call for row in rows if row.call is not None]
+        try:
+            return list(self._made(calls))
+        except Exception as error:
+            if len(calls) == 1:
+                return [error]
+            half = len(rows) // 2
+            return [*self._calls(rows[:half]), *self._calls(rows[half:])]
+
+    def _made(self, calls: list[Call]) -> list[Tensor]:
+        if calls[0].view is not None:
+            return merge.trunks(self.network, [call.view for call in calls if call.view is not None])
+        out: dict[int, Tensor] = {}
+        heads = {number: call.rows for number, call in enumerate(calls) if call.rows is not None}
+        draws = {number: call.draw for number, call in enumerate(calls) if call.draw is not None}
+        if heads:
+            out |= zip(heads, merge.heads(self.network, list(heads.values())), strict=True)
+        if draws:
+            out |= zip(draws, merge.draws(self.network, self.model.family, list(draws.values())), strict=True)
+        return [out[number] for number in range(len(calls))]
+
+    def _keep(self, rows: list[Row]) -> None:
+        """The rows that are still at work; what the others had in the pool is free."""
+        for row in rows:
+            if row.done:
+                for cache in row.network.caches:
+                    self.pool.remove(cache)
+                row.network.caches.clear()
+        self.rows = [row for row in rows if not row.done]
+
+
+def write_all(model: Model, asked: list[Asked], at_once: int) -> list[Canvas]:
+    """The finished canvases of many texts, `at_once` at a time; a text that ends makes room for the next."""
+    engine, rows, left = Engine(model), [], iter(asked)
+    while True:
+        while len(engine.rows) < at_once and (one := next(left, None)) is not None:
+            rows.append(engine.add(one))
+        if not engine.rows:
+            break
+        engine.step()
+    for row in rows:
+        if row.error is not None:
+            raise row.error
+    return [row.canvas for row in rows]
