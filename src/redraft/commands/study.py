@@ -54,8 +54,9 @@ PARTS = {
     "status": Part("Where a study stands, from any terminal.", ("watch", "json"), FOLDER),
     "fit": Part(
         "Fits of a study folder, of any CSV, JSONL or parquet with the columns family, params, tokens, flops, loss, or of "
-        "published:scaling-beyond.",
-        ("reference", "resamples", "seed", "json"), {"of": "FILE|FOLDER"},
+        "published:scaling-beyond. A table without the column family is one family, called --name. It says which runs "
+        "and which budgets decide L(N, D), and warns of those that move a parameter by more than its interval.",
+        ("reference", "name", "resamples", "seed", "json"), {"of": "FILE|FOLDER"},
     ),
     "import": Part(
         "Records of other origin as a table that `fit` reads.\n\n"
@@ -93,6 +94,9 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--columns", help="field=column or field=constant, ..., or a .toml or .json file (import)")
     parser.add_argument("--take", default="last", help="the loss of a history: its last or its min (import)")
     parser.add_argument("--reference", default="ar", help="family that compute multipliers compare with (fit)")
+    parser.add_argument(
+        "--name", help="the family of a table without a column family; its file's name if left out (fit)"
+    )
     parser.add_argument("--resamples", type=whole(), default=400, help="bootstrap resamples (fit)")
     parser.add_argument("--seed", type=whole(0, 2**64 - 1), default=0, help="seed of the bootstrap (fit)")
     parser.add_argument("--json", action="store_true", help="print JSON")

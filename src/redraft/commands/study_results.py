@@ -22,9 +22,8 @@ def fit(options: Namespace, overrides: dict[str, Any]) -> None:
     from redraft.scaling.schema import to_json
     from redraft.scaling.summary import summary
 
-    fits = fitting.fit(
-        load_points(options.of), reference=options.reference, seed=options.seed, resamples=options.resamples
-    )
+    points = load_points(options.of, options.name)
+    fits = fitting.fit(points, reference=options.reference, seed=options.seed, resamples=options.resamples)
     emit(to_json(fits)) if options.json else print("\n".join(summary(fits)))
 
 

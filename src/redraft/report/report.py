@@ -17,8 +17,10 @@ from redraft.frontier.pareto import FRONTIER, SAMPLES, TEXT, Frontier, load_fron
 from redraft.report.conclusions import conclude
 from redraft.report.page import render, visible
 from redraft.scaling.fit import fit
+from redraft.scaling.influence_text import influence_rows
 from redraft.scaling.records import JUDGE, Point, json_lines, load_points, read_records
 from redraft.scaling.results import Fits, ordered
+from redraft.scaling.summary import decided
 
 __all__ = ["REPORT", "StudyResults", "conclusions", "results", "visible", "write_report"]
 
@@ -71,6 +73,7 @@ def write_report(study_dir: str | Path, *, title: str | None = None) -> Path:
         warnings=found.fits.warnings,
         figures=figures(found.points, found.fits, found.speeds, found.matching),
         fits=found.fits,
+        deciders=_deciders(found.fits),
         speeds=found.speeds.places if found.speeds else (),
         samples=_samples(folder),
         absent=[line for name, line in _ABSENT.items() if not (folder / name).exists()],
@@ -79,6 +82,12 @@ def write_report(study_dir: str | Path, *, title: str | None = None) -> Path:
     )
     write_text(folder / REPORT, page)
     return folder / REPORT
+
+
+def _deciders(fits: Fits) -> dict[str, Any]:
+    """Rows of the table of what moves E, alpha and beta of each family most."""
+    known = decided(fits).items()
+    return {name: influence_rows(f.parametric, f.influence) for name, f in known if f.influence}
 
 
 _ABSENT = {

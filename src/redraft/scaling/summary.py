@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from redraft.display import quantity
+from redraft.scaling.influence_text import influence_words
 from redraft.scaling.laws.elbo_gap import ElboGap
 from redraft.scaling.laws.isoflop import TOO_FEW
 from redraft.scaling.laws.multiplier import Multiplier
@@ -26,7 +27,7 @@ def summary(fits: Fits) -> list[str]:
     ]
     if allocations:
         lines.append(f"L(N, D) fitted to all runs puts the exponent of N* at {', '.join(allocations)}.")
-    lines += filter(None, [extrapolation_sentence(fits), convention_sentence(fits)])
+    lines += filter(None, [extrapolation_sentence(fits), decided_sentence(fits), convention_sentence(fits)])
     return lines + [pair_sentence(pair) for pair in fits.pairs] + [f"Warning: {warning}" for warning in fits.warnings]
 
 
@@ -47,6 +48,21 @@ def extrapolation_sentence(fits: Fits) -> str:
         if family.held_out
     ]
     return f"Best loss of the largest budget, predicted from the others: {'; '.join(told)}." if told else ""
+
+
+def decided(fits: Fits) -> dict[str, FamilyFit]:
+    """The families of whose L(N, D) it is known what decides it, and whose parameters are to be read one by one."""
+    return {n: family for n, family in fits.families.items() if family.influence and not family.parametric.flags}
+
+
+def decided_sentence(fits: Fits) -> str:
+    """Without which run, budget and group of runs a parameter of L(N, D) would be another; or nothing."""
+    told = [
+        f"of {label(name)}, {influence_words(family.parametric, family.influence)}"
+        for name, family in decided(fits).items()
+        if family.influence
+    ]
+    return f"Who decides L(N, D), by what it would be without them: {'; '.join(told)}." if told else ""
 
 
 def convention_sentence(fits: Fits) -> str:
