@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
+
 from redraft.display import quantity
 from redraft.scaling.influence_text import influence_words
 from redraft.scaling.laws.elbo_gap import ElboGap
 from redraft.scaling.laws.isoflop import TOO_FEW
 from redraft.scaling.laws.multiplier import Multiplier
+from redraft.scaling.power import detectable
 from redraft.scaling.results import FamilyFit, Fits, Pair, label, span
 
 NEEDED = "it takes three sizes around the best one, at two budgets or more"
@@ -127,11 +132,18 @@ def _trend(k: Multiplier) -> str:
     return f", {'rising' if k.trend.value > 0 else 'falling'} as C^{span(k.trend, 2)}"
 
 
+def _resolution(pair: Pair) -> str:
+    """The smallest difference that these seeds could have told, from their own spread."""
+    gaps = np.subtract(pair.losses, pair.losses_against)
+    seen = detectable(float(gaps.std(ddof=1)) / math.sqrt(len(gaps)), len(gaps) - 1)
+    return f": {seen:.2g} nats could have been seen (80 % power)"
+
+
 def pair_sentence(pair: Pair) -> str:
     """Which of two ways of training a family is better, over which seeds."""
     gap = pair.difference
     resolved = gap.low is not None and gap.high is not None and gap.low * gap.high > 0
-    verdict = ("higher" if gap.value > 0 else "lower") if resolved else "not told apart"
+    verdict = ("higher" if gap.value > 0 else "lower") if resolved else f"not told apart{_resolution(pair)}"
     return (
         f"{label(pair.arm)} less {label(pair.against)}, {quantity(pair.params)} parameters, {len(pair.seeds)} seeds: "
         f"{span(gap, 2)} nats/token, {verdict}."
