@@ -2,7 +2,8 @@
 
 Writes `frontier.jsonl` (one measurement a line: a setting and a batch) and `samples.jsonl` (one setting a line: some of its
 texts, and the scores of every sample). What is already measured is not measured again. Quality is that of the largest batch;
-smaller ones are only timed, for a sample does not depend on who is drawn beside it.
+smaller ones are only timed, for a sample does not depend on who is drawn beside it. A sweep of temperatures that misses the
+entropy at which families are compared goes on by itself.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from redraft.errors import UserError
 from redraft.files import disk, lines, read_text
+from redraft.frontier.extend import TRIES, next_temperature
 from redraft.frontier.pareto import FRONTIER, SAMPLES, TEXT
 from redraft.planning.frontier import FrontierConfig
 from redraft.planning.study import JUDGE, Study
@@ -107,6 +109,34 @@ def measure_models(models: Sequence[Checkpoint], folder: Path, bench: Bench) -> 
             keys = [(checkpoint.name, steps, temperature, top_p, batch) for batch in bench.batches]
             if not set(keys) <= done:
                 yield from _setting(model, checkpoint, bench, steps, temperature, top_p, folder, done)
+        if settings.extend and len(settings.temperatures) > 1:
+            for steps in _steps(model, settings):
+                yield from _extended(model, checkpoint, bench, steps, folder)
+
+
+def _extended(model: Model, of: Checkpoint, bench: Bench, steps: int, folder: Path) -> Iterator[dict[str, Any]]:
+    """Settings beyond the sweep of a curve, until it brackets the common entropy or cannot (`extend.py`).
+
+    What is measured says where to go on, so a killed measurement goes on the same way. The widest top-p is swept.
+    """
+    top_p = max(bench.settings.top_p)
+    while True:
+        rows = _read(folder / FRONTIER)
+        done = set(map(_key, rows))
+        own = [row for row in rows if (row["name"], row["steps"], row["top_p"]) == (of.name, steps, top_p)]
+        beyond = {row["temperature"] for row in own if row.get("extended")}
+        torn = [t for t in beyond if any((of.name, steps, t, top_p, batch) not in done for batch in bench.batches)]
+        curve = {row["temperature"]: row["entropy"] for row in own}
+        temperature = torn[0] if torn else next_temperature(curve, _level(bench.settings, rows))
+        if temperature is None or (not torn and len(beyond) >= TRIES):
+            return
+        yield from _setting(model, of, bench, steps, temperature, top_p, folder, done, extended=True)
+
+
+def _level(settings: FrontierConfig, rows: Sequence[dict[str, Any]]) -> float:
+    """The entropy at which families are compared, nats."""
+    held_out = next(row["entropy"] for row in rows if row["family"] == TEXT)
+    return float(held_out if settings.entropy is None else settings.entropy)
 
 
 def _chosen(records: list[dict[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
@@ -198,13 +228,14 @@ def _setting(
     top_p: float,
     folder: Path,
     done: set[Any],
+    extended: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """A line for every batch that is not `done`. The first says what the samples are."""
+    """A line for every batch that is not `done`. The first says what samples are. `extended`: beyond what was asked for."""
     from redraft.evaluation.generation.speed import generate
 
     settings, compute, scores = bench.settings, bench.compute, dict[str, Any]()
     about = {"family": of.family, "name": of.name, "sampler": model.family.sampler, "steps": steps,
-             "temperature": temperature, "top_p": top_p, **compute.record(model)}  # fmt: skip
+             "temperature": temperature, "top_p": top_p, "extended": extended, **compute.record(model)}  # fmt: skip
     for number, batch in enumerate(bench.batches):
         count = max(settings.repeats, -(-settings.samples // batch) if number == 0 else 1)
         made = generate(model, count, batch, settings.length, steps, temperature, top_p, compute.compiled)

@@ -156,10 +156,15 @@ def matched_lines(matching: Matching) -> Iterator[str]:
         entropy = f"entropy {matching.entropy.value:.3g} ({whose})" if number == 0 else "the same entropy"
         yield f"At {quantity(lead.rate)} tokens/s or more and {entropy}, {_lead(lead)}."
     if matching.misses:
-        whom = sorted({label(miss.family) for miss in matching.misses})
+        whom: dict[str, list[str]] = {}
+        for miss in matching.misses:
+            whom.setdefault(miss.why, []).append(
+                f"{label(miss.family)} in {miss.steps} steps, {miss.low:.3g} to {miss.high:.3g}"
+            )
+        told = "; ".join(f"{', '.join(dict.fromkeys(curves))}: {why}" for why, curves in whom.items())
         yield (
             f"{len(matching.misses)} of {len(matching.misses) + len(matching.matches)} curves do not reach that entropy "
-            f"({', '.join(whom)}): sweep more temperatures."
+            f"({told})."
         )
 
 
