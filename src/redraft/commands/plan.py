@@ -37,6 +37,7 @@ from redraft.planning.serving_cost import USEFUL, hardware
 from redraft.registry import FAMILIES
 
 if TYPE_CHECKING:
+    from redraft.planning.calls import Calls
     from redraft.planning.study import Study
 
 OVERRIDES = True
@@ -235,8 +236,29 @@ def _recommend(options: Namespace, overrides: dict[str, Any]) -> None:
     demand = Demand(
         options.budget, options.quality, options.latency, options.generate, options.text, steps
     )  # fmt: skip
-    found = recommend(fit(load_points(options.study)), demand, hardware(options.hardware, options.rate))
+    calls = _measured_calls(Path(options.study))
+    found = recommend(fit(load_points(options.study)), demand, hardware(options.hardware, options.rate), calls)
     emit(recommendation_json(found)) if options.json else print("\n".join(recommendation_lines(found, options.study)))
+
+
+def _measured_calls(study: Path) -> Calls | None:
+    """What the frontier of a study folder says of samples by calls, at its common entropy; None where none was measured."""
+    from redraft.frontier.matched_entropy import match
+    from redraft.frontier.pareto import load_frontier
+    from redraft.planning.calls import Calls
+    from redraft.report.report import stated_entropy
+
+    found = load_frontier(study) if study.is_dir() else None
+    matching = match(found, stated_entropy(study)) if found else None
+    if found is None or matching is None or not matching.matches:
+        return None
+    length, curves = found.places[0].speed.length, dict[str, list[tuple[float, float]]]()
+    for one in matching.matches:
+        curves.setdefault(one.family, []).append((one.steps / length, one.quality.value))
+    said = (
+        f"nats/token under the judge of {study}, at entropy {matching.entropy.value:.3g}, above the family's best calls"
+    )
+    return Calls({name: sorted(set(curve)) for name, curve in curves.items()}, said)
 
 
 def _numbers(words: str) -> tuple[int, ...]:

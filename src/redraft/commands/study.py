@@ -65,8 +65,11 @@ PARTS = {
     ),
     "frontier": Part(
         "Speed and quality of each family's best run. The keys of the recipe's [frontier] can be given here: --steps "
-        '"[4, 64]".',
-        ("device", "precision", "compile", "json"), FOLDER,
+        '"[4, 64]".\n\n'
+        "redraft study frontier studies/first\nredraft study frontier studies/first --as 170M\n\n"
+        "--as SIZE: what a call costs is measured here at that size, with random weights; quality by number of calls is that "
+        "of the study's measured frontier. Written beside it, as frontier-as-SIZE.jsonl.",
+        ("size_as", "device", "precision", "compile", "json"), FOLDER,
     ),
     "report": Part(
         "report.html of a study, one page that works offline; of several, one page that compares them.",
@@ -96,6 +99,13 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--reference", default="ar", help="family that compute multipliers compare with (fit)")
     parser.add_argument(
         "--name", help="the family of a table without a column family; its file's name if left out (fit)"
+    )
+    parser.add_argument(
+        "--as",
+        dest="size_as",
+        metavar="SIZE",
+        help="carry the measured frontier over to models of this size: the cost of a call is measured, with random weights "
+        "(frontier)",
     )
     parser.add_argument("--resamples", type=whole(), default=400, help="bootstrap resamples (fit)")
     parser.add_argument("--seed", type=whole(0, 2**64 - 1), default=0, help="seed of the bootstrap (fit)")

@@ -94,9 +94,9 @@ def measure(
 def measure_models(models: Sequence[Checkpoint], folder: Path, bench: Bench) -> Iterator[dict[str, Any]]:
     """Yields each new measurement, and keeps it in the folder. `UserError` where other judges have measured there, or models
     sampled on other hardware: their times are not those of this one."""
-    rows = _read(folder / FRONTIER)
+    rows = read_rows(folder / FRONTIER)
     _check_judge(folder, rows, bench)
-    done = {_key(row) for row in rows}
+    done = {row_key(row) for row in rows}
     if not any(row["family"] == TEXT for row in rows):
         yield _keep(folder, *_real(bench))
     for checkpoint in models:
@@ -121,8 +121,8 @@ def _extended(model: Model, of: Checkpoint, bench: Bench, steps: int, folder: Pa
     """
     top_p = max(bench.settings.top_p)
     while True:
-        rows = _read(folder / FRONTIER)
-        done = set(map(_key, rows))
+        rows = read_rows(folder / FRONTIER)
+        done = set(map(row_key, rows))
         own = [row for row in rows if (row["name"], row["steps"], row["top_p"]) == (of.name, steps, top_p)]
         beyond = {row["temperature"] for row in own if row.get("extended")}
         torn = [t for t in beyond if any((of.name, steps, t, top_p, batch) not in done for batch in bench.batches)]
@@ -244,7 +244,7 @@ def _setting(
             scores, sample = _scored(made.tokens[: settings.samples], bench)
             sample = {**about, "nfe": made.forwards, **sample}
         row = {**about, "batch": batch, **_costs(made), **scores}
-        if _key(row) not in done:
+        if row_key(row) not in done:
             yield _keep(folder, row, sample)
 
 
@@ -333,17 +333,18 @@ def _held_out(study: Study, settings: FrontierConfig, tokenizer: Tokenizer) -> T
 def _keep(folder: Path, row: dict[str, Any], sample: dict[str, Any] | None) -> dict[str, Any]:
     """The sample first: a measurement that is recorded has its sample recorded."""
     if sample is not None:
-        _append(folder / SAMPLES, sample)
-    _append(folder / FRONTIER, row)
+        append_row(folder / SAMPLES, sample)
+    append_row(folder / FRONTIER, row)
     return row
 
 
-def _append(path: Path, row: dict[str, Any]) -> None:
+def append_row(path: Path, row: dict[str, Any]) -> None:
+    """One more line of a file of measurements."""
     with disk(path.parent), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row, allow_nan=False) + "\n")
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path) -> list[dict[str, Any]]:
     """Whole lines; a torn last one, left by a kill, is cut off."""
     if not path.exists():
         return []
@@ -352,5 +353,6 @@ def _read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines(whole)]
 
 
-def _key(row: dict[str, Any]) -> tuple[Any, ...]:
+def row_key(row: dict[str, Any]) -> tuple[Any, ...]:
+    """What no two measurements of a file share."""
     return tuple(row.get(part) for part in ("name", "steps", "temperature", "top_p", "batch"))

@@ -52,7 +52,7 @@ def results(study_dir: str | Path) -> StudyResults:
     """Reads and fits a study directory. Raises `UserError` where it holds no records or a file in it cannot be read."""
     folder = Path(study_dir)
     points, speeds = load_points(folder), load_frontier(folder)
-    matching = match(speeds, _stated_entropy(folder)) if speeds else None
+    matching = match(speeds, stated_entropy(folder)) if speeds else None
     return StudyResults(_title(folder), points, fit(points), speeds, matching)
 
 
@@ -102,7 +102,7 @@ def conclusions(study_dir: str | Path) -> list[str]:
     return conclude(found.fits, found.speeds, found.matching)
 
 
-def _stated_entropy(folder: Path) -> float | None:
+def stated_entropy(folder: Path) -> float | None:
     """`entropy` of the `[frontier]` table of the study's recipe."""
     value = (_recipe(folder).get("frontier") or {}).get("entropy")
     return float(value) if isinstance(value, (int, float)) else None
