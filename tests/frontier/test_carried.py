@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from redraft.cli import main
 from redraft.errors import UserError
 from redraft.evaluation.compute import Compute
 from redraft.frontier.carried import all_rows, at_size, carried_file, carried_sentence, carry, matched
@@ -74,6 +75,13 @@ def test_a_torn_file_goes_on(study: Path, tmp_path: Path) -> None:
     path.write_text("".join(lines[:-1]) + lines[-1][:30])
     assert len(list(carry(study, SIZE, Compute("cpu")))) == 1
     assert len(all_rows(study, SIZE)) == len(lines)
+
+
+def test_flags_of_other_actions_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (["study", "fit", "runs.csv", "--as", "6M"], ["study", "report", "studies/a", "--name", "b"]):
+        with pytest.raises(SystemExit) as stop:
+            main(command)
+        assert stop.value.code == 2 and f"takes no {command[3]}" in capsys.readouterr().err
 
 
 def test_nothing_is_carried_over_from_nothing(tmp_path: Path) -> None:

@@ -134,5 +134,20 @@ def test_power_is_no_matter_of_one_run(capsys: pytest.CaptureFixture[str]) -> No
     assert stop.value.code == 2 and "it compares nothing" in capsys.readouterr().err
 
 
+def test_what_to_go_by_must_be_there_and_of_the_right_kind(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "before.csv"
+    table.write_text("family,params,tokens,flops,loss\nar,1,1,6,2\n")
+    run = ["plan", "--family", "ar", "--size", "6k", "--flops", "1e9"]
+    for command, said in (
+        (["plan", str(recipe), "--like", str(tmp_path / "none")], "there is no such run, study or table"),
+        ([*run, "--like", str(table)], "is no finished run"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(command)
+        assert stop.value.code == 2 and said in capsys.readouterr().err
+
+
 def test_a_stated_noise_is_taken_as_known() -> None:
     assert stated(0.01).noise == Noise(0.01, 0, "stated by --noise") and stated(None) is STATED

@@ -172,6 +172,11 @@ def test_paired_arms_give_the_planted_difference(fits: Fits) -> None:
     assert gap.low is not None and gap.high is not None and gap.low < 0.03 < gap.high
 
 
+def test_the_page_says_who_decides_the_laws(study: Path) -> None:
+    page = write_report(study).read_text(encoding="utf-8")
+    assert "Who decides L(N, D)" in page and "without the run ar-" in page and "without the budget " in page
+
+
 def test_summary_is_sentences(fits: Fits) -> None:
     lines = summary(fits)
     assert 6 <= len(lines) <= 14

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from redraft.config import DataConfig, RunConfig, SourceConfig, merge, read_toml, validated
 from redraft.display import duration, emit, quantity
 from redraft.errors import UserError, unknown
-from redraft.files import read_json
+from redraft.files import read_json, whereabouts
 from redraft.network.sizes import size_sentence
 from redraft.numbers import WIDEST, real, whole
 from redraft.planning.budget import (
@@ -122,12 +122,18 @@ def _power(study: Study, options: Namespace) -> tuple[Mapping[str, Any], list[st
 
 
 def _is_run(folder: Path) -> bool:
-    """Whether `--like` names a run, whose record has a rate, and not a study or a table of runs."""
+    """Whether `--like` names a run, whose record has a rate, and not a study or a table of runs. `UserError` for neither."""
+    if not folder.exists():
+        raise UserError(f"--like {folder}: there is no such run, study or table{whereabouts(folder)}")
     return not folder.is_file() and not (folder / "runs").is_dir()
 
 
 def _run(options: Namespace, table: dict[str, Any], overrides: dict[str, Any], rate: float | None, source: str) -> None:
     """Print the plan of one run."""
+    if options.like is not None and not _is_run(options.like):
+        raise UserError(
+            f"--like {options.like} is no finished run: a study is for the plan of a study, whose noise it tells"
+        )
     for flag in ("noise", "resolve"):
         if getattr(options, flag) is not None:
             raise UserError(

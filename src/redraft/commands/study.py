@@ -135,7 +135,10 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
 
 
 def _check_where(options: Namespace) -> None:
-    """`UserError` where the action trains or samples nothing that these flags could be for."""
+    """`UserError` where the action trains, samples or fits nothing that these flags could be for."""
+    for flag, value, action in (("as", options.size_as, "frontier"), ("name", options.name, "fit")):
+        if value is not None and options.action != action:
+            raise UserError(f"`redraft study {options.action}` takes no --{flag}: it is for `redraft study {action}`")
     given = [name for name in ("device", "precision", "compile") if getattr(options, name) not in (None, False)]
     takes = {"run": ("device", "precision"), "tune": ("device", "precision"), "frontier": given}
     for name in given:

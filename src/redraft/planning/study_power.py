@@ -182,7 +182,7 @@ def power_json(prior: Prior, found: Sequence[Contrast], resolve: float | None) -
 def power_sentences(prior: Prior, found: Sequence[Contrast], resolve: float | None) -> list[str]:
     """What can be told apart, two arms a line, and what it rests on."""
     if not found:
-        return []
+        return ["Power: no two arms share a size and a budget, so nothing is compared."] if resolve else []
     noise = prior.noise
     dof = f", {noise.dof} degrees of freedom" if noise.dof else ""
     basis = (

@@ -12,9 +12,10 @@ from typing import Any
 from redraft.display import duration
 from redraft.errors import UserError
 from redraft.files import write_text
+from redraft.frontier.carried import carried_file, carried_sentence
 from redraft.frontier.matched_entropy import Matching, match
 from redraft.frontier.pareto import FRONTIER, SAMPLES, TEXT, Frontier, load_frontier
-from redraft.report.conclusions import conclude
+from redraft.report.conclusions import conclude, matched_lines
 from redraft.report.page import render, visible
 from redraft.scaling.fit import fit
 from redraft.scaling.influence_text import influence_rows
@@ -69,7 +70,7 @@ def write_report(study_dir: str | Path, *, title: str | None = None) -> Path:
     page = render(
         "report.html.j2",
         title=title or found.title,
-        conclusions=conclude(found.fits, found.speeds, found.matching),
+        conclusions=[*conclude(found.fits, found.speeds, found.matching), *_carried(folder)],
         warnings=found.fits.warnings,
         figures=figures(found.points, found.fits, found.speeds, found.matching),
         fits=found.fits,
@@ -99,7 +100,18 @@ _ABSENT = {
 def conclusions(study_dir: str | Path) -> list[str]:
     """What a study directory says, in a few lines: the box at the top of its report."""
     found = results(study_dir)
-    return conclude(found.fits, found.speeds, found.matching)
+    return [*conclude(found.fits, found.speeds, found.matching), *_carried(Path(study_dir))]
+
+
+def _carried(folder: Path) -> list[str]:
+    """What the frontiers that were carried over to other sizes say, and what of them was measured."""
+    told = []
+    for path in sorted(folder.glob(carried_file("*"))):
+        found = load_frontier(folder, path.name)
+        matching = match(found, stated_entropy(folder)) if found else None
+        lines = matched_lines(matching) if matching and matching.matches else []
+        told += [carried_sentence([row for _, row in json_lines(path)]), *lines] if found else []
+    return told
 
 
 def stated_entropy(folder: Path) -> float | None:
