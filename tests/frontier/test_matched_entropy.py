@@ -111,6 +111,16 @@ def test_the_sentences_name_speed_entropy_winner_and_gap(speeds: Frontier) -> No
     assert np.isfinite([lead.rate for lead in found.leads()]).all()
 
 
+def test_a_curve_that_ends_at_greedy_says_so(speeds: Frontier) -> None:
+    """Its coldest setting was greedy: no sweep will reach below."""
+    cold = lambda s: replace(s, temperature=0.0) if s.temperature == 0.8 else s
+    places = tuple(replace(place, speed=cold(place.speed)) for place in speeds.places)
+    scores = {(n, k, 0.0 if t == 0.8 else t, p): value for (n, k, t, p), value in speeds.scores.items()}
+    found = match(replace(speeds, places=places, scores=scores), 2.79)
+    assert found and {miss.why for miss in found.misses} == {"greedy reached, nothing is colder"}
+    assert any("greedy reached" in line for line in matched_lines(found))
+
+
 def test_what_misses_is_said(speeds: Frontier) -> None:
     found = match(speeds, 2.79)
     assert found is not None

@@ -11,6 +11,7 @@ import torch
 from redraft.errors import UserError
 from redraft.evaluation.compute import Compute
 from redraft.evaluation.generation.evaluators import RedraftEvaluator
+from redraft.frontier.extend import bracketed
 from redraft.frontier.matched_entropy import match
 from redraft.frontier.measure import Bench, Checkpoint, measure_models
 from redraft.frontier.pareto import FRONTIER, SAMPLES, load_frontier
@@ -21,7 +22,15 @@ from redraft.runs.run import carry_out
 from tests.small_runs import corpus, tiny
 
 SETTINGS = FrontierConfig(
-    judge="judge", samples=6, length=16, steps=[2, 4], temperatures=[0.7, 1.0, 1.5], batches=[2, 6], repeats=2, keep=2
+    judge="judge",
+    samples=6,
+    length=16,
+    steps=[2, 4],
+    temperatures=[0.7, 1.0, 1.5],
+    batches=[2, 6],
+    repeats=2,
+    keep=2,
+    extend=False,
 )
 
 
@@ -86,6 +95,60 @@ def test_what_is_kept_of_samples_gives_the_same_quality(measured: Path) -> None:
     lines = [json.loads(line) for line in (measured / SAMPLES).read_text().splitlines()]
     assert len(lines) == 1 + 9 and all(len(line["texts"]) == 2 for line in lines)
     assert match(found) is not None
+
+
+COLD = SETTINGS.model_copy(update={"temperatures": [1.6, 2.0], "steps": [4], "extend": True, "entropy": 1.9})
+
+
+def curves(place: Path) -> dict[str, dict[float, float]]:
+    rows = [json.loads(line) for line in (place / FRONTIER).read_text().splitlines()]
+    curves: dict[str, dict[float, float]] = {}
+    for row in rows:
+        curves.setdefault(row["family"], {})[row["temperature"]] = row["entropy"]
+    return {name: curve for name, curve in curves.items() if name != "text"}
+
+
+def test_a_sweep_goes_on_until_every_curve_has_the_entropy(folders: dict[str, Path], tmp_path: Path) -> None:
+    rows = list(measure_models(models(folders), tmp_path, bench(folders, settings=COLD)))
+    assert all(bracketed(curve, 1.9) for curve in curves(tmp_path).values())
+    beyond = {(r["family"], r["temperature"]) for r in rows if r.get("extended")}
+    assert {family for family, _ in beyond} == {"ar", "mdlm"} and all(t < 1.6 for _, t in beyond)
+    found = load_frontier(tmp_path)
+    assert found
+    matched = match(found, 1.9)
+    assert matched and not matched.misses
+    assert len(matched.matches) == 4  # two families, two batches
+
+
+def test_a_sweep_that_was_killed_goes_on_the_same_way(folders: dict[str, Path], tmp_path: Path) -> None:
+    """After any line: what is measured again is what the unbroken measurement had, to the temperature and the batch."""
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    list(measure_models(models(folders), whole, bench(folders, settings=COLD)))
+    lines = (whole / FRONTIER).read_text().splitlines(keepends=True)
+    keys = lambda place: [
+        tuple(json.loads(line)[k] for k in ("family", "temperature", "batch", "entropy"))
+        for line in (place / FRONTIER).read_text().splitlines()
+    ]
+    for kept in (len(lines) - 1, 6):
+        place = tmp_path / f"{kept}"
+        place.mkdir()
+        (place / FRONTIER).write_text("".join(lines[:kept]))
+        (place / SAMPLES).write_text((whole / SAMPLES).read_text())
+        list(measure_models(models(folders), place, bench(folders, settings=COLD)))
+        assert sorted(keys(place)) == sorted(keys(whole))
+
+
+def test_an_entropy_far_below_is_met_at_greedy(folders: dict[str, Path], tmp_path: Path) -> None:
+    """The greedy text of a tiny AR model repeats one letter: its entropy is 0."""
+    settings = COLD.model_copy(update={"entropy": 1e-3, "batches": [6]})
+    list(
+        measure_models(
+            [one for one in models(folders) if one.family == "ar"], tmp_path, bench(folders, settings=settings)
+        )
+    )
+    curve = curves(tmp_path)["ar"]
+    assert curve[0.0] == 0.0 and bracketed(curve, 1e-3)
 
 
 def test_a_judge_that_is_the_source_says_so(measured: Path) -> None:

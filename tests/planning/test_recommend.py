@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from redraft.errors import UserError
+from redraft.planning.calls import Calls
 from redraft.planning.recommend import Demand, Option, Recommendation, recommend
 from redraft.planning.recommend_text import recommendation_json, recommendation_lines
 from redraft.planning.serving_cost import HARDWARE, hardware, writing
@@ -181,6 +182,47 @@ def test_json_is_strict_and_names_the_choice(fits: Fits) -> None:
     assert {"params", "tokens", "steps", "loss", "training_flops", "serving_flops", "total_flops"} <= set(
         again["chosen"]
     )
+
+
+def test_calls_are_weighed_by_the_quality_that_was_measured_at_them(fits: Fits) -> None:
+    """Without a frontier 16 and 1024 calls of a family have one loss, and it says so; with one, few calls pay."""
+    demand = Demand(budget=float(BUDGETS[2]), steps=(16, 1024))
+    plain = recommend(fits, demand, DEVICE)
+    few, many = (option(plain, "esolm", steps) for steps in (16, 1024))
+    assert few.loss.value == pytest.approx(many.loss.value) and few.sampling_loss is None
+    assert "The number of calls is not weighed" in "\n".join(recommendation_lines(plain, "a study"))
+    assert "By likelihood alone" in recommendation_lines(plain, "a study")[0]
+    curves = {"mdlm": [(1 / 64, 3.0), (1.0, 2.4)], "esolm": [(1 / 64, 9.0), (1.0, 2.5)], "ar": [(1.0, 2.0)]}
+    found = recommend(fits, demand, DEVICE, Calls(curves, "the judge's nats"))
+    assert option(found, "esolm", 16).sampling_loss == pytest.approx(6.5)
+    assert option(found, "mdlm", 1024).sampling_loss == 0.0
+    ranks = [o.loss.value + (o.sampling_loss or 0.0) for o in found.options]
+    assert ranks == sorted(ranks) and found.options[-1].family == "esolm" and found.options[-1].steps == 16
+    text = "\n".join(recommendation_lines(found, "a study"))
+    assert "6.500" in text and "Lost by few calls: the judge's nats" in text
+
+
+def test_a_family_whose_calls_nobody_measured_comes_after_the_others(fits: Fits) -> None:
+    curves = {"mdlm": [(1 / 64, 3.0), (1.0, 2.4)]}
+    found = recommend(fits, Demand(budget=float(BUDGETS[2]), steps=(16,)), DEVICE, Calls(curves, "measured"))
+    assert found.options[0].family == "mdlm" and option(found, "ar").sampling_loss is None
+
+
+def test_quality_between_measured_calls_is_interpolated_and_never_extrapolated_to_fewer() -> None:
+    calls = Calls({"mdlm": [(1 / 16, 4.0), (1 / 4, 3.0), (1.0, 2.5)]}, "")
+    assert calls.lost("mdlm", 1 / 8) == pytest.approx(1.0) and calls.lost("mdlm", 1 / 4) == pytest.approx(0.5)
+    assert calls.lost("mdlm", 1 / 32) is None and calls.lost("mdlm", 2.0) == 0.0 and calls.lost("duo", 1.0) is None
+
+
+def test_laws_far_outside_what_was_fitted_are_no_rows_like_any_other(fits: Fits) -> None:
+    """Generating a trillion tokens within 1e20 FLOPs asks for models that nobody trained."""
+    found = recommend(fits, Demand(budget=1e20, generate=1e12, length=1024, steps=(1024,)), DEVICE)
+    own = option(found, "mdlm")
+    assert own.far and own.loss.low is None and found.chosen is not own
+    lines = recommendation_lines(found, "a study")
+    assert not any(line.startswith("MDLM") for line in lines)
+    (told,) = [line for line in lines if line.startswith("Not offered, for no law was fitted near it")]
+    assert "MDLM in 1024 steps" in told and "outside the study" in told
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from redraft.scaling.laws.multiplier import Estimate
 from redraft.scaling.records import load_points
 from redraft.scaling.results import Fits, label, span
 from redraft.scaling.schema import to_json
-from redraft.scaling.summary import summary
+from redraft.scaling.summary import pair_sentence, summary
 from tests.planted import HOSTILE, planted_points, write_study
 
 
@@ -171,10 +172,22 @@ def test_paired_arms_give_the_planted_difference(fits: Fits) -> None:
     assert gap.low is not None and gap.high is not None and gap.low < 0.03 < gap.high
 
 
+def test_the_page_says_who_decides_the_laws(study: Path) -> None:
+    page = write_report(study).read_text(encoding="utf-8")
+    assert "Who decides L(N, D)" in page and "without the run ar-" in page and "without the budget " in page
+
+
 def test_summary_is_sentences(fits: Fits) -> None:
     lines = summary(fits)
-    assert 6 <= len(lines) <= 12
+    assert 6 <= len(lines) <= 14
     assert all(line.endswith(".") and "nan" not in line and "None" not in line for line in lines)
+
+
+def test_a_pair_that_is_not_told_apart_says_what_it_could_have_seen(fits: Fits) -> None:
+    (pair,) = fits.pairs
+    alike = replace(pair, losses=(2.0, 2.1, 2.2), losses_against=(2.1, 2.0, 2.2), difference=Estimate(0.0, -0.25, 0.25))
+    # sd of the gaps -.1, .1, 0 is .1, so the error is .0577; t of 2 degrees of freedom sees 5.65 of these (Cohen 1988)
+    assert "not told apart: 0.33 nats could have been seen (80 % power)" in pair_sentence(alike)
 
 
 def test_no_reference_is_a_warning_by_default() -> None:

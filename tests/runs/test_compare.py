@@ -109,6 +109,13 @@ def test_an_error_that_is_not_known_tells_nothing_apart(tmp_path: Path) -> None:
     assert list(lines) == ["nats_per_token"] and lines["nats_per_token"].verdict == "not told apart"
 
 
+def test_what_is_not_told_apart_says_what_could_have_been(tmp_path: Path) -> None:
+    """1.960 + .8416 standard errors of the difference; nothing where a difference was found or the error is not known."""
+    close = compared(tmp_path, RECORD, {**RECORD, "loss": 2.02})["nats_per_token"]
+    assert close.error and close.detectable == pytest.approx(2.8016 * close.error, rel=1e-3)
+    assert compared(tmp_path, RECORD, {**RECORD, "loss": 2.2})["nats_per_token"].detectable is None
+
+
 def test_tasks_are_compared_document_by_document(tmp_path: Path) -> None:
     """Ten documents better and none worse: 1/1024 each way, although the two shares alone are not told apart."""
     theirs = merge(TASKS, {"tasks": {"piqa": {"metrics": {"acc": {"value": 0.75, "stderr": 0.07}}}}})

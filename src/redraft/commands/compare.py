@@ -56,5 +56,6 @@ def _row(line: Comparison) -> tuple[str, ...]:
     if line.refused:
         return (line.metric, f"{line.a:.4g}", f"{line.b:.4g}", "", "", f"not comparable: {line.refused}")
     error = "" if line.error is None else f"{line.error:.2g}"
+    seen = "" if line.detectable is None else f": {line.detectable:.2g} could have been seen (80 % power)"
     p = "" if line.p is None else f" (p = {line.p:.2g})"
-    return (line.metric, f"{line.a:.4g}", f"{line.b:.4g}", f"{line.difference:+.4g}", error, line.verdict + p)
+    return (line.metric, f"{line.a:.4g}", f"{line.b:.4g}", f"{line.difference:+.4g}", error, line.verdict + seen + p)

@@ -1,7 +1,7 @@
 """What a run or a study will be and cost, before anything is spent. Loads no torch.
 
 redraft plan --family duo --size 170M --data books.jsonl --tokenizer tokenizer.json --length 2048 --batch 256 --flops 1e19
-redraft plan demo
+redraft plan demo --resolve 0.01 --like studies/first        ... of a study: what it can tell apart, and the seeds for .01 nats
 redraft plan 1.7B-mdlm-phase1 --tokenizer my.json --gpus 128 --gpus-per-node 8 --like runs/first   memory and time on a cluster
 redraft plan --budget 1e21 --latency 2 --generate 1e12       which family, size, tokens and steps (the published laws)
 redraft plan --quality 2.4 --study studies/first             the cheapest model that reaches a loss, by your own study
@@ -10,17 +10,17 @@ redraft plan --quality 2.4 --study studies/first             the cheapest model 
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from redraft.config import DataConfig, RunConfig, SourceConfig, merge, read_toml, validated
 from redraft.display import duration, emit, quantity
 from redraft.errors import UserError, unknown
-from redraft.files import read_json
+from redraft.files import read_json, whereabouts
 from redraft.network.sizes import size_sentence
 from redraft.numbers import WIDEST, real, whole
 from redraft.planning.budget import (
@@ -36,13 +36,32 @@ from redraft.planning.lr_schedule import idle
 from redraft.planning.serving_cost import USEFUL, hardware
 from redraft.registry import FAMILIES
 
+if TYPE_CHECKING:
+    from redraft.planning.calls import Calls
+    from redraft.planning.study import Study
+
 OVERRIDES = True
 
 
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("recipe", nargs="?", help="a TOML file or the name of a shipped recipe, of a run or a study")
     parser.add_argument("--rate", type=real(above=True), help="useful FLOP/s to expect of a rank; a guess if left out")
-    parser.add_argument("--like", type=Path, help="a finished run: expect the FLOP/s that its record says it had")
+    parser.add_argument(
+        "--like",
+        type=Path,
+        help="a finished run: expect the FLOP/s that its record says it had; of a study: an earlier study (folder or table), "
+        "for the noise of its runs and the slope of its losses",
+    )
+    parser.add_argument(
+        "--noise",
+        type=real(above=True, most=1e3),
+        help="of a study: standard deviation of a run's loss over seeds, nats/token",
+    )
+    parser.add_argument(
+        "--resolve",
+        type=real(above=True, most=1e3),
+        help="of a study: a difference in nats/token; how many seeds see it",
+    )
     parser.add_argument(
         "--gpus",
         type=whole(1, WIDEST),
@@ -81,17 +100,45 @@ def _study(
     _refuse_arms(overrides)
     study = plan_study(merge(table, {"base": merge(table.get("base", {}), overrides)}))
     rate = rate or study_rate(study)
+    told, words = _power(study, options)
     if options.json:
-        return emit({**study.to_json(), "flops_per_second": rate, "rate_from": source})
+        return emit({**study.to_json(), "flops_per_second": rate, "rate_from": source, "power": told})
     largest = max(study.runs, key=lambda run: sum(run.budget.parameters.values()))
     first = study.runs[0].config
     held_out = foreseen(first.data, first.evaluate.rows).sentence
     shared = cluster_sentences(largest.config, largest.budget, *ranks_of(options))
-    return print("\n".join([*study_sentences(study, rate), held_out, f"Its rate: {source}.", *shared]))
+    return print("\n".join([*study_sentences(study, rate), *words, held_out, f"Its rate: {source}.", *shared]))
+
+
+def _power(study: Study, options: Namespace) -> tuple[Mapping[str, Any], list[str]]:
+    """What the study can tell apart, as JSON and as sentences."""
+    from redraft.planning.study_power import STATED, contrasts, power_json, power_sentences, prior_of, stated
+    from redraft.scaling.records import load_points
+
+    like = options.like if options.like is not None and not _is_run(options.like) else None
+    prior = stated(options.noise, STATED if like is None else prior_of(load_points(like), str(like)))
+    found = contrasts(study, prior, options.resolve)
+    return power_json(prior, found, options.resolve), power_sentences(prior, found, options.resolve)
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether `--like` names a run, whose record has a rate, and not a study or a table of runs. `UserError` for neither."""
+    if not folder.exists():
+        raise UserError(f"--like {folder}: there is no such run, study or table{whereabouts(folder)}")
+    return not folder.is_file() and not (folder / "runs").is_dir()
 
 
 def _run(options: Namespace, table: dict[str, Any], overrides: dict[str, Any], rate: float | None, source: str) -> None:
     """Print the plan of one run."""
+    if options.like is not None and not _is_run(options.like):
+        raise UserError(
+            f"--like {options.like} is no finished run: a study is for the plan of a study, whose noise it tells"
+        )
+    for flag in ("noise", "resolve"):
+        if getattr(options, flag) is not None:
+            raise UserError(
+                f"--{flag} is for the plan of a study, and this is the recipe of a run: it compares nothing"
+            )
     from redraft.text.tokenizers.tokenizer import vocabulary
 
     config = validated(RunConfig, merge(table, overrides))
@@ -145,7 +192,7 @@ def expected_rate(options: Namespace) -> tuple[float | None, str]:
     of as many ranks."""
     hardware(options.hardware)  # known, or refused
     gpus = 1 if options.gpus is None else options.gpus
-    if options.like is not None:
+    if options.like is not None and _is_run(options.like):
         record = read_json(options.like / "record.json")
         if not (isinstance(record, dict) and {"timing", "tokens", "flops_by_convention"} <= record.keys()):
             raise UserError(f"{options.like} holds no record of a run: name the folder of a finished one")
@@ -195,8 +242,29 @@ def _recommend(options: Namespace, overrides: dict[str, Any]) -> None:
     demand = Demand(
         options.budget, options.quality, options.latency, options.generate, options.text, steps
     )  # fmt: skip
-    found = recommend(fit(load_points(options.study)), demand, hardware(options.hardware, options.rate))
+    calls = _measured_calls(Path(options.study))
+    found = recommend(fit(load_points(options.study)), demand, hardware(options.hardware, options.rate), calls)
     emit(recommendation_json(found)) if options.json else print("\n".join(recommendation_lines(found, options.study)))
+
+
+def _measured_calls(study: Path) -> Calls | None:
+    """What the frontier of a study folder says of samples by calls, at its common entropy; None where none was measured."""
+    from redraft.frontier.matched_entropy import match
+    from redraft.frontier.pareto import load_frontier
+    from redraft.planning.calls import Calls
+    from redraft.report.report import stated_entropy
+
+    found = load_frontier(study) if study.is_dir() else None
+    matching = match(found, stated_entropy(study)) if found else None
+    if found is None or matching is None or not matching.matches:
+        return None
+    length, curves = found.places[0].speed.length, dict[str, list[tuple[float, float]]]()
+    for one in matching.matches:
+        curves.setdefault(one.family, []).append((one.steps / length, one.quality.value))
+    said = (
+        f"nats/token under the judge of {study}, at entropy {matching.entropy.value:.3g}, above the family's best calls"
+    )
+    return Calls({name: sorted(set(curve)) for name, curve in curves.items()}, said)
 
 
 def _numbers(words: str) -> tuple[int, ...]:

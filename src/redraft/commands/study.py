@@ -54,8 +54,9 @@ PARTS = {
     "status": Part("Where a study stands, from any terminal.", ("watch", "json"), FOLDER),
     "fit": Part(
         "Fits of a study folder, of any CSV, JSONL or parquet with the columns family, params, tokens, flops, loss, or of "
-        "published:scaling-beyond.",
-        ("reference", "resamples", "seed", "json"), {"of": "FILE|FOLDER"},
+        "published:scaling-beyond. A table without the column family is one family, called --name. It says which runs "
+        "and which budgets decide L(N, D), and warns of those that move a parameter by more than its interval.",
+        ("reference", "name", "resamples", "seed", "json"), {"of": "FILE|FOLDER"},
     ),
     "import": Part(
         "Records of other origin as a table that `fit` reads.\n\n"
@@ -64,8 +65,11 @@ PARTS = {
     ),
     "frontier": Part(
         "Speed and quality of each family's best run. The keys of the recipe's [frontier] can be given here: --steps "
-        '"[4, 64]".',
-        ("device", "precision", "compile", "json"), FOLDER,
+        '"[4, 64]".\n\n'
+        "redraft study frontier studies/first\nredraft study frontier studies/first --as 170M\n\n"
+        "--as SIZE: what a call costs is measured here at that size, with random weights; quality by number of calls is that "
+        "of the study's measured frontier. Written beside it, as frontier-as-SIZE.jsonl.",
+        ("size_as", "device", "precision", "compile", "json"), FOLDER,
     ),
     "report": Part(
         "report.html of a study, one page that works offline; of several, one page that compares them.",
@@ -93,6 +97,16 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--columns", help="field=column or field=constant, ..., or a .toml or .json file (import)")
     parser.add_argument("--take", default="last", help="the loss of a history: its last or its min (import)")
     parser.add_argument("--reference", default="ar", help="family that compute multipliers compare with (fit)")
+    parser.add_argument(
+        "--name", help="the family of a table without a column family; its file's name if left out (fit)"
+    )
+    parser.add_argument(
+        "--as",
+        dest="size_as",
+        metavar="SIZE",
+        help="carry the measured frontier over to models of this size: the cost of a call is measured, with random weights "
+        "(frontier)",
+    )
     parser.add_argument("--resamples", type=whole(), default=400, help="bootstrap resamples (fit)")
     parser.add_argument("--seed", type=whole(0, 2**64 - 1), default=0, help="seed of the bootstrap (fit)")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -121,7 +135,10 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
 
 
 def _check_where(options: Namespace) -> None:
-    """`UserError` where the action trains or samples nothing that these flags could be for."""
+    """`UserError` where the action trains, samples or fits nothing that these flags could be for."""
+    for flag, value, action in (("as", options.size_as, "frontier"), ("name", options.name, "fit")):
+        if value is not None and options.action != action:
+            raise UserError(f"`redraft study {options.action}` takes no --{flag}: it is for `redraft study {action}`")
     given = [name for name in ("device", "precision", "compile") if getattr(options, name) not in (None, False)]
     takes = {"run": ("device", "precision"), "tune": ("device", "precision"), "frontier": given}
     for name in given:

@@ -22,9 +22,8 @@ def fit(options: Namespace, overrides: dict[str, Any]) -> None:
     from redraft.scaling.schema import to_json
     from redraft.scaling.summary import summary
 
-    fits = fitting.fit(
-        load_points(options.of), reference=options.reference, seed=options.seed, resamples=options.resamples
-    )
+    points = load_points(options.of, options.name)
+    fits = fitting.fit(points, reference=options.reference, seed=options.seed, resamples=options.resamples)
     emit(to_json(fits)) if options.json else print("\n".join(summary(fits)))
 
 
@@ -41,6 +40,9 @@ def frontier(options: Namespace, overrides: dict[str, Any]) -> None:
     from redraft.studies.execute import read_study
 
     folder = Path(options.of)
+    if options.size_as is not None:
+        _carried(folder, options, overrides)
+        return
     planned = read_study(folder).config.frontier
     table = {} if planned is None else planned.model_dump()
     settings = table | _plain(overrides)
@@ -50,6 +52,36 @@ def frontier(options: Namespace, overrides: dict[str, Any]) -> None:
     rows = measure_frontier(folder, compute, options.json, validated(FrontierConfig, settings))
     if options.json:
         emit(rows)
+
+
+def _carried(folder: Path, options: Namespace, overrides: dict[str, Any]) -> None:
+    """The measured frontier, with the cost of a call at another size."""
+    from redraft.frontier.carried import all_rows, carried_sentence, carry, matched
+    from redraft.network.sizes import from_size
+    from redraft.report.conclusions import matched_lines
+    from redraft.studies.execute import read_study
+
+    if overrides:
+        raise UserError(f"--as takes the settings of the measured frontier, so no --{next(iter(overrides))}")
+    from_size(options.size_as, "dit", 1)  # known, or refused before anything is loaded
+    planned = read_study(folder).config.frontier
+    for row in carry(folder, options.size_as, device_flags.compute(options)):
+        if not options.json:
+            print(_line(row), flush=True)
+    rows = all_rows(folder, options.size_as)
+    if options.json:
+        emit(rows)
+        return
+    found = matched(folder, options.size_as, planned.entropy if planned else None)
+    print("\n".join([carried_sentence(rows), *(matched_lines(found) if found and found.matches else [])]))
+
+
+def _line(row: dict[str, Any]) -> str:
+    return (
+        f"{row['family']:6} {row['steps']:4} steps, T {row['temperature']:g}, top-p {row['top_p']:g}, "
+        f"batch {row['batch']}: {quantity(row['tokens_per_second'])} tokens/s, "
+        f"{row['quality']:.3f} nats/token under the judge, entropy {row['entropy']:.2f}"
+    )
 
 
 def _plain(overrides: dict[str, Any]) -> dict[str, Any]:
@@ -81,12 +113,7 @@ def measure_frontier(
     for row in measure(study, folder, records, compute, settings):
         rows.append(row)
         if not quiet and row["family"] != TEXT:
-            print(
-                f"{row['family']:6} {row['steps']:4} steps, T {row['temperature']:g}, top-p {row['top_p']:g}, "
-                f"batch {row['batch']}: {quantity(row['tokens_per_second'])} tokens/s, "
-                f"{row['quality']:.3f} nats/token under the judge, entropy {row['entropy']:.2f}",
-                flush=True,
-            )
+            print(_line(row), flush=True)
     return rows
 
 

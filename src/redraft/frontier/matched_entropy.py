@@ -15,6 +15,7 @@ from operator import attrgetter
 
 import numpy as np
 
+from redraft.frontier.extend import why_not
 from redraft.frontier.pareto import REAL, RESAMPLES, Frontier, Key, Scored, Speed
 from redraft.scaling.laws.multiplier import Array, Estimate, interval
 
@@ -48,6 +49,7 @@ class Miss:
     low: float
     high: float
     settings: int
+    why: str  # it does not, in words
 
 
 @dataclass(frozen=True)
@@ -104,10 +106,15 @@ def match(speeds: Frontier, entropy: float | None = None, resamples: int = RESAM
         if best:
             matches.append(best)
         else:
-            spanned = [s.entropy for s in own]
-            misses.append(Miss(*curve, min(spanned), max(spanned), len(own)))
+            misses.append(_miss(curve, own, level.value))
     matches.sort(key=lambda m: -m.tokens_per_second)
     return Matching(level, entropy is not None, tuple(matches), tuple(misses))
+
+
+def _miss(curve: Curve, own: Sequence[Speed], level: float) -> Miss:
+    spanned, heat = [s.entropy for s in own], [s.temperature for s in own]
+    why = why_not(min(heat), max(heat), level < min(spanned), len(own))
+    return Miss(*curve, min(spanned), max(spanned), len(own), why)
 
 
 def _curve(s: Speed) -> Curve:

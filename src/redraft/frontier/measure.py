@@ -2,7 +2,8 @@
 
 Writes `frontier.jsonl` (one measurement a line: a setting and a batch) and `samples.jsonl` (one setting a line: some of its
 texts, and the scores of every sample). What is already measured is not measured again. Quality is that of the largest batch;
-smaller ones are only timed, for a sample does not depend on who is drawn beside it.
+smaller ones are only timed, for a sample does not depend on who is drawn beside it. A sweep of temperatures that misses the
+entropy at which families are compared goes on by itself.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from redraft.errors import UserError
 from redraft.files import disk, lines, read_text
+from redraft.frontier.extend import TRIES, next_temperature
 from redraft.frontier.pareto import FRONTIER, SAMPLES, TEXT
 from redraft.planning.frontier import FrontierConfig
 from redraft.planning.study import JUDGE, Study
@@ -92,9 +94,9 @@ def measure(
 def measure_models(models: Sequence[Checkpoint], folder: Path, bench: Bench) -> Iterator[dict[str, Any]]:
     """Yields each new measurement, and keeps it in the folder. `UserError` where other judges have measured there, or models
     sampled on other hardware: their times are not those of this one."""
-    rows = _read(folder / FRONTIER)
+    rows = read_rows(folder / FRONTIER)
     _check_judge(folder, rows, bench)
-    done = {_key(row) for row in rows}
+    done = {row_key(row) for row in rows}
     if not any(row["family"] == TEXT for row in rows):
         yield _keep(folder, *_real(bench))
     for checkpoint in models:
@@ -107,6 +109,34 @@ def measure_models(models: Sequence[Checkpoint], folder: Path, bench: Bench) -> 
             keys = [(checkpoint.name, steps, temperature, top_p, batch) for batch in bench.batches]
             if not set(keys) <= done:
                 yield from _setting(model, checkpoint, bench, steps, temperature, top_p, folder, done)
+        if settings.extend and len(settings.temperatures) > 1:
+            for steps in _steps(model, settings):
+                yield from _extended(model, checkpoint, bench, steps, folder)
+
+
+def _extended(model: Model, of: Checkpoint, bench: Bench, steps: int, folder: Path) -> Iterator[dict[str, Any]]:
+    """Settings beyond the sweep of a curve, until it brackets the common entropy or cannot (`extend.py`).
+
+    What is measured says where to go on, so a killed measurement goes on the same way. The widest top-p is swept.
+    """
+    top_p = max(bench.settings.top_p)
+    while True:
+        rows = read_rows(folder / FRONTIER)
+        done = set(map(row_key, rows))
+        own = [row for row in rows if (row["name"], row["steps"], row["top_p"]) == (of.name, steps, top_p)]
+        beyond = {row["temperature"] for row in own if row.get("extended")}
+        torn = [t for t in beyond if any((of.name, steps, t, top_p, batch) not in done for batch in bench.batches)]
+        curve = {row["temperature"]: row["entropy"] for row in own}
+        temperature = torn[0] if torn else next_temperature(curve, _level(bench.settings, rows))
+        if temperature is None or (not torn and len(beyond) >= TRIES):
+            return
+        yield from _setting(model, of, bench, steps, temperature, top_p, folder, done, extended=True)
+
+
+def _level(settings: FrontierConfig, rows: Sequence[dict[str, Any]]) -> float:
+    """The entropy at which families are compared, nats."""
+    held_out = next(row["entropy"] for row in rows if row["family"] == TEXT)
+    return float(held_out if settings.entropy is None else settings.entropy)
 
 
 def _chosen(records: list[dict[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
@@ -198,13 +228,14 @@ def _setting(
     top_p: float,
     folder: Path,
     done: set[Any],
+    extended: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """A line for every batch that is not `done`. The first says what the samples are."""
+    """A line for every batch that is not `done`. The first says what samples are. `extended`: beyond what was asked for."""
     from redraft.evaluation.generation.speed import generate
 
     settings, compute, scores = bench.settings, bench.compute, dict[str, Any]()
     about = {"family": of.family, "name": of.name, "sampler": model.family.sampler, "steps": steps,
-             "temperature": temperature, "top_p": top_p, **compute.record(model)}  # fmt: skip
+             "temperature": temperature, "top_p": top_p, "extended": extended, **compute.record(model)}  # fmt: skip
     for number, batch in enumerate(bench.batches):
         count = max(settings.repeats, -(-settings.samples // batch) if number == 0 else 1)
         made = generate(model, count, batch, settings.length, steps, temperature, top_p, compute.compiled)
@@ -213,7 +244,7 @@ def _setting(
             scores, sample = _scored(made.tokens[: settings.samples], bench)
             sample = {**about, "nfe": made.forwards, **sample}
         row = {**about, "batch": batch, **_costs(made), **scores}
-        if _key(row) not in done:
+        if row_key(row) not in done:
             yield _keep(folder, row, sample)
 
 
@@ -302,17 +333,18 @@ def _held_out(study: Study, settings: FrontierConfig, tokenizer: Tokenizer) -> T
 def _keep(folder: Path, row: dict[str, Any], sample: dict[str, Any] | None) -> dict[str, Any]:
     """The sample first: a measurement that is recorded has its sample recorded."""
     if sample is not None:
-        _append(folder / SAMPLES, sample)
-    _append(folder / FRONTIER, row)
+        append_row(folder / SAMPLES, sample)
+    append_row(folder / FRONTIER, row)
     return row
 
 
-def _append(path: Path, row: dict[str, Any]) -> None:
+def append_row(path: Path, row: dict[str, Any]) -> None:
+    """One more line of a file of measurements."""
     with disk(path.parent), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row, allow_nan=False) + "\n")
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path) -> list[dict[str, Any]]:
     """Whole lines; a torn last one, left by a kill, is cut off."""
     if not path.exists():
         return []
@@ -321,5 +353,6 @@ def _read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines(whole)]
 
 
-def _key(row: dict[str, Any]) -> tuple[Any, ...]:
+def row_key(row: dict[str, Any]) -> tuple[Any, ...]:
+    """What no two measurements of a file share."""
     return tuple(row.get(part) for part in ("name", "steps", "temperature", "top_p", "batch"))

@@ -183,13 +183,14 @@ def _shares(ranked: Sequence[Speed], scores: Mapping[Key, Scored]) -> list[float
     return [float(share) for share in on.mean(0)]
 
 
-def load_frontier(study: str | Path) -> Frontier | None:
-    """The frontier of a study directory; None where it has no `frontier.jsonl`, or no measurement in it yet.
+def load_frontier(study: str | Path, file: str = FRONTIER) -> Frontier | None:
+    """The frontier of a study directory, or of another `file` of the same lines in it; None where there is no such file, or
+    no measurement in it yet.
 
     Raises `UserError`, naming the line, for a measurement that lacks a field or holds a value that is no number, and where
     two judges have measured.
     """
-    path = Path(study) / FRONTIER
+    path = Path(study) / file
     if not path.exists():
         return None
     rows = list(json_lines(path))

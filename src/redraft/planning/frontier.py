@@ -4,7 +4,7 @@
 samples = 512
 length = 128
 steps = [4, 16, 64]
-temperatures = [0.8, 0.9, 1.0, 1.1]
+temperatures = [0.8, 0.9, 1.0, 1.1]  # goes on, colder or hotter, where a curve does not reach the common entropy
 judge = "models/gpt2-large"          # or a table: an arm of the study, an AR model of its own that is not compared
 """
 
@@ -37,5 +37,9 @@ class FrontierConfig(Part):
     top_p: list[Share] = Field([1.0], min_length=1, description="of sampling")
     batches: list[Count] = Field(default_factory=list, description="rows at a time; all samples at once if left out")
     repeats: Count = Field(1, description="timed batches, at least; p50 and p95 of latency need twenty or so")
+    extend: bool = Field(
+        True,
+        description="a sweep of temperatures that misses the entropy goes on until it has it, or greedy is reached",
+    )
     entropy: Amount | None = Field(None, description="nats at which families are compared; held-out text's if left out")
     keep: Count = Field(4, description="texts kept of every setting")

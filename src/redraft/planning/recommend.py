@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from redraft.errors import UserError
+from redraft.planning.calls import Calls
 from redraft.planning.serving_cost import Hardware, writing
 from redraft.scaling.laws.multiplier import Estimate
 from redraft.scaling.loss_surface import LossSurface, surface
@@ -55,6 +56,8 @@ class Option:
         float  # how many times its budget, size or tokens are above the study's largest or below its smallest; else 1
     )
     beyond_in: str  # which of them is farthest outside; empty where none is
+    far: bool  # size or tokens are far from all runs and from the best ones too: the law says nothing there
+    sampling_loss: float | None  # nats/token that samples lose by few calls; None where it was not measured
 
     @property
     def total_flops(self) -> float:
@@ -63,7 +66,10 @@ class Option:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """Every option, best first; `chosen` is None where none meets the demand. `unknown`: what no number here knows."""
+    """Every option, best first, far ones last; `chosen` is None where none that is not far meets the demand.
+
+    `unknown`: what no number here knows.
+    """
 
     demand: Demand
     hardware: Hardware
@@ -71,10 +77,14 @@ class Recommendation:
     options: tuple[Option, ...]
     chosen: Option | None
     unknown: tuple[str, ...]
+    calls: Calls | None = None  # what was measured of samples by calls
 
 
-def recommend(fits: Fits, demand: Demand, device: Hardware) -> Recommendation:
-    """The best option of every family and number of steps. `UserError` for a demand without budget and quality."""
+def recommend(fits: Fits, demand: Demand, device: Hardware, calls: Calls | None = None) -> Recommendation:
+    """The best option of every family and number of steps; with a budget, these are weighed by what `calls` measured.
+
+    `UserError` for a demand without budget and quality.
+    """
     _check(demand)
     if demand.budget is None and demand.quality is None:
         raise UserError("a recommendation needs --budget FLOPs, or --quality in nats per token, or both")
@@ -86,10 +96,13 @@ def recommend(fits: Fits, demand: Demand, device: Hardware) -> Recommendation:
             "the study fits no law of the best size and loss, so it can recommend nothing: add budgets and sizes"
         )
     options = [
-        option for s in surfaces for steps in _choices(s, demand) if (option := _option(s, steps, demand, device))
+        option
+        for s in surfaces
+        for steps in _choices(s, demand)
+        if (option := _option(s, steps, demand, device, calls))
     ]
-    ranked = sorted(options, key=lambda o: (bool(o.misses), _rank(o, demand)))
-    chosen = ranked[0] if ranked and not ranked[0].misses else None
+    ranked = sorted(options, key=lambda o: (o.far, bool(o.misses), _rank(o, demand, calls)))
+    chosen = ranked[0] if ranked and not ranked[0].misses and not ranked[0].far else None
     if not ranked:
         floors = ", ".join(f"{s.family} {s.law.E:.4g}" for s in surfaces)
         raise UserError(
@@ -97,7 +110,7 @@ def recommend(fits: Fits, demand: Demand, device: Hardware) -> Recommendation:
             f"(irreducible losses: {floors}): ask for a larger budget, a higher loss, or less generating"
         )
     return Recommendation(
-        demand, device, fits.convention, tuple(ranked), chosen, tuple(_unknown(surfaces, ranked, demand))
+        demand, device, fits.convention, tuple(ranked), chosen, tuple(_unknown(surfaces, ranked, demand, calls)), calls
     )
 
 
@@ -112,9 +125,13 @@ def _check(demand: Demand) -> None:
         raise UserError("--text and --sampling-steps are numbers of tokens and steps, 1 or more")
 
 
-def _rank(option: Option, demand: Demand) -> tuple[float, float]:
-    """With a budget the loss counts, else what reaching the quality costs; at equal ones more steps write better text."""
-    return (option.loss.value if demand.budget is not None else option.total_flops), -option.steps
+def _rank(option: Option, demand: Demand, calls: Calls | None) -> tuple[bool, float, float]:
+    """With a budget the loss counts, and what samples lose by few calls where that was measured (where it was for others
+    alone, last), else what reaching the quality costs; at equal ones more steps write better text."""
+    if demand.budget is None:
+        return False, option.total_flops, -option.steps
+    untold = calls is not None and option.sampling_loss is None
+    return untold, option.loss.value + (option.sampling_loss or 0.0), -option.steps
 
 
 def _choices(s: LossSurface, demand: Demand) -> Sequence[int]:
@@ -124,7 +141,7 @@ def _choices(s: LossSurface, demand: Demand) -> Sequence[int]:
     return sorted({min(steps, demand.length) for steps in demand.steps})
 
 
-def _option(s: LossSurface, steps: int, demand: Demand, device: Hardware) -> Option | None:
+def _option(s: LossSurface, steps: int, demand: Demand, device: Hardware, calls: Calls | None) -> Option | None:
     """None where no size does what is asked."""
     way = writing(s.family, s.kind, demand.length, steps)
     texts = demand.generate / demand.length
@@ -138,7 +155,9 @@ def _option(s: LossSurface, steps: int, demand: Demand, device: Hardware) -> Opt
     params, tokens = found
     flops, loss = s.cost * params * tokens, s.loss(params, tokens)
     # The interval is of the best loss at a budget: it says nothing of sizes and tokens far from all that was trained.
-    spread = s.spread(flops) if s.off_optimum(params, tokens) <= FAR else Estimate(1.0)
+    far = s.off_optimum(params, tokens) > FAR
+    spread = Estimate(1.0) if far else s.spread(flops)
+    lost = calls.lost(s.family, steps / demand.length) if calls else None
     ends = Estimate(loss, spread.low and loss * spread.low, spread.high and loss * spread.high)
     seconds = way.seconds(params, s.cost / 3 * params, device)
     kind, outside = s.kind or "kind not stated", s.outside(params, tokens)
@@ -146,7 +165,7 @@ def _option(s: LossSurface, steps: int, demand: Demand, device: Hardware) -> Opt
     misses = "; ".join(_misses(loss, seconds, demand))
     return Option(
         s.family, steps, params, tokens, ends, kind, flops, serve(params), seconds, misses, beyond,
-        what if beyond > 1 else "",
+        what if beyond > 1 else "", far, lost,
     )  # fmt: skip
 
 
@@ -189,7 +208,9 @@ def _misses(loss: float, seconds: float, demand: Demand) -> Iterator[str]:
         yield f"{seconds:.3g} s a text above {demand.latency:g}"
 
 
-def _unknown(surfaces: Sequence[LossSurface], options: Sequence[Option], demand: Demand) -> Iterator[str]:
+def _unknown(
+    surfaces: Sequence[LossSurface], options: Sequence[Option], demand: Demand, calls: Calls | None
+) -> Iterator[str]:
     for what, name in (("budget", "Training budgets"), ("size", "Sizes"), ("tokens", "Tokens")):
         far = max((o.beyond for o in options if o.beyond_in == what), default=1.0)
         if far > FAR:
@@ -201,7 +222,9 @@ def _unknown(surfaces: Sequence[LossSurface], options: Sequence[Option], demand:
         yield "Diffusion losses are upper bounds, AR's are exact: part of a gap may be the bound and not the model."
     if any(s.kind is None for s in surfaces):
         yield f"Whether losses of {', '.join(s.family for s in surfaces if s.kind is None)} are exact or bounds."
-    if any(s.family != "ar" for s in surfaces):
+    if calls is not None:
+        yield "Whether what samples lose by few calls is the same at another size: it was measured on the study's runs."
+    elif any(s.family != "ar" for s in surfaces):
         yield "How good samples are after so many steps: a likelihood does not see it. Measure a frontier."
     yield "Repeated data, other text, and learning rates other than those of the study's runs."
     if demand.latency is not None or demand.generate:

@@ -9,19 +9,24 @@ from redraft.display import quantity
 from redraft.planning.recommend import FAR, Demand, Option, Recommendation
 from redraft.scaling.results import label, span
 
-HEAD = ("family", "steps", "parameters", "tokens", "loss, nats/token", "training", "generating", "s a text", "")
+HEAD = (
+    "family", "steps", "parameters", "tokens", "loss, nats/token", "lost by few calls", "training", "generating",
+    "s a text", "",
+)  # fmt: skip
 
 
 def recommendation_lines(found: Recommendation, source: str) -> list[str]:
     """What to train, what each option costs, and what none of it knows."""
-    rows = [HEAD, *(_row(option) for option in found.options)]
+    rows = [HEAD, *(_row(option) for option in found.options if not option.far)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(HEAD))]
     table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
     counted = f", counted as {found.convention}" if found.convention else ""
     return [
         _verdict(found),
         "",
-        *table,
+        *(table if len(rows) > 1 else []),
+        *_not_offered(found),
+        _calls(found),
         "",
         f"By {source}{counted}; intervals are 95 %. {_hardware(found)}",
         "What this does not know:",
@@ -32,12 +37,13 @@ def recommendation_lines(found: Recommendation, source: str) -> list[str]:
 def _verdict(found: Recommendation) -> str:
     best, demand = found.chosen, found.demand
     if best is None:
-        nearest = f" The nearest, {_short(found.options[0])}: {found.options[0].misses}." if found.options else ""
-        return f"No family does it ({_asked(demand)}).{nearest}"
+        first = found.options[0] if found.options else None
+        nearest = f" The nearest, {_short(first)}: {_why_not(first)}" if first else ""
+        return f"No family does it within what was fitted ({_asked(demand)}).{nearest}"
     rest = {
         option.family: option
         for option in reversed(found.options)
-        if not option.misses and option.family != best.family
+        if not option.misses and not option.far and option.family != best.family
     }
     others = "; ".join(f"{label(name)} {span(option.loss, 4)}" for name, option in rest.items())
     against = f" Others: {others}." if others else ""
@@ -48,7 +54,37 @@ def _verdict(found: Recommendation) -> str:
         + f", {best.seconds:.3g} s a text."
         + (f" Outside the study, {_far(best)}: a guess." if best.beyond > FAR else "")
         + against
+        + ("" if found.calls else " By likelihood alone: no frontier says what its samples lose by few calls.")
     )
+
+
+def _why_not(option: Option) -> str:
+    """What the nearest option lacks."""
+    outside = f"Outside the study, {_far(option)}: a guess." if option.beyond > FAR else ""
+    return " ".join(part for part in (f"{option.misses}." if option.misses else "", outside) if part)
+
+
+def _not_offered(found: Recommendation) -> list[str]:
+    """What the laws would have, far from all that was trained and from the best sizes too: no rows like the others."""
+    far = [option for option in found.options if option.far]
+    if not far:
+        return []
+    told = dict.fromkeys(
+        f"{label(o.family)} in {o.steps} steps ({quantity(o.params)} parameters on {quantity(o.tokens)} tokens: {_far(o)} "
+        f"outside the study)"
+        for o in far
+    )
+    return ["", f"Not offered, for no law was fitted near it: {'; '.join(told)}."]
+
+
+def _calls(found: Recommendation) -> str:
+    """How the number of calls was weighed."""
+    if found.calls is None:
+        return (
+            "The number of calls is not weighed: nothing here measured what samples lose by few. `redraft study frontier F` "
+            "measures it, and --study F reads it."
+        )
+    return f"Lost by few calls: {found.calls.source}; options rank by loss plus this, and those not measured come last."
 
 
 def _short(option: Option) -> str:
@@ -81,6 +117,7 @@ def _row(option: Option) -> tuple[str, ...]:
     far = f"{_far(option)} outside the study" if option.beyond > 1 else ""
     return (
         label(option.family), str(option.steps), quantity(option.params), quantity(option.tokens), span(option.loss, 4),
+        "not measured" if option.sampling_loss is None else f"{option.sampling_loss:.3f}",
         quantity(option.training_flops), quantity(option.serving_flops) if option.serving_flops else "-",
         f"{option.seconds:.3g}", "; ".join(filter(None, (option.misses, far))),
     )  # fmt: skip
@@ -96,4 +133,5 @@ def recommendation_json(found: Recommendation) -> dict[str, Any]:
         "chosen": options[0] if found.chosen else None,
         "options": options,
         "unknown": list(found.unknown),
+        "calls": None if found.calls is None else asdict(found.calls),
     }

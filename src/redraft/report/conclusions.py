@@ -10,6 +10,7 @@ from redraft.display import quantity
 from redraft.frontier.matched_entropy import Lead, Matching
 from redraft.frontier.pareto import Frontier, Speed
 from redraft.scaling.laws.isoflop import GIVEN, TOO_FEW, Minimum
+from redraft.scaling.power import could_have_seen
 from redraft.scaling.results import FamilyFit, Fits, label, span
 from redraft.scaling.summary import NEEDED, multiplier_sentence, pair_sentence
 
@@ -155,10 +156,15 @@ def matched_lines(matching: Matching) -> Iterator[str]:
         entropy = f"entropy {matching.entropy.value:.3g} ({whose})" if number == 0 else "the same entropy"
         yield f"At {quantity(lead.rate)} tokens/s or more and {entropy}, {_lead(lead)}."
     if matching.misses:
-        whom = sorted({label(miss.family) for miss in matching.misses})
+        whom: dict[str, list[str]] = {}
+        for miss in matching.misses:
+            whom.setdefault(miss.why, []).append(
+                f"{label(miss.family)} in {miss.steps} steps, {miss.low:.3g} to {miss.high:.3g}"
+            )
+        told = "; ".join(f"{', '.join(dict.fromkeys(curves))}: {why}" for why, curves in whom.items())
         yield (
             f"{len(matching.misses)} of {len(matching.misses) + len(matching.matches)} curves do not reach that entropy "
-            f"({', '.join(whom)}): sweep more temperatures."
+            f"({told})."
         )
 
 
@@ -170,7 +176,9 @@ def _lead(lead: Lead) -> str:
     against = f"{label(rival.family)} in {rival.steps} steps, {span(rival.quality)}"
     resolved = gap.low is not None and gap.low > 0
     how = "is best" if resolved else "is lowest but not told apart"
-    return f"{best} {how}: {value} nats/token against {against} (gap {span(gap, 2)})"
+    seen = None if resolved else could_have_seen(gap)
+    power = "" if seen is None else f"; {seen:.2g} could have been seen, at 80 % power"
+    return f"{best} {how}: {value} nats/token against {against} (gap {span(gap, 2)}{power})"
 
 
 def _caveat(fits: Fits) -> str:

@@ -66,6 +66,12 @@ def _fits(fits: Fits) -> dict[str, list[Row]]:
         "minima": [{"family": n, **_flat(m)} for n, f in families for m in f.laws.minima],
         "laws": [row for n, f in families for row in _laws(n, f.laws)],
         "parametric": [{"family": n, **_flat(f.parametric)} for n, f in families if f.parametric.law],
+        "influence": [
+            {"family": n, **_flat(w)}
+            for n, f in families
+            if (i := f.influence)
+            for w in (*i.runs, *i.budgets, *i.groups.values())
+        ],
         "multipliers": [{"family": n, **_flat(r)} for n, f in families if f.multiplier for r in f.multiplier.ratios],
         "conventions": [_flat(row) for row in fits.conventions],
         "pairs": [_flat(pair) for pair in fits.pairs],

@@ -11,6 +11,7 @@ from importlib.resources import files
 from typing import Any
 
 from redraft.display import quantity
+from redraft.scaling.influence_text import part_name
 from redraft.scaling.results import label, span
 
 
@@ -25,7 +26,7 @@ def render(template: str, script: str = "page.js", **values: Any) -> str:
         autoescape=True, finalize=safe, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         loader=DictLoader(sources),
     )  # fmt: skip
-    page.filters |= {"quantity": quantity, "label": label, "span": span}
+    page.filters |= {"quantity": quantity, "label": label, "span": span, "part_name": part_name}
     page.filters["svgs"] = lambda figure: [Markup(svg) for svg in figure.panel_svgs()]
     code = _read(script)
     parts = {"style": Markup(_read("page.css")), "script": Markup(code), "script_hash": Markup(script_hash(code))}

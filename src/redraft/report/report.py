@@ -12,13 +12,16 @@ from typing import Any
 from redraft.display import duration
 from redraft.errors import UserError
 from redraft.files import write_text
+from redraft.frontier.carried import carried_file, carried_sentence
 from redraft.frontier.matched_entropy import Matching, match
 from redraft.frontier.pareto import FRONTIER, SAMPLES, TEXT, Frontier, load_frontier
-from redraft.report.conclusions import conclude
+from redraft.report.conclusions import conclude, matched_lines
 from redraft.report.page import render, visible
 from redraft.scaling.fit import fit
+from redraft.scaling.influence_text import influence_rows
 from redraft.scaling.records import JUDGE, Point, json_lines, load_points, read_records
 from redraft.scaling.results import Fits, ordered
+from redraft.scaling.summary import decided
 
 __all__ = ["REPORT", "StudyResults", "conclusions", "results", "visible", "write_report"]
 
@@ -50,7 +53,7 @@ def results(study_dir: str | Path) -> StudyResults:
     """Reads and fits a study directory. Raises `UserError` where it holds no records or a file in it cannot be read."""
     folder = Path(study_dir)
     points, speeds = load_points(folder), load_frontier(folder)
-    matching = match(speeds, _stated_entropy(folder)) if speeds else None
+    matching = match(speeds, stated_entropy(folder)) if speeds else None
     return StudyResults(_title(folder), points, fit(points), speeds, matching)
 
 
@@ -67,10 +70,11 @@ def write_report(study_dir: str | Path, *, title: str | None = None) -> Path:
     page = render(
         "report.html.j2",
         title=title or found.title,
-        conclusions=conclude(found.fits, found.speeds, found.matching),
+        conclusions=[*conclude(found.fits, found.speeds, found.matching), *_carried(folder)],
         warnings=found.fits.warnings,
         figures=figures(found.points, found.fits, found.speeds, found.matching),
         fits=found.fits,
+        deciders=_deciders(found.fits),
         speeds=found.speeds.places if found.speeds else (),
         samples=_samples(folder),
         absent=[line for name, line in _ABSENT.items() if not (folder / name).exists()],
@@ -79,6 +83,12 @@ def write_report(study_dir: str | Path, *, title: str | None = None) -> Path:
     )
     write_text(folder / REPORT, page)
     return folder / REPORT
+
+
+def _deciders(fits: Fits) -> dict[str, Any]:
+    """Rows of the table of what moves E, alpha and beta of each family most."""
+    known = decided(fits).items()
+    return {name: influence_rows(f.parametric, f.influence) for name, f in known if f.influence}
 
 
 _ABSENT = {
@@ -90,10 +100,21 @@ _ABSENT = {
 def conclusions(study_dir: str | Path) -> list[str]:
     """What a study directory says, in a few lines: the box at the top of its report."""
     found = results(study_dir)
-    return conclude(found.fits, found.speeds, found.matching)
+    return [*conclude(found.fits, found.speeds, found.matching), *_carried(Path(study_dir))]
 
 
-def _stated_entropy(folder: Path) -> float | None:
+def _carried(folder: Path) -> list[str]:
+    """What the frontiers that were carried over to other sizes say, and what of them was measured."""
+    told = []
+    for path in sorted(folder.glob(carried_file("*"))):
+        found = load_frontier(folder, path.name)
+        matching = match(found, stated_entropy(folder)) if found else None
+        lines = matched_lines(matching) if matching and matching.matches else []
+        told += [carried_sentence([row for _, row in json_lines(path)]), *lines] if found else []
+    return told
+
+
+def stated_entropy(folder: Path) -> float | None:
     """`entropy` of the `[frontier]` table of the study's recipe."""
     value = (_recipe(folder).get("frontier") or {}).get("entropy")
     return float(value) if isinstance(value, (int, float)) else None

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from redraft.errors import UserError
 from redraft.evaluation.lm_eval.suite import mcnemar
 from redraft.files import read_json
+from redraft.scaling.power import detectable
 
 ALPHA, SURE = 0.05, 1.96  # of a paired test; standard errors
 WHY = {
@@ -73,6 +74,9 @@ class Comparison:
     error: float | None
     verdict: str
     refused: str = ""
+    detectable: float | None = (
+        None  # where not told apart: the smallest difference seen at 80 % power, by normal errors
+    )
     p: float | None = None
 
 
@@ -108,7 +112,9 @@ def _line(name: str, a: Result, b: Result) -> Comparison:
         error, p = paired["stderr"] or math.inf, paired["p"]
     apart = p < ALPHA if p is not None else math.isfinite(error) and abs(difference) > SURE * error
     verdict = _verdict(a, b, ours, theirs, difference) if apart else "not told apart"
-    return Comparison(name, ours.value, theirs.value, difference, error if math.isfinite(error) else None, verdict, p=p)
+    known = error if math.isfinite(error) else None
+    seen = detectable(known, math.inf) if known and not apart else None
+    return Comparison(name, ours.value, theirs.value, difference, known, verdict, detectable=seen, p=p)
 
 
 def _verdict(a: Result, b: Result, ours: Metric, theirs: Metric, difference: float) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from redraft.display import quantity
 from redraft.scaling.approaches import ONE_SIZE
+from redraft.scaling.influence_text import influence_caveats
 from redraft.scaling.laws.isoflop import (
     ENVELOPE,
     GIVEN,
@@ -111,6 +112,8 @@ def _law_caveats(family: FamilyFit) -> Iterator[str]:
         yield f"by L(N, D) parabolas put N* up to {100 * math.expm1(worst):+.0f} % off on these sizes; subtracted."
     if family.repeats:
         yield f"{family.repeats.repeated} runs repeat data, and L(N, D) takes their tokens for fresh: see `repeats`."
+    if family.influence and not family.parametric.flags:
+        yield from influence_caveats(family.parametric, family.influence)
     if family.isoflop.loss and family.isoflop.noise.sd is None and family.isoflop.method != ENVELOPE:
         yield "noise is unknown, so there are no bootstrap intervals: add seeds, sizes or loss_se."
 

@@ -14,6 +14,7 @@ from redraft.scaling.conventions import recount
 from redraft.scaling.extrapolation import held_out
 from redraft.scaling.laws.data_constrained import fit_data_constrained
 from redraft.scaling.laws.elbo_gap import ElboGap, looseness, tightened
+from redraft.scaling.laws.influence import influence
 from redraft.scaling.laws.isoflop import curves
 from redraft.scaling.laws.joint import fit_joint
 from redraft.scaling.laws.multiplier import Best, Multiplier, multiplier, student
@@ -60,6 +61,7 @@ def fit(points: Sequence[Point], *, reference: str = REFERENCE, seed: int = 0, r
             fit_data_constrained(own),
             (min(p.params for p in own), max(p.params for p in own)),
             (min(p.tokens for p in own), max(p.tokens for p in own)),
+            influence(own, engines[family].parametric),
         )
         for family, own in runs.items()
     }

@@ -1,9 +1,9 @@
 """Data points of a scaling study: one trained run each, read from a table or a study directory.
 
-A table needs the columns family, params, tokens, flops and loss (nats per token); the other fields of `Point` are
-read where present and every other column is ignored. Columns such as `params:6ND` and `flops:full` hold the same run
-counted under other conventions. Runs that cannot be compared (counted under different conventions, cut by different
-tokenizers, trained on different data) are refused, never mixed.
+A table needs the columns params, tokens, flops and loss (nats per token), and family where it holds several; the other
+fields of `Point` are read where present and every other column is ignored. Columns such as `params:6ND` and `flops:full`
+hold the same run counted under other conventions. Runs that cannot be compared (counted under different conventions, cut by
+different tokenizers, trained on different data) are refused, never mixed.
 """
 
 from __future__ import annotations
@@ -87,10 +87,11 @@ class Point:
             raise UserError(f"column 'budget' is {self.budget:g} but 'flops' is {self.flops:g}; give both in FLOPs.")
 
 
-def load_points(path: str | Path) -> list[Point]:
+def load_points(path: str | Path, name: str | None = None) -> list[Point]:
     """The points of a .csv, .tsv, .json, .jsonl or .parquet table, or of the `runs/*/record.json` of a study directory.
 
-    `published:NAME` is a table that ships with the package (`redraft.scaling.published`). Raises `UserError`, one
+    `published:NAME` is a table that ships with the package (`redraft.scaling.published`). A table without a column `family`
+    is one family, called `name`, or as its file is where that is left out. Raises `UserError`, one
     sentence, for a file that cannot be read, columns that are missing, a cell that is no positive finite number (named
     by row and column), and runs that cannot be compared.
     """
@@ -102,6 +103,7 @@ def load_points(path: str | Path) -> list[Point]:
     rows = list(_study_rows(path) if path.is_dir() else table_rows(path))
     if not rows:
         raise UserError(f"{path} holds no runs.")
+    rows = _named(path, rows, name)
     _require_columns(path, rows)
     points = [as_point(where, cells) for where, cells in rows]
     require_comparable(points)
@@ -259,6 +261,17 @@ def _mapping(where: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{where} must be a JSON object; it is a {type(value).__name__}.")
     return value
+
+
+def _named(path: Path, rows: list[Row], name: str | None) -> list[Row]:
+    """The rows, with a family where the table has no such column. `UserError` for a name that would rename families."""
+    if any("family" in cells for _, cells in rows):
+        if name is not None:
+            raise UserError(
+                f"{path} names its families in a column: leave out --name, which is for a table without one"
+            )
+        return rows
+    return [(where, cells | {"family": name or path.stem}) for where, cells in rows]
 
 
 def _require_columns(path: Path, rows: Sequence[Row]) -> None:

@@ -9,6 +9,7 @@ from redraft.scaling.conventions import Recounted
 from redraft.scaling.extrapolation import HeldOut
 from redraft.scaling.laws.data_constrained import DataConstrained
 from redraft.scaling.laws.elbo_gap import ElboGap
+from redraft.scaling.laws.influence import Influence
 from redraft.scaling.laws.isoflop import IsoFlop
 from redraft.scaling.laws.joint import Joint
 from redraft.scaling.laws.multiplier import Estimate, Multiplier
@@ -37,6 +38,7 @@ class FamilyFit:
     repeats: DataConstrained | None  # where data were repeated
     sizes: tuple[float, float]  # the fewest and the most parameters of a run
     trained: tuple[float, float]  # and tokens
+    influence: Influence | None  # of runs and budgets on L(N, D)
 
     @property
     def laws(self) -> IsoFlop:

@@ -4,8 +4,10 @@ families.NAME.size_exponent, token_exponent, loss_exponent: {value, low, high}, 
 N* = k C^a, D* = k C^b and loss* = k C^g; losses fall, so g is negative. families.NAME.minima: one for each budget, plain
 numbers under flops, params, tokens, loss (nats per token), and `bracketed`. families.NAME.parametric: E, A, B, alpha,
 beta of L(N, D) = E + A / N^alpha + B / D^beta. families.NAME.engines: the exponents of every engine. families.NAME.
-robustness: intervals of L(N, D) by profile likelihood and by drawing runs. families.NAME.held_out: each engine's error
-on the largest budget. multipliers.NAME: k over compute (`points`) and over loss (`by_loss`) against `reference`.
+robustness: intervals of L(N, D) by profile likelihood and by drawing runs. families.NAME.influence: L(N, D) without each
+run (`runs`), without each budget (`budgets`) and without the group of runs that moves each parameter furthest (`groups`);
+`moved`: the parameters that leave their intervals. families.NAME.held_out: each engine's error on the largest budget.
+multipliers.NAME: k over compute (`points`) and over loss (`by_loss`) against `reference`.
 convention: how N and C were counted; conventions: the same under each other convention. joint: L(N, D) of all families
 with shared terms. Intervals are 95 %; null stands where nothing is known. The other keys of a family repeat the
 dataclasses of `redraft.scaling.results`.

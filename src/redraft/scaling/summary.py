@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
+
 from redraft.display import quantity
+from redraft.scaling.influence_text import influence_words
 from redraft.scaling.laws.elbo_gap import ElboGap
 from redraft.scaling.laws.isoflop import TOO_FEW
 from redraft.scaling.laws.multiplier import Multiplier
+from redraft.scaling.power import detectable
 from redraft.scaling.results import FamilyFit, Fits, Pair, label, span
 
 NEEDED = "it takes three sizes around the best one, at two budgets or more"
@@ -26,7 +32,7 @@ def summary(fits: Fits) -> list[str]:
     ]
     if allocations:
         lines.append(f"L(N, D) fitted to all runs puts the exponent of N* at {', '.join(allocations)}.")
-    lines += filter(None, [extrapolation_sentence(fits), convention_sentence(fits)])
+    lines += filter(None, [extrapolation_sentence(fits), decided_sentence(fits), convention_sentence(fits)])
     return lines + [pair_sentence(pair) for pair in fits.pairs] + [f"Warning: {warning}" for warning in fits.warnings]
 
 
@@ -47,6 +53,21 @@ def extrapolation_sentence(fits: Fits) -> str:
         if family.held_out
     ]
     return f"Best loss of the largest budget, predicted from the others: {'; '.join(told)}." if told else ""
+
+
+def decided(fits: Fits) -> dict[str, FamilyFit]:
+    """The families of whose L(N, D) it is known what decides it, and whose parameters are to be read one by one."""
+    return {n: family for n, family in fits.families.items() if family.influence and not family.parametric.flags}
+
+
+def decided_sentence(fits: Fits) -> str:
+    """Without which run, budget and group of runs a parameter of L(N, D) would be another; or nothing."""
+    told = [
+        f"of {label(name)}, {influence_words(family.parametric, family.influence)}"
+        for name, family in decided(fits).items()
+        if family.influence
+    ]
+    return f"Who decides L(N, D), by what it would be without them: {'; '.join(told)}." if told else ""
 
 
 def convention_sentence(fits: Fits) -> str:
@@ -111,11 +132,18 @@ def _trend(k: Multiplier) -> str:
     return f", {'rising' if k.trend.value > 0 else 'falling'} as C^{span(k.trend, 2)}"
 
 
+def _resolution(pair: Pair) -> str:
+    """The smallest difference that these seeds could have told, from their own spread."""
+    gaps = np.subtract(pair.losses, pair.losses_against)
+    seen = detectable(float(gaps.std(ddof=1)) / math.sqrt(len(gaps)), len(gaps) - 1)
+    return f": {seen:.2g} nats could have been seen (80 % power)"
+
+
 def pair_sentence(pair: Pair) -> str:
     """Which of two ways of training a family is better, over which seeds."""
     gap = pair.difference
     resolved = gap.low is not None and gap.high is not None and gap.low * gap.high > 0
-    verdict = ("higher" if gap.value > 0 else "lower") if resolved else "not told apart"
+    verdict = ("higher" if gap.value > 0 else "lower") if resolved else f"not told apart{_resolution(pair)}"
     return (
         f"{label(pair.arm)} less {label(pair.against)}, {quantity(pair.params)} parameters, {len(pair.seeds)} seeds: "
         f"{span(gap, 2)} nats/token, {verdict}."
