@@ -87,7 +87,7 @@ def _opening(fits: Fits) -> str:
     noise = {f.laws.noise.source for f in fits.families.values() if f.laws.loss}
     known = f"; noise from {'; '.join(sorted(noise))}" if noise else ""
     return (
-        f"{runs} runs of {len(fits.families)} families{counted}; intervals are 95 %, {fits.resamples} resamples{known}."
+        f"{runs} runs of {len(fits.families)} famil{"y" if len(fits.families) == 1 else "ies"}{counted}; intervals are 95 %, {fits.resamples} resamples{known}."
     )
 
 
