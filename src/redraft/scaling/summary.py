@@ -86,9 +86,8 @@ def _opening(fits: Fits) -> str:
     counted = f" counted as {fits.convention}" if fits.convention else ""
     noise = {f.laws.noise.source for f in fits.families.values() if f.laws.loss}
     known = f"; noise from {'; '.join(sorted(noise))}" if noise else ""
-    return (
-        f"{runs} runs of {len(fits.families)} famil{"y" if len(fits.families) == 1 else "ies"}{counted}; intervals are 95 %, {fits.resamples} resamples{known}."
-    )
+    families = f"{len(fits.families)} families" if len(fits.families) > 1 else "1 family"
+    return f"{runs} runs of {families}{counted}; intervals are 95 %, {fits.resamples} resamples{known}."
 
 
 def _family_sentence(name: str, family: FamilyFit) -> str:
