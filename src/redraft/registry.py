@@ -114,6 +114,11 @@ FAMILIES: dict[str, Entry] = {
         "mask and uniform noise mixed (von Ruette et al. 2025)",
         {"uniform": 0.1, "weights": "dynamic"},
     ),
+    "xdlm": Entry(
+        "redraft.families.xdlm:XDLM",
+        "mask and uniform noise mixed in fixed shares: between mdlm and duo (Liu et al. 2026)",
+        {"uniform": 0.1, "schedule": "linear"},
+    ),
     "bd3lm": Entry(
         "redraft.families.bd3lm:BD3LM",
         "block diffusion: masked diffusion in blocks from left to right, with a KV cache (Arriola et al. 2025)",

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from redraft.errors import UserError
 from redraft.families.base import build
-from redraft.families.gidd import GIDD, divergence
+from redraft.families.gidd import GIDD
+from redraft.families.mask_uniform import divergence
 from redraft.families.mdlm import MDLM
 from redraft.families.sedd import SEDD, score_entropy
 from redraft.noise import counter_rng, kernels

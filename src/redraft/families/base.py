@@ -30,6 +30,7 @@ PROCESSES: dict[str, tuple[str, ...]] = {
     "absorbing": ("schedule",),
     "uniform": ("schedule",),
     "hybrid": ("uniform",),
+    "stationary": ("uniform", "schedule"),
     "ordered": ("alpha_0", "variant"),
     "blocks": ("block",),
 }
