@@ -194,6 +194,8 @@ SAMPLERS: dict[str, Entry] = {
 ESTIMATORS = (
     "continuous_time", "discrete_time", "mask_count", "chain_rule", "importance_weighted", "path_weighted",
 )  # fmt: skip
+# Orders of generation that `chain_rule` scores: fixed beforehand or drawn, or, of masked families, chosen step by step.
+CHAIN_ORDERS = ("left_to_right", "random", "generative", "confidence", "margin", "entropy")
 # What a model can be exported to: as `hub.export` has them.
 TARGETS = ("transformers", "llama", "gguf", "native")
 
