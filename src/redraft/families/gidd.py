@@ -18,6 +18,7 @@ from redraft.errors import UserError, unknown
 from redraft.families.mask_uniform import MaskUniform
 from redraft.noise.counter_rng import Key
 from redraft.noise.schedules import Hybrid
+from redraft.noise.time_density import Power, TimeDensity
 from redraft.types import Batch, Network, TokenLoss
 
 WEIGHTS = ("dynamic", "nelbo")
@@ -34,7 +35,7 @@ class GIDD(MaskUniform):
     exported: ClassVar[str] = "hybrid"
     clocked: ClassVar[bool] = True
     # Near t = 0 a wrong id has probability ~sqrt(t) and loss ~log(1/t) / t: with uniform t the variance is infinite.
-    time_exponent: ClassVar[int] = 3
+    bound_times: ClassVar[TimeDensity] = Power(3)
     vocab: int
     uniform: float = 0.1
     weights: str = "dynamic"
@@ -51,9 +52,9 @@ class GIDD(MaskUniform):
         return Hybrid(self.vocab, self.uniform)
 
     def loss(self, network: Network, batch: Batch, *, key: Key, progress: float) -> TokenLoss:
-        return self.per_token_loss(
-            self.token_loss, network, batch, key, self.time_exponent if self.weights == "nelbo" else 1
-        )
+        bound = self.weights == "nelbo"
+        times = self.training_times if bound else self.density
+        return self.per_token_loss(self.token_loss, network, batch, key, times, weighted=bound)
 
     def token_loss(self, network: Network, hidden: Tensor, xt: Tensor, x0: Tensor, t: Tensor) -> Tensor:
         if self.weights == "nelbo":

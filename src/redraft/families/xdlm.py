@@ -52,7 +52,7 @@ class XDLM(MaskUniform):
             check_absorbing(self.schedule)
 
     def loss(self, network: Network, batch: Batch, *, key: Key, progress: float) -> TokenLoss:
-        return self.per_token_loss(self.token_nelbo, network, batch, key)
+        return self.per_token_loss(self.token_nelbo, network, batch, key, self.training_times)
 
     def masked(self, t: Tensor) -> Tensor:
         return torch.full_like(t, 1 - self.uniform)
