@@ -65,7 +65,7 @@ class HybridFamily(DiffusionFamily):
         return kernels.rate_bound(p0, xt, x0, alpha, dalpha, self.law())
 
     def loss(self, network: Network, batch: Batch, *, key: Key, progress: float) -> TokenLoss:
-        return self.per_token_loss(self.token_nelbo, network, batch, key)
+        return self.per_token_loss(self.token_nelbo, network, batch, key, self.training_times)
 
     def prior_nats(self) -> float:
         return 0.0

@@ -244,6 +244,9 @@ class TrainConfig(Part):
     beta2: BelowOne = 0.95
     eps: Positive = 1e-8
     weight_decay: float = Field(0.1, ge=0, le=1e6)
+    dropout: BelowOne = Field(
+        0.0, description="share dropped of what attention and MLP add, in training alone; 0 is off"
+    )
     clip: float = Field(1.0, gt=0, allow_inf_nan=True, description="global gradient norm; inf leaves it as it is")
     ema: BelowOne = Field(0.0, description="decay of the weights' moving average; 0 is off")
     precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"

@@ -56,6 +56,9 @@ def _read_twice(length: int, steps: int) -> tuple[int, float]:
     return calls, 2 * length / calls
 
 
+# Of every family that draws times, in training (noise/time_density.py).
+TIME: dict[str, Any] = {"time": "uniform", "time_mean": 0.5, "time_width": 0.2}
+
 FAMILIES: dict[str, Entry] = {
     "ar": Entry(
         "redraft.families.ar:AR",
@@ -66,7 +69,7 @@ FAMILIES: dict[str, Entry] = {
     "mdlm": Entry(
         "redraft.families.mdlm:MDLM",
         "masked diffusion (Sahoo et al. 2024, Shi et al. 2024; SMDM)",
-        {"objective": "low_variance", "schedule": "linear", "grid": 0},
+        {"objective": "low_variance", "schedule": "linear", "grid": 0, **TIME},
     ),
     "duo": Entry(
         "redraft.families.duo:Duo",
@@ -84,6 +87,7 @@ FAMILIES: dict[str, Entry] = {
             "rounds": 5,
             "stride": 512,
             "kl": "backward",
+            **TIME,
         },
         renamed={"until": "curriculum_end", "rivals": "top_k"},
         effort=lambda o: (
@@ -95,29 +99,34 @@ FAMILIES: dict[str, Entry] = {
     "esolm": Entry(
         "redraft.families.esolm:EsoLM",
         "between masked diffusion and left to right, with a KV cache (Sahoo et al. 2025)",
-        {"alpha_0": 1.0, "objective": "low_variance", "variant": "B"},
+        {"alpha_0": 1.0, "objective": "low_variance", "variant": "B", **TIME},
         forward_tokens=lambda o: _esolm_forward_tokens(o["alpha_0"]),
         writing=_read_twice,
     ),
     "sedd": Entry(
         "redraft.families.sedd:SEDD",
         "masked diffusion by ratios of probabilities: score entropy (Lou et al. 2023)",
-        {"schedule": "linear"},
+        {"schedule": "linear", **TIME},
     ),
     "d3pm": Entry(
         "redraft.families.d3pm:D3PM",
         "masked diffusion in `grid` steps, with its hybrid loss (Austin et al. 2021)",
-        {"grid": 1000, "auxiliary": 0.01, "schedule": "linear"},
+        {"grid": 1000, "auxiliary": 0.01, "schedule": "linear", **TIME},
     ),
     "gidd": Entry(
         "redraft.families.gidd:GIDD",
         "mask and uniform noise mixed (von Ruette et al. 2025)",
-        {"uniform": 0.1, "weights": "dynamic"},
+        {"uniform": 0.1, "weights": "dynamic", **TIME},
+    ),
+    "xdlm": Entry(
+        "redraft.families.xdlm:XDLM",
+        "mask and uniform noise mixed in fixed shares: between mdlm and duo (Liu et al. 2026)",
+        {"uniform": 0.1, "schedule": "linear", **TIME},
     ),
     "bd3lm": Entry(
         "redraft.families.bd3lm:BD3LM",
         "block diffusion: masked diffusion in blocks from left to right, with a KV cache (Arriola et al. 2025)",
-        {"block": 4, "objective": "nelbo", "clip_low": 0.0, "clip_high": 1.0},
+        {"block": 4, "objective": "nelbo", "clip_low": 0.0, "clip_high": 1.0, **TIME},
         forward_tokens=lambda o: 2.0,
     ),
 }
@@ -189,6 +198,8 @@ SAMPLERS: dict[str, Entry] = {
 ESTIMATORS = (
     "continuous_time", "discrete_time", "mask_count", "chain_rule", "importance_weighted", "path_weighted",
 )  # fmt: skip
+# Orders of generation that `chain_rule` scores: fixed beforehand or drawn, or, of masked families, chosen step by step.
+CHAIN_ORDERS = ("left_to_right", "random", "generative", "confidence", "margin", "entropy")
 # What a model can be exported to: as `hub.export` has them.
 TARGETS = ("transformers", "llama", "gguf", "native")
 

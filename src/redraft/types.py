@@ -66,6 +66,14 @@ class SoftEmbedding:
 
 
 @dataclass(frozen=True)
+class Dropout:
+    """Which channels of what each block's attention and MLP add are kept, bool [B, Q, d] each, when a share `rate` is not."""
+
+    rate: float
+    keep: tuple[tuple[Tensor, Tensor], ...]
+
+
+@dataclass(frozen=True)
 class View:
     """All that a network may see: the only thing that passes from families to networks."""
 
@@ -77,6 +85,7 @@ class View:
     soft: SoftEmbedding | None = None  # embedded instead of `tokens`
     lengths: Tensor | None = None  # [B]: tokens at positions from there on are padding, which nobody looks at
     static: bool = False  # of a view with a cache: all calls for the text have these shapes, so it may be compiled
+    dropout: Dropout | None = None  # in training alone
 
 
 @dataclass(frozen=True)

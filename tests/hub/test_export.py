@@ -51,6 +51,7 @@ MODELS: list[tuple[str, str, dict[str, Any]]] = [
     ("ar", "llama", {}), ("ar", "dit", {}), ("mdlm", "llama", {}), ("mdlm", "dit", {"schedule": "cosine"}),
     ("duo", "dit", {}), ("esolm", "dit", {}), ("esolm", "llama", {"variant": "A", "alpha_0": 0.5}),
     ("bd3lm", "llama", {"block": 5}), ("gidd", "dit", {}), ("sedd", "dit", {}), ("d3pm", "dit", {}),
+    ("xdlm", "dit", {}),
 ]  # fmt: skip
 
 
@@ -277,7 +278,7 @@ def tiny(family: str, block: str, options: dict[str, Any], length: int) -> tuple
 CLOCKS: list[tuple[str, dict[str, Any]]] = [
     ("mdlm", {}), ("mdlm", {"schedule": "cosine"}), ("mdlm", {"schedule": "linear"}), ("duo", {}),
     ("duo", {"schedule": "linear"}), ("gidd", {}), ("gidd", {"uniform": 0.0}), ("gidd", {"uniform": 0.4}), ("sedd", {}),
-    ("d3pm", {}),
+    ("d3pm", {}), ("xdlm", {}), ("xdlm", {"uniform": 1.0, "schedule": "cosine"}),
 ]  # fmt: skip
 
 
@@ -369,7 +370,7 @@ def our_chain(own: DiffusionFamily, made: Transformer, length: int, steps: int, 
 
 @pytest.mark.parametrize(("family", "options", "steps", "temperature"), [
     ("mdlm", {}, 3, 1.0), ("mdlm", {"schedule": "cosine"}, 2, 0.7), ("duo", {}, 2, 1.0), ("gidd", {}, 2, 1.3),
-    ("sedd", {}, 2, 1.0), ("d3pm", {}, 2, 1.0),
+    ("sedd", {}, 2, 1.0), ("d3pm", {}, 2, 1.0), ("xdlm", {}, 2, 1.0),
 ])  # fmt: skip
 def test_samples_have_the_law_of_our_reverse_chain(
     family: str, options: dict[str, Any], steps: int, temperature: float, monkeypatch: pytest.MonkeyPatch

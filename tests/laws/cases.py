@@ -35,6 +35,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "sedd": [{}, {"schedule": "cosine"}],
     "d3pm": [{}, {"grid": 16, "schedule": "cosine"}],
     "gidd": [{}, {"uniform": 0.0}, {"uniform": 0.2, "weights": "nelbo"}],
+    "xdlm": [{}, {"uniform": 0.0}, {"uniform": 1.0}, {"uniform": 0.4, "schedule": "cosine"}],
 }
 ORACLES: dict[str, Callable[[Any], Oracle]] = {
     "ar": lambda family: Exact(shift=1),
@@ -45,6 +46,7 @@ ORACLES: dict[str, Callable[[Any], Oracle]] = {
     "sedd": lambda family: Score(),
     "d3pm": lambda family: Exact(),
     "gidd": lambda family: Moving(family.schedule),
+    "xdlm": lambda family: Hybrid(family.law(torch.ones((), dtype=torch.float64))),
 }
 
 

@@ -11,12 +11,14 @@ from torch import Tensor
 
 from redraft.errors import UserError
 from redraft.families.base import build
-from redraft.families.gidd import GIDD, divergence
+from redraft.families.gidd import GIDD
+from redraft.families.mask_uniform import divergence
 from redraft.families.mdlm import MDLM
 from redraft.families.sedd import SEDD, score_entropy
 from redraft.noise import counter_rng, kernels
 from redraft.noise.counter_rng import Key
 from redraft.noise.schedules import SCHEDULES, Hybrid, Linear
+from redraft.noise.time_density import Power
 from redraft.sampling.ancestral import Ancestral
 from redraft.sampling.base import Denoiser, Prediction
 from redraft.sampling.psi import Psi
@@ -292,7 +294,7 @@ def test_draws_of_gidds_bound_have_a_variance(share: float) -> None:
     """E[nats^2] of a wrong id by quadrature, t = u^3 as the bound draws it: what each decade of u adds falls
     to nothing. With even times it grows without bound."""
     family = build("gidd", {"uniform": share}, 50)
-    assert isinstance(family, GIDD)
+    assert isinstance(family, GIDD) and isinstance(family.bound_times, Power)
 
     def second_moment(low: float, high: float, time_exponent: int) -> float:
         u = torch.logspace(math.log10(low), math.log10(high), 2001, dtype=torch.float64)
@@ -302,6 +304,8 @@ def test_draws_of_gidds_bound_have_a_variance(share: float) -> None:
         chance = (family.process.noise(t)[1] * 49)[:, 0]
         return float(torch.trapezoid(chance * (nats * time_exponent * u ** (time_exponent - 1)) ** 2, u))
 
-    drawn, even = ([second_moment(10.0**-k, 10.0 ** (1 - k), e) for k in (2, 4, 6)] for e in (family.time_exponent, 1))
+    drawn, even = (
+        [second_moment(10.0**-k, 10.0 ** (1 - k), e) for k in (2, 4, 6)] for e in (family.bound_times.exponent, 1)
+    )
     assert drawn[2] < drawn[1] / 2 < drawn[0] / 4
     assert even[2] > 4 * even[1] > 16 * even[0]

@@ -29,6 +29,11 @@ def clocked(case: Case) -> DiffusionFamily:
     return case.family
 
 
+def seen_at(family: DiffusionFamily, t: float) -> list[int]:
+    """The states that a token may be in at time t: without [MASK] where noise is never that."""
+    return (family.marginal(torch.arange(V)[:, None], at(t, V)).amax((0, 1)) > 0).nonzero()[:, 0].tolist()
+
+
 @pytest.mark.parametrize("case", WITH_CLOCK, ids=repr)
 def test_posterior_and_marginal_obey_the_chain_law(case: Case) -> None:
     """sum over x_t of q(x_s | x_t, x_0) q(x_t | x_0) = q(x_s | x_0)."""
@@ -91,7 +96,7 @@ def test_fast_step_has_the_law_of_the_posterior(case: Case) -> None:
     family, n = clocked(case), 250
     p0 = torch.tensor([0.5, 0.2, 0.3], dtype=torch.float64)
     ids = family.marginal(TEXTS[:1], at(0.5)).shape[-1]
-    for seen in range(ids):
+    for seen in seen_at(family, 0.8):
         noise, rows = product_grid(n, ["move", "token", "replacement"])
         xt, t, s = torch.full((rows, 1), seen), at(0.8, rows), at(0.35, rows)
         believed = family.interpret(p0.log().expand(rows, 1, V), xt)

@@ -43,6 +43,7 @@ from tests.world import ENTROPY, TEXTS, Exact, L, Oracle, P, V, batch_of, states
 
 KEY = Key.of(5)
 ORDERS = list(itertools.permutations(range(L)))
+FIXED = ("left_to_right", "random", "generative")  # orders that do not depend on the text
 MASKED = MDLM(V)
 ESOLM = [EsoLM(V, alpha_0) for alpha_0 in (0.0, 0.3, 1.0)]
 ORDERED: list[MDLM | EsoLM] = [MASKED, *ESOLM]
@@ -133,7 +134,7 @@ def test_given_tokens_come_first_and_are_not_paid_for(family: MDLM | EsoLM) -> N
     conditional = ENTROPY + float((first * first.log()).sum())
     batch = replace(batch_of(TEXTS), scored=scored)
     assert (family.orders(scored, counter_rng.field(KEY, batch.index, L))[:, 0] == 0).all()
-    for estimator in (*map(estimators.ChainRule, estimators.ORDERS), ImportanceWeighted(3)):
+    for estimator in (*map(estimators.ChainRule, FIXED), ImportanceWeighted(3)):
         nats = estimator.nats(Exact(), family, batch, draws=1, key=KEY)
         assert float((P * nats).sum()) == pytest.approx(conditional, abs=1e-9)
 
@@ -145,7 +146,7 @@ def test_chain_rule_of_esolm_at_its_ends(alpha_0: float) -> None:
     with torch.no_grad():
         own = family.nelbo(network, batch, key=KEY).nats.double().sum(1)
         straight = estimators.ChainRule().nats(network, family, batch, draws=1, key=KEY)
-        orders = [estimators.ChainRule(o).nats(network, family, batch, draws=1, key=KEY) for o in estimators.ORDERS[1:]]
+        orders = [estimators.ChainRule(o).nats(network, family, batch, draws=1, key=KEY) for o in FIXED[1:]]
     assert torch.allclose(own, straight, **CLOSE) == (alpha_0 == 0)
     assert torch.allclose(*orders) == (alpha_0 == 1)
 
@@ -486,6 +487,10 @@ def test_bound_is_the_continuous_time_estimator(case: Case) -> None:
         ("bd3lm", "mask_count", {}, "Try: continuous_time, chain_rule, importance_weighted"),
         ("mdlm", "importance", {}, "unknown estimator 'importance'.*Did you mean 'importance_weighted'"),
         ("mdlm", "chain_rule", {"order": "left"}, "unknown order 'left'.*left_to_right"),
+        ("mdlm", "chain_rule", {"order": "margin", "k": 0}, "k must be at least 1, got 0"),
+        ("sedd", "chain_rule", {"order": "margin"}, "reads the time, so it cannot choose.*Try: continuous_time"),
+        ("esolm", "chain_rule", {"order": "entropy"}, "hide tokens behind a mask.*Try: continuous_time, chain_rule"),
+        ("ar", "chain_rule", {"k": 2}, "hide tokens behind a mask.*so it cannot choose"),
         ("mdlm", "mask_count", {"k": 4}, "'mask_count' takes no k: it takes no settings"),
         ("mdlm", "importance_weighted", {"k": 0}, "k must be at least 1, got 0"),
     ],
@@ -515,6 +520,14 @@ def test_eval_writes_the_estimator_and_its_settings(tmp_path: Path, capsys: pyte
         assert result["estimator"] == {"name": name, **settings} and result["draws"] == 2 and not result["exact"]
     main([*command, "importance_weighted"])
     assert "nats/token by importance_weighted k=16 (a bound" in capsys.readouterr().out
-    with pytest.raises(SystemExit):
-        main([*command, "chain_rule", "--k", "3"])
-    assert "takes no k: it takes order" in capsys.readouterr().err
+    main([*command, "chain_rule", "--order", "margin", "--k", "3", "--json"])
+    result = json.loads(capsys.readouterr().out)
+    assert result["estimator"] == {"name": "chain_rule", "order": "margin", "k": 3} and result["exact"]
+    for flags, message in (
+        (["--steps", "3"], "takes no steps: it takes order and k"),
+        (["--order", "random", "--k", "3"], "k is for the orders confidence, margin, entropy, left_to_right"),
+        (["--order", "marginal"], "unknown order 'marginal'. Did you mean 'margin'"),
+    ):
+        with pytest.raises(SystemExit):
+            main([*command, "chain_rule", *flags])
+        assert message in capsys.readouterr().err

@@ -145,7 +145,7 @@ def test_confident_calls_the_network_only_in_steps_that_write() -> None:
     assert denoiser.calls == 8
 
 
-@pytest.mark.parametrize("order", ["top_probability", "margin", "entropy"])
+@pytest.mark.parametrize("order", ["top_probability", "confidence", "margin", "entropy"])
 def test_confident_writes_the_surest_position_first(order: str) -> None:
     """At temperature 0 the drawn token is the likeliest, yet sureness is the model's own belief, not a tie at one."""
     network, family = small_network(), MDLM(V)
@@ -155,7 +155,12 @@ def test_confident_writes_the_surest_position_first(order: str) -> None:
     with torch.no_grad():
         p = family.log_p(network, canvas.tokens.where(given, V), None, None)[:, ~given].double().exp()
     best, new = p.sort(-1, descending=True).values, first[:, ~given]
-    sure = {"top_probability": best[..., 0], "margin": best[..., 0] - best[..., 1], "entropy": (p * p.log()).sum(-1)}
+    sure = {
+        "top_probability": best[..., 0],
+        "confidence": best[..., 0],
+        "margin": best[..., 0] - best[..., 1],
+        "entropy": (p * p.log()).sum(-1),
+    }
     assert torch.equal((new != V).long().argmax(1), sure[order].argmax(1)) and ((new != V).sum(1) == 1).all()
     assert torch.equal(new[new != V], p.argmax(-1)[new != V]) and len(set(sure[order].argmax(1).tolist())) > 1
 

@@ -18,7 +18,7 @@ from redraft.sampling.base import Denoiser, Prediction, Step
 from redraft.sampling.psi import Psi, psi_step
 from redraft.types import Canvas
 from tests.laws.cases import CASES, WITH_CLOCK, Case
-from tests.laws.test_chain import at, clocked
+from tests.laws.test_chain import at, clocked, seen_at
 from tests.laws.test_more_samplers import frames
 from tests.laws.test_sampling import KEY, small_network
 from tests.world import TEXTS, L, P, V, states
@@ -89,7 +89,7 @@ def test_psi_step_has_the_law_of_its_definition(case: Case, kappa: float) -> Non
     fate, move, token = (axis.reshape(-1, 1) for axis in axes)
     fields = {"kappa": fate, "move": move, "token": token, "prior": token, "replacement": token}
     p0, rows = torch.tensor([0.5, 0.2, 0.3], dtype=torch.float64), len(fate)
-    for seen in range(len(pi_of(family))):
+    for seen in seen_at(family, t):
         xt = torch.full((rows, 1), seen)
         believed = family.interpret(p0.log().expand(rows, 1, V), xt)
         free = torch.ones_like(xt, dtype=torch.bool)

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from redraft.families.duo import uniform_nats
-from redraft.families.gidd import weighed
+from redraft.families.mask_uniform import weighed
 from redraft.families.sedd import weighed_entropy
 from redraft.network import head
 from redraft.network.head import (

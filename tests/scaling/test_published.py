@@ -10,7 +10,8 @@ import pytest
 
 from redraft.cli import main
 from redraft.errors import UserError
-from redraft.scaling.published import PREFIX, PUBLISHED
+from redraft.scaling.published import LAWS, PREFIX, PUBLISHED
+from redraft.scaling.published.laws import published_law
 from redraft.scaling.records import load_points
 
 
@@ -84,3 +85,42 @@ def test_tokens_spend_the_budget() -> None:
 def test_an_unknown_table_is_a_user_error() -> None:
     with pytest.raises(UserError, match="Did you mean 'smdm'"):
         load_points("published:sdmm")
+
+
+# Laws without optima
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_a_law_is_told_as_published_and_not_fitted(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    out, law = fitted(name, capsys), published_law(PREFIX + name)
+    assert law is not None and out["fitted"] is False and out["published"]["arxiv"] == law.arxiv
+    assert set(out["families"]) == set(law.families)
+    for told in out["families"].values():
+        a, b = told["size_exponent"], told["token_exponent"]
+        assert a["value"] + b["value"] == pytest.approx(1, abs=1e-3)
+        for ends in (a, b, told["loss_exponent"]):
+            assert ends["low"] is None or ends["low"] < ends["value"] < ends["high"]
+    main(["study", "fit", PREFIX + name])
+    assert f"arXiv:{law.arxiv}: as published" in capsys.readouterr().out
+    assert f"## {name}.json" in files("redraft.scaling.published").joinpath("SOURCES.md").read_text(encoding="utf-8")
+
+
+def test_the_formulas_of_quokka_spend_the_budget_and_nearly_agree() -> None:
+    """6 N* D* is C, to the rounding of its coefficients; and L(N, D) at N*, D* is near its own least at that budget."""
+    law = published_law("published:quokka")
+    assert law is not None
+    p = law.families["masked"]["parametric"]
+    for flops in (3e18, 1e20, 1e21):
+        point = law.at("masked", flops)
+        assert point is not None and 6 * point["params"] * point["tokens"] == pytest.approx(flops, rel=0.01)
+        others = [(size, flops / 6 / size) for size in (point["params"] * 1.02**step for step in range(-150, 150))]
+        least = min(p["E"] + p["A"] / n ** p["alpha"] + p["B"] / d ** p["beta"] for n, d in others)
+        assert least <= point["loss"] < least + 0.02
+
+
+def test_what_needs_optima_refuses_a_law(capsys: pytest.CaptureFixture[str]) -> None:
+    assert published_law("published:smdm") is None and published_law("quokka") is None
+    with pytest.raises(SystemExit) as refused:
+        main(["plan", "--budget", "1e20", "--study", "published:quokka"])
+    assert refused.value.code == 2
+    assert "a law without a table of optima" in capsys.readouterr().err

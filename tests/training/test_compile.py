@@ -31,11 +31,11 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return corpus(tmp_path_factory.mktemp("prose"))
 
 
-@pytest.mark.parametrize("how", [True, "graphs"])
-def test_compiled_training_has_the_same_losses(how: Any, source: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("how", "dropout"), [(True, 0.0), ("graphs", 0.1)])
+def test_compiled_training_has_the_same_losses(how: Any, dropout: float, source: Path, tmp_path: Path) -> None:
     found = []
     for compile in (False, how):
-        train = {"compile": compile, "accumulate": 2, "precision": "float64"}
+        train = {"compile": compile, "accumulate": 2, "precision": "float64", "dropout": dropout}
         config = tiny(source, budget={"steps": 6}, train=train)
         found.append(torch.stack([step.loss for step in Trainer.start(set_up(config), tmp_path).run()]))
     assert torch.allclose(found[0], found[1], **CLOSE)

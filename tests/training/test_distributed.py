@@ -56,6 +56,7 @@ def cases(source: Path, size: int) -> dict[str, RunConfig]:
         ):  # the loss module is the same for all; theirs keeps more than weights
             found[f"{name} ddp float64"] = run(source, family, "ddp", "float64", accumulate=2 - number % 2)
     found["hybrid fsdp float64"] = run(source, HYBRID, "fsdp", "float64", accumulate=7)
+    found["hybrid fsdp float64 dropout"] = run(source, HYBRID, "fsdp", "float64", accumulate=2, dropout=0.2)
     found["mdlm ddp float32"] = run(source, "mdlm", "ddp", "float32", accumulate=2)
     if size == 3:
         return found

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from redraft.cli import main
 from redraft.commands.plan import recipes
 from redraft.config import RunConfig, merge, read_toml, validated
-from redraft.families import duo, gidd
+from redraft.families import duo, mask_uniform
 from redraft.network import head
 from redraft.planning.budget import CHUNK_LOGITS_GPU, CUDA, NCCL, memory_plan, plan_run, rows_at_a_time
 
@@ -46,7 +46,7 @@ class Alive(TorchDispatchMode):
 
 RULES: dict[str, Callable[..., Tensor]] = {
     "duo": lambda low, x, share: duo.uniform_nats(low, x.flip(0), x, share, -share),
-    "gidd": lambda low, x, share: gidd.divergence(low, x.flip(0), x, share, 1 - share),
+    "gidd": lambda low, x, share: mask_uniform.divergence(low, x.flip(0), x, share, 1 - share),
 }
 
 

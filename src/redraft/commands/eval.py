@@ -5,11 +5,13 @@ redraft eval runs/first --data "corpus/*.txt" --rows 1000 --draws 8
 redraft eval runs/first --data wikitext.txt --wrap documents --detokenize wikitext --stride 64
 redraft eval runs/first --estimator importance_weighted --k 16
 redraft eval runs/first --estimator chain_rule --order random
+redraft eval runs/first --estimator chain_rule --order margin --k 4
 redraft eval runs/first --tasks hellaswag,piqa,blimp --data-dir data --out scores.json
 redraft eval runs/first --tasks continuation_choice --text books.jsonl --guidance 1 --against scores.json
 
 Estimators: the family's own, continuous_time or (where its times are a grid) discrete_time; mask_count (mdlm); chain_rule (ar,
-mdlm, esolm, bd3lm; --order left_to_right, random or generative); importance_weighted (mdlm, esolm, bd3lm; --k); path_weighted
+mdlm, esolm, bd3lm; --order left_to_right, random or generative; mdlm also --order confidence, margin or entropy, the exact
+likelihood of what writes the surest positions first, --k a step); importance_weighted (mdlm, esolm, bd3lm; --k); path_weighted
 (families with a clock; --k, --steps). The last three take many passes through the network: what they cost is said beforehand.
 
 Tasks (lm-evaluation-harness, offline): hellaswag, piqa, arc_easy, arc_challenge, openbookqa, social_iqa, winogrande, boolq,
@@ -33,7 +35,7 @@ from redraft.commands import device_flags
 from redraft.display import Left, Line, emit, lost_sentence, monte_carlo, over_windows, perplexity, tokenising
 from redraft.errors import UserError, unknown
 from redraft.numbers import WIDEST, real, seed, whole
-from redraft.registry import ESTIMATORS
+from redraft.registry import CHAIN_ORDERS, ESTIMATORS
 from redraft.text.sources.corpus import check_named
 
 if TYPE_CHECKING:
@@ -68,9 +70,11 @@ def arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--estimator", help="how -log p is estimated (see above)")
     parser.add_argument(
-        "--k", type=whole(1, WIDEST), help="orders or paths averaged in a draw of importance_weighted, path_weighted"
+        "--k",
+        type=whole(1, WIDEST),
+        help="orders or paths averaged in a draw of importance_weighted, path_weighted; tokens a step of chain_rule (1)",
     )
-    parser.add_argument("--order", help="of chain_rule")
+    parser.add_argument("--order", help=f"of chain_rule: {', '.join(CHAIN_ORDERS)}")
     parser.add_argument("--steps", type=whole(1, WIDEST), help="of the chain of path_weighted")
     parser.add_argument(
         "--batch", type=whole(1, WIDEST), help="rows a pass: 32, and of tasks, whose rows are short, 256"
@@ -99,6 +103,8 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
     device_flags.model(options)
     if options.estimator is not None and options.estimator not in ESTIMATORS:
         raise unknown("estimator", options.estimator, ESTIMATORS)
+    if options.order is not None and options.order not in CHAIN_ORDERS:
+        raise unknown("order", options.order, CHAIN_ORDERS)
     given = {name: value for name in SETTINGS if (value := getattr(options, name)) is not None}
     if options.tasks is not None:
         if options.data:
@@ -132,7 +138,7 @@ def _text(options: Namespace, given: dict[str, Any]) -> None:
         **{name: None if value == math.inf else value for name, value in asdict(result).items()},
         **scored.per_text(result),
         "family": model.family.name,
-        "estimator": {"name": estimator.name, **asdict(estimator)},
+        "estimator": estimator.record(),
         **compute.record(model),
         "data": source,
         "text_sha256": scored.sha256,
@@ -149,7 +155,9 @@ def _text(options: Namespace, given: dict[str, Any]) -> None:
         write_json(options.out, table)
     if options.json:
         return emit(table)
-    how = " ".join([estimator.name, *(f"{name}={value}" for name, value in asdict(estimator).items())])
+    how = " ".join(
+        [estimator.name, *(f"{name}={value}" for name, value in estimator.record().items() if name != "name")]
+    )
     kind = "exact" if result.exact else f"a bound; {monte_carlo(result.monte_carlo_error)}"
     bits = "" if table["bits_per_byte"] is None else f"{table['bits_per_byte']:.4f} bits/byte, "
     print(

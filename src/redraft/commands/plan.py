@@ -144,21 +144,28 @@ def _run(options: Namespace, table: dict[str, Any], overrides: dict[str, Any], r
     config = validated(RunConfig, merge(table, overrides))
     budget = plan_run(config, vocabulary(config.data.tokenizer))
     from redraft.planning.pace import cpu_rate, scoring_flops, seconds
+    from redraft.planning.repetition import repetition_foreseen
     from redraft.planning.validation_rows import foreseen
 
     rate = rate or cpu_rate([budget], config.train.threads)
     scoring = scoring_flops(config, budget) / rate
     training = seconds([budget], rate)
     rows = foreseen(config.data, config.evaluate.rows)
+    repeated = repetition_foreseen(config.data, budget.tokens)
     ranks, per_node = ranks_of(options)
     if options.json:
         memory = memory_plan(config, budget.shape, passes_of(config), ranks, per_node)
         return emit({
             **budget.to_json(), "memory": {**asdict(memory), "total": memory.total}, "gpus": ranks,
             "seconds": training, "scoring_seconds": scoring, "flops_per_second": rate, "rate_from": source,
-            "validation": asdict(rows), "exports": exports(config),
+            "validation": asdict(rows), "repetition": asdict(repeated), "exports": exports(config),
         })  # fmt: skip
-    sentences = [*run_sentences(config, budget), rows.sentence, time_sentence(training, scoring, rate, source)]
+    sentences = [
+        *run_sentences(config, budget),
+        repeated.sentence,
+        rows.sentence,
+        time_sentence(training, scoring, rate, source),
+    ]
     return print("\n".join([*sentences, *cluster_sentences(config, budget, ranks, per_node)]))
 
 

@@ -7,7 +7,8 @@ torchrun --nproc-per-node 8 -m redraft study work studies/first        eight mor
 redraft study tune RECIPE --into studies/rates     a learning rate for each family and size; writes tuned.toml, a recipe
 redraft study status studies/first --watch         where it stands, from any terminal
 redraft study fit FILE                             fits of a study folder, of any CSV, JSONL or parquet with the columns
-                                                   family, params, tokens, flops, loss, or of published:scaling-beyond
+                                                   family, params, tokens, flops, loss, or of published:scaling-beyond or
+                                                   published:smdm; the laws published:quokka and published:von-ruette
 redraft study import SRC --into runs.csv --columns loss=val_loss,params=n_params,family=ar      records of other origin
 redraft study frontier studies/first               speed and quality of each family's best run; --steps "[4, 64]" and the
                                                    other keys of [frontier] can be given here
@@ -55,7 +56,8 @@ PARTS = {
     "fit": Part(
         "Fits of a study folder, of any CSV, JSONL or parquet with the columns family, params, tokens, flops, loss, or of "
         "published:scaling-beyond. A table without the column family is one family, called --name. It says which runs "
-        "and which budgets decide L(N, D), and warns of those that move a parameter by more than its interval.",
+        "and which budgets decide L(N, D), and warns of those that move a parameter by more than its interval. The laws "
+        "published:quokka and published:von-ruette are told, not fitted.",
         ("reference", "name", "resamples", "seed", "json"), {"of": "FILE|FOLDER"},
     ),
     "import": Part(

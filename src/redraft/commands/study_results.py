@@ -18,13 +18,18 @@ if TYPE_CHECKING:
 
 def fit(options: Namespace, overrides: dict[str, Any]) -> None:
     from redraft.scaling import fit as fitting
+    from redraft.scaling.published.laws import law_json, law_lines, published_law
     from redraft.scaling.records import load_points
     from redraft.scaling.schema import to_json
     from redraft.scaling.summary import summary
 
+    if law := published_law(str(options.of)):
+        return emit(law_json(law)) if options.json else print("
+".join(law_lines(law)))
     points = load_points(options.of, options.name)
     fits = fitting.fit(points, reference=options.reference, seed=options.seed, resamples=options.resamples)
-    emit(to_json(fits)) if options.json else print("\n".join(summary(fits)))
+    return emit(to_json(fits)) if options.json else print("
+".join(summary(fits)))
 
 
 def import_table(options: Namespace, overrides: dict[str, Any]) -> None:

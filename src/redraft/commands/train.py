@@ -246,6 +246,7 @@ def start_table(folder: Path) -> dict[str, Any]:
 
 def data_sentences(setup: Setup) -> list[str]:
     """What fine-tuning reads and leaves out; of a run on text, a validation split that is too small to tell its error."""
+    from redraft.planning.repetition import repetition
     from redraft.text.examples.examples import PromptCorpus
     from redraft.text.shards.shards import Corpus
 
@@ -255,7 +256,7 @@ def data_sentences(setup: Setup) -> list[str]:
     if isinstance(setup.corpus, Corpus) and setup.corpus.shared:
         said = [*said, f"Validation: {setup.corpus.shared} of its documents are in the training text too."]
     if not isinstance(setup.corpus, PromptCorpus):
-        return said
+        return [repetition(setup.budget.tokens, setup.corpus.split("train").count).sentence, *said]
     data, (train, held_out) = setup.config.data, (setup.corpus.split(name) for name in ("train", "validation"))
     epochs = setup.budget.steps * setup.config.train.batch / train.count
     left_out = f"{train.skipped} longer than {data.length} tokens skipped, {train.truncated} truncated"

@@ -22,6 +22,7 @@ from redraft.noise import counter_rng
 from redraft.noise.counter_rng import Key
 from redraft.noise.kernels import marginal
 from redraft.noise.schedules import SCHEDULES, Schedule
+from redraft.noise.time_density import TimeDensity, TimeOption, Uniform
 from redraft.registry import FAMILIES, checked_options, find
 from redraft.types import Batch, Network, Noise, Predict, TokenLoss, View
 
@@ -30,6 +31,7 @@ PROCESSES: dict[str, tuple[str, ...]] = {
     "absorbing": ("schedule",),
     "uniform": ("schedule",),
     "hybrid": ("uniform",),
+    "stationary": ("uniform", "schedule"),
     "ordered": ("alpha_0", "variant"),
     "blocks": ("block",),
 }
@@ -72,7 +74,7 @@ class Family(ABC):
         """[B, L] ids of an unwritten canvas."""
 
 
-class DiffusionFamily(Family):
+class DiffusionFamily(TimeOption, Family):
     """A family with a clock: t in [0, 1], and a network that sees one corrupted text and predicts the clean one.
 
     Each token is corrupted alone, q(x_t | x_0) = alpha_t x_0 + (1 - alpha_t) pi_t (noise/kernels.py), and `sample_noise` draws
@@ -81,7 +83,7 @@ class DiffusionFamily(Family):
 
     schedule: Schedule
     grid: int = 0  # T: the bound is that of a chain with times 1/T, 2/T, ..., 1; 0: of continuous time
-    time_exponent: ClassVar[int] = 1  # the bound's t is u^time_exponent with uniform u: more draws near t = 0
+    bound_times: ClassVar[TimeDensity] = Uniform()  # what the bound draws its times from, unless told otherwise
 
     @abstractmethod
     def marginal(self, x0: Tensor, t: Tensor) -> Tensor:
@@ -127,7 +129,7 @@ class DiffusionFamily(Family):
         return self.sample_noise(torch.ones_like(noise("prior")[:, :1]), noise)
 
     def nelbo(self, network: Network, batch: Batch, *, key: Key) -> TokenLoss:
-        paid = self.per_token_loss(self.token_nelbo, network, batch, key, self.time_exponent)
+        paid = self.per_token_loss(self.token_nelbo, network, batch, key, self.bound_times)
         return TokenLoss(paid.nats + self.prior_nats() * batch.scored, batch.scored)
 
     def log_p(self, network: Network, tokens: Tensor, t: Tensor | None, order: Tensor | None) -> Tensor:
@@ -136,23 +138,34 @@ class DiffusionFamily(Family):
         hidden = network.trunk(self.view(tokens, at))
         return self.interpret(network.head(hidden), tokens)
 
+    @property
+    def training_times(self) -> TimeDensity:
+        """What training draws the times of a bound from: those of the option `time`, or else the bound's own."""
+        return self.bound_times if self.time == "uniform" else self.density
+
     def per_token_loss(
-        self, charge: PerTokenLoss, network: Network, batch: Batch, key: Key, time_exponent: int = 1
+        self,
+        charge: PerTokenLoss,
+        network: Network,
+        batch: Batch,
+        key: Key,
+        density: TimeDensity,
+        weighted: bool = True,
     ) -> TokenLoss:
-        """`charge` is the loss per token, for one x_t per row at its own t; logits are computed at scored positions only. With
-        t = u^`time_exponent` the loss is multiplied by dt/du, so that its mean over t is unchanged."""
+        """`charge` is the loss per token, for one x_t per row at its own t, drawn from `density`; logits are computed at
+        scored positions only. `weighted` by 1 / density, its mean is that over uniform t."""
         places = scored_places(batch)
         u = counter_rng.times(key.fold_in("time"), batch.index)[:, None]
-        t = on_grid(u**time_exponent, self.grid)
+        t, weight = on_grid(density.times(u), self.grid), density.weight(u) if weighted else None
         noise = counter_rng.field(key, batch.index, batch.tokens.shape[1])
         xt = self.corrupt(batch.tokens, t, noise).where(batch.scored, batch.tokens)
         hidden = network.trunk(self.view(xt, t))
-        if time_exponent == 1:
+        if weight is None:
             nats = charge(network, *picked(batch, places, hidden, xt, batch.tokens, t))
         else:
-            with summed(False):  # the losses are multiplied by dt/du afterwards
+            with summed(False):  # the losses are weighted afterwards
                 nats = charge(network, *picked(batch, places, hidden, xt, batch.tokens, t))
-            nats = nats * picked(batch, places, time_exponent * u ** (time_exponent - 1))[0].to(nats.dtype)
+            nats = nats * picked(batch, places, weight)[0].to(nats.dtype)
         return TokenLoss(in_place(nats, batch, places), batch.scored)
 
 
@@ -332,4 +345,7 @@ def build(name: str, options: dict[str, Any], vocab: int) -> Family:
         if settings["schedule"] not in SCHEDULES:
             raise UserError(f"unknown schedule {settings['schedule']!r}. Known: {', '.join(SCHEDULES)}.")
         settings["schedule"] = SCHEDULES[settings["schedule"]]()
-    return FAMILIES[name].load()(vocab=vocab, **settings)
+    family: Family = FAMILIES[name].load()(vocab=vocab, **settings)
+    if isinstance(family, TimeOption):
+        _ = family.density  # refused here, before work begins
+    return family

@@ -27,14 +27,16 @@ from redraft.families.base import AnyOrder, Family, masked_cross_entropy, no_ord
 from redraft.families.mdlm import carry_over, check_objective
 from redraft.noise import counter_rng
 from redraft.noise.counter_rng import Key
+from redraft.noise.time_density import TimeOption
 from redraft.types import Batch, Network, Noise, Pattern, TokenLoss, View
 
 
 @dataclass(frozen=True)
-class BD3LM(Family, AnyOrder):
+class BD3LM(TimeOption, Family, AnyOrder):
     """`block` B': tokens a block; the last one of a text may be short. Trains on the bound ("nelbo"), or on the plain
     cross-entropy of hidden tokens ("low_variance"), at masking rates drawn from (`clip_low`, `clip_high`]: the paper's
-    clipped schedules, which leave out the rates with the noisiest gradients (section 5). The bound takes all rates.
+    clipped schedules, which leave out the rates with the noisiest gradients (section 5). The bound takes all rates. `time`
+    draws a place in that interval.
     """
 
     name: ClassVar[str] = "bd3lm"
@@ -61,8 +63,11 @@ class BD3LM(Family, AnyOrder):
         return self.vocab
 
     def loss(self, network: Network, batch: Batch, *, key: Key, progress: float) -> TokenLoss:
-        rate = self.clip_low + (self.clip_high - self.clip_low) * self.times(batch, key)
+        u = self.times(batch, key)
+        rate, rarity = self.clip_low + (self.clip_high - self.clip_low) * self.density.times(u), self.density.weight(u)
         hide, weight = self.hidden(batch, rate, key)
+        if rarity is not None:
+            weight = weight * rarity.repeat_interleave(self.block, 1)[:, : weight.shape[1]]
         nats = self.hidden_nats(network, batch.tokens, hide, weight if self.objective == "nelbo" else None)
         return TokenLoss(nats, batch.scored)
 

@@ -47,7 +47,7 @@ class D3PM(Absorbing):
             raise UserError(f"family.auxiliary must be at least 0, got {self.auxiliary}")
 
     def loss(self, network: Network, batch: Batch, *, key: Key, progress: float) -> TokenLoss:
-        return self.per_token_loss(self.token_loss, network, batch, key)
+        return self.per_token_loss(self.token_loss, network, batch, key, self.training_times)
 
     def view(self, tokens: Tensor, t: Tensor) -> View:
         return full_view(tokens, sigma=clock(self.schedule(t)[0]))

@@ -78,6 +78,8 @@ class Duo(DiffusionFamily):
         ):
             if not good:
                 raise UserError(f"family.{name} must be {want}: got {getattr(self, name)}")
+        if self.objective == "distillation" and self.time != "uniform":
+            raise UserError(f"family.time must be uniform in distillation, whose times are pairs: got {self.time}")
         if self.objective != "nelbo" and self.bridge.low >= self.bridge.high:
             raise UserError(f"family.gamma_low {self.bridge.low} must be below gamma_high {self.bridge.high}")
 
@@ -94,12 +96,14 @@ class Duo(DiffusionFamily):
         if self.objective == "distillation":
             stride = 2 ** min(int(progress * self.rounds + 1e-9), self.rounds - 1) / self.stride
             return consistency(self.bridge, self.noisy_view, network, batch, key=key, stride=stride, kl=self.kl)
-        return self.per_token_loss(self.token_nelbo, network, batch, key)
+        return self.per_token_loss(self.token_nelbo, network, batch, key, self.training_times)
 
     def tempered_nelbo(self, network: Network, batch: Batch, *, key: Key, share: float) -> TokenLoss:
         """The bound's integrand along the bridge, the network shown softmax(w / tau); `share` of the curriculum is done."""
-        t = counter_rng.times(key.fold_in("time"), batch.index)[:, None]
+        u = counter_rng.times(key.fold_in("time"), batch.index)[:, None]
+        t, weight = self.density.times(u), self.density.weight(u)
         alpha, dalpha = self.bridge(t)
+        dalpha = dalpha if weight is None else dalpha * weight  # the integrand is linear in it
         z, soft = self._tempered(batch, self.bridge.gamma(t), self.tau * (self.tau_end / self.tau) ** share, key)
         hidden = network.trunk(replace(self.noisy_view(z, alpha), soft=soft))
         places = scored_places(batch)

@@ -26,6 +26,7 @@ from redraft.network.device import few_shapes
 from redraft.network.padding import of_rows
 from redraft.noise import counter_rng
 from redraft.noise.counter_rng import Key
+from redraft.noise.time_density import TimeDensity, TimeOption, Uniform
 from redraft.types import Attention, Batch, Network, Noise, Pattern, TokenLoss, View
 
 VARIANTS = ("A", "B")
@@ -33,8 +34,8 @@ Sees = Callable[[Tensor, Tensor, Tensor], Tensor]  # see types.Pattern
 
 
 @dataclass(frozen=True)
-class EsoLM(Family, AnyOrder):
-    """`alpha_0` in [0, 1]: the share written by diffusion. `objective` is that of the diffusion phase, as in MDLM.
+class EsoLM(TimeOption, Family, AnyOrder):
+    """`alpha_0` in [0, 1]: the share written by diffusion, whose phase `objective` and `time` are about, as in MDLM.
     `variant`: B, causal in the order, or A, both ways among the tokens that diffusion has written.
     """
 
@@ -64,13 +65,13 @@ class EsoLM(Family, AnyOrder):
             nats = (
                 self._sequential(network, batch, key)
                 if self.alpha_0 == 0
-                else self._diffusion(network, batch, key, self.objective)
+                else self._diffusion(network, batch, key, self.objective, self.density)
             )
             return TokenLoss(nats, batch.scored)
         even = batch.index % 2 == 0
         parts = list[tuple[Tensor, Tensor]]()
         if even.any():
-            part = self._diffusion(of_rows(network, even), _rows(batch, even), key, self.objective)
+            part = self._diffusion(of_rows(network, even), _rows(batch, even), key, self.objective, self.density)
             parts.append((even, part))
         if not even.all():
             parts.append((~even, self._sequential(of_rows(network, ~even), _rows(batch, ~even), key)))
@@ -83,7 +84,7 @@ class EsoLM(Family, AnyOrder):
     def nelbo(self, network: Network, batch: Batch, *, key: Key) -> TokenLoss:
         phases = []
         if self.alpha_0 > 0:
-            phases.append(self._diffusion(network, batch, key, "nelbo"))
+            phases.append(self._diffusion(network, batch, key, "nelbo", Uniform()))
         if self.alpha_0 < 1:
             phases.append(self._sequential(network, batch, key))
         return TokenLoss(torch.stack(phases).sum(0), batch.scored)
@@ -172,11 +173,14 @@ class EsoLM(Family, AnyOrder):
         hidden = z == self.mask_id
         return (hidden + torch.where(hidden & sequential, ramp, shuffle)).argsort(1)
 
-    def _diffusion(self, network: Network, batch: Batch, key: Key, objective: str) -> Tensor:
+    def _diffusion(self, network: Network, batch: Batch, key: Key, objective: str, density: TimeDensity) -> Tensor:
         noise = counter_rng.field(key, batch.index, batch.tokens.shape[1])
-        alpha = self.alpha_0 * (1 - counter_rng.times(key.fold_in("time"), batch.index)[:, None])
+        u = counter_rng.times(key.fold_in("time"), batch.index)[:, None]
+        alpha = self.alpha_0 * (1 - density.times(u))
         zt = self._hide(batch, noise("corrupt") >= alpha)
         weight = None if objective == "low_variance" else self.alpha_0 / (1 - alpha)
+        if weight is not None and (rarity := density.weight(u)) is not None:
+            weight = weight * rarity
         return self.diffusion_nats(network, zt, batch.tokens, self.order(zt, noise, sequential=False), weight)
 
     def _sequential(self, network: Network, batch: Batch, key: Key) -> Tensor:

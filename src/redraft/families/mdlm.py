@@ -42,7 +42,8 @@ class MDLM(Absorbing, AnyOrder):
         check_absorbing(self.schedule)
 
     def loss(self, network: Network, batch: Batch, *, key: Key, progress: float) -> TokenLoss:
-        return self.per_token_loss(self.token_loss, network, batch, key)
+        weighted = self.objective == "nelbo"
+        return self.per_token_loss(self.token_loss, network, batch, key, self.density, weighted)
 
     def view(self, tokens: Tensor, t: Tensor) -> View:
         return full_view(tokens)

@@ -40,7 +40,7 @@ class SEDD(Absorbing):
         check_absorbing(self.schedule)
 
     def loss(self, network: Network, batch: Batch, *, key: Key, progress: float) -> TokenLoss:
-        return self.per_token_loss(self.token_nelbo, network, batch, key)
+        return self.per_token_loss(self.token_nelbo, network, batch, key, self.training_times)
 
     def view(self, tokens: Tensor, t: Tensor) -> View:
         return full_view(tokens, sigma=clock(self.schedule(t)[0]))

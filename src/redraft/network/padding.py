@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from redraft.network.dropout import Dropped
 from redraft.network.wrapped import Wrapped
 from redraft.types import Attention, Batch, Network, Pattern, View
 
@@ -55,8 +56,10 @@ class Within(Wrapped):
 def of_rows(network: Network, which: Tensor) -> Network:
     """The network for those rows [B] (bool) of its batch alone."""
     if isinstance(network, Within):
-        return Within(network.network, network.documents[which])
-    return Padded(network.network, network.lengths[which]) if isinstance(network, Padded) else network
+        return Within(of_rows(network.network, which), network.documents[which])
+    if isinstance(network, Dropped):
+        return replace(network, index=network.index[which])
+    return Padded(of_rows(network.network, which), network.lengths[which]) if isinstance(network, Padded) else network
 
 
 def unpadded(view: View) -> View:

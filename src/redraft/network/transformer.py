@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from redraft.network.attention import attend, prepared, rotary
 from redraft.network.device import keep_freed_memory
+from redraft.network.dropout import dropped
 from redraft.network.head import Rule, by_rule, cross_entropy, logits, wide
 from redraft.network.kv_cache import KVCache, LayerCache
 from redraft.network.kv_pool import PoolCall, PoolLayer
@@ -129,15 +130,19 @@ class Block(nn.Module):
         pattern: Any,
         cache: LayerCache | PoolLayer | None,
         dtype: torch.dtype,
+        keep: tuple[Tensor | None, Tensor | None] = (None, None),
+        rate: float = 0.0,
     ) -> Tensor:
+        """`keep`: of what attention and MLP add, [B, Q, d] each (network/dropout.py)."""
         if self.modulation is None:
-            h = h + self.attention(self.norm1(h).to(dtype), rope, pattern, cache)
-            return h + self.mlp(self.norm2(h).to(dtype))
+            h = h + dropped(self.attention(self.norm1(h).to(dtype), rope, pattern, cache), keep[0], rate)
+            return h + dropped(self.mlp(self.norm2(h).to(dtype)), keep[1], rate)
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(cond)[:, None].chunk(6, -1)
         u = torch.addcmul(shift1, self.norm1(h), 1 + scale1)
-        h = torch.addcmul(h, gate1, self.attention(u.to(dtype), rope, pattern, cache).to(h.dtype))
+        mixed = dropped(self.attention(u.to(dtype), rope, pattern, cache), keep[0], rate)
+        h = torch.addcmul(h, gate1, mixed.to(h.dtype))
         u = torch.addcmul(shift2, self.norm2(h), 1 + scale2)
-        return torch.addcmul(h, gate2, self.mlp(u.to(dtype)).to(h.dtype))
+        return torch.addcmul(h, gate2, dropped(self.mlp(u.to(dtype)), keep[1], rate).to(h.dtype))
 
     def attention(
         self, x: Tensor, rope: tuple[Tensor, Tensor], pattern: Any, cache: LayerCache | PoolLayer | None
@@ -182,8 +187,10 @@ class Transformer(nn.Module):
         cond = None
         if self.time is not None:
             cond = self.time(h.new_zeros(1, 1) if view.sigma is None else view.sigma)
+        drop = view.dropout
         for number, block in enumerate(self.blocks):
-            h = block(h, cond, rope, pattern, None if cache is None else cache.layer(number), self.compute)
+            told = h, cond, rope, pattern, None if cache is None else cache.layer(number), self.compute
+            h = block(*told) if drop is None else block(*told, drop.keep[number], drop.rate)
         h = self.norm(h)
         if self.modulation is not None:
             shift, scale = self.modulation(cond)[:, None].chunk(2, -1)

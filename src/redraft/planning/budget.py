@@ -165,6 +165,7 @@ def memory_plan(config: RunConfig, shape: Shape, passes: float = 1.0, ranks: int
     tokens = rows_at_a_time(config, ranks) * config.data.length * passes
     wide, narrow = _kept(shape)
     each = tokens * (4 * wide + low * narrow)
+    masks = 2.0 * shape.depth * tokens * shape.width if train.dropout else 0.0  # bool
     blocks = shape.depth * tokens * 4 * shape.width + each if train.checkpointing == "blocks" else shape.depth * each
     # Gradients that wait for the next turn are not in shards yet (FSDP2).
     waiting = shards > 1 and micro_batches(train.batch, train.accumulate, ranks) > 1
@@ -175,7 +176,7 @@ def memory_plan(config: RunConfig, shape: Shape, passes: float = 1.0, ranks: int
         average=4.0 * count / shards if train.ema else 0.0,
         gradients=4.0 * count if waiting else 4.0 * count / shards + (outer if shards > 1 else 0.0),
         gathered=gathered,
-        activations=SLACK * (blocks + 2 * 4 * tokens * shape.width),
+        activations=SLACK * (blocks + 2 * 4 * tokens * shape.width) + masks,
         head=2 * 4.0 * counts["head"],
         workspace=_gpu_workspace(config, shape, ranks, low) if gpu else WORKSPACE[low],
     )

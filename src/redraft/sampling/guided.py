@@ -9,6 +9,7 @@ is added to a row. A guided NELBO is a score, no longer a bound on -log p.
 What a network sees instead of the prompt (`without_prompt`): what its family shows it of text that is not yet written.
 
   masked families, GIDD   [MASK] at every place of the prompt, as in SMDM
+  XDLM                    [MASK] or, with the probability of its kernel, a random id: a prompt at t = 1, its prior
   Duo                     uniform noise: a prompt at t = 1, its prior. There is no id that says "unknown", and uniform ids are
                           the only uninformative input that it was trained on
   Eso-LM, BD3-LM          nothing: the prompt is hidden from attention and places stay. Tokens that come later in the order

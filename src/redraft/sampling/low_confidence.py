@@ -34,12 +34,18 @@ def margin(log_p: Tensor) -> Tensor:
     return best[:, 0] - best[:, 1]
 
 
-ORDERS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "top_probability": lambda log_p, drawn: log_p.gather(-1, drawn[:, None])[:, 0],
-    "margin": lambda log_p, drawn: margin(log_p),
-    "entropy": lambda log_p, drawn: -entropy(log_p),
+CERTAINTIES: dict[str, Callable[[Tensor], Tensor]] = {
+    "confidence": lambda log_p: log_p.amax(-1),
+    "margin": margin,
+    "entropy": lambda log_p: -entropy(log_p),
 }
-"""(log p [R, V], drawn [R]) -> how sure, [R]. `top_probability` is of the token that was drawn, as in SMDM."""
+"""log p [R, V] -> how sure, [R]. No draw decides which position is next: a text has one path, and so an exact likelihood
+(`redraft eval --estimator chain_rule --order margin`)."""
+TIE = 1e-5
+"""Positions as near in certainty as this are equally sure: on a canvas of masks alone all of them are, but for rounding, which
+must not decide (it differs from batch size to batch size)."""
+ORDERS = ("top_probability", *CERTAINTIES)
+"""`top_probability` is of the token that was drawn, as in SMDM; `confidence` of the likeliest one."""
 
 
 @dataclass(frozen=True)
@@ -116,16 +122,25 @@ def _guess(denoiser: Denoiser, tokens: Tensor, where: Tensor, noise: Noise, orde
     def told(log_p: Tensor, u: Tensor) -> Tensor:
         """A few rows' ids, certainties and entropies, [R, 3] in float64."""
         drawn = counter_rng.categorical(denoiser.sharpened(log_p), u)
-        return torch.stack([drawn.double(), ORDERS[order](log_p, drawn).double(), entropy(log_p).double()], -1)
+        sure = log_p.gather(-1, drawn[:, None])[:, 0] if order == "top_probability" else CERTAINTIES[order](log_p)
+        return torch.stack([drawn.double(), sure.double(), entropy(log_p).double()], -1)
 
     places = flat_places(where)
     u = sent(noise("token"), tokens.device).flatten()[places]
     drawn, certainty, nats = denoiser.belief(tokens, any_time).each(told, places, u).unbind(-1)
     put = lambda like, values: like.flatten().index_copy(0, places, values).view_as(where)
     nothing = torch.zeros_like(where, dtype=torch.float64)
-    surest_first = put(nothing - torch.inf, certainty).argsort(stable=True, dim=1, descending=True)
-    entropies = put(nothing, nats).gather(1, surest_first)
-    return _Guess(put(tokens, drawn.long()), surest_first.argsort(1), entropies)
+    sure = put(nothing - torch.inf, certainty)
+    order_of = surest_first(sure, 0.0 if order == "top_probability" else TIE)
+    return _Guess(put(tokens, drawn.long()), order_of.argsort(1), put(nothing, nats).gather(1, order_of))
+
+
+def surest_first(certainty: Tensor, tie: float = TIE) -> Tensor:
+    """[B, L] -> the positions of each row, the surest first; of those that are less sure than the surest by the same whole
+    number of `tie`s, the earlier."""
+    if not tie:
+        return certainty.argsort(stable=True, dim=1, descending=True)
+    return ((certainty.amax(1, keepdim=True) - certainty) / tie).floor().argsort(stable=True, dim=1)
 
 
 def within(entropies: Tensor, gamma: float) -> Tensor:

@@ -18,7 +18,7 @@ from redraft.scaling.laws.robustness import Robustness
 
 REFERENCE = "ar"
 LABELS = {"ar": "AR", "mdlm": "MDLM", "duo": "Duo", "esolm": "Eso-LM", "smdm": "SMDM"}
-LABELS |= {"bd3lm": "BD3-LM", "gidd": "GIDD", "sedd": "SEDD", "d3pm": "D3PM"}
+LABELS |= {"bd3lm": "BD3-LM", "gidd": "GIDD", "xdlm": "XDLM", "sedd": "SEDD", "d3pm": "D3PM"}
 
 
 @dataclass(frozen=True)

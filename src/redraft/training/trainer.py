@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from redraft.errors import UserError
 from redraft.families.base import Family, TeacherStudent
 from redraft.network.device import DTYPES, deterministic
+from redraft.network.dropout import Dropped
 from redraft.network.head import summed
 from redraft.network.init import initialised
 from redraft.network.padding import reading
 from redraft.network.transformer import Transformer
-from redraft.noise.counter_rng import Key
+from redraft.noise.counter_rng import Key, uniform
 from redraft.planning.budget import micro_batches
 from redraft.planning.lr_schedule import learning_rate
 from redraft.text.shards.packing import Rows
@@ -53,19 +54,27 @@ class Step:
 
 class LossModule(nn.Module):
     """Computes the loss: nats [B, L] of a batch, whose sum is differentiated. It wraps the family's loss, however many forward
-    passes that makes, in one module, so that DDP or FSDP sees a single forward call."""
+    passes that makes, in one module, so that DDP or FSDP sees a single forward call. `dropout`: the share that is dropped of
+    what its blocks add, a teacher's excepted."""
 
-    def __init__(self, family: Family, network: Transformer, teacher: Transformer | None, seed: int):
+    def __init__(
+        self, family: Family, network: Transformer, teacher: Transformer | None, seed: int, dropout: float = 0.0
+    ):
         super().__init__()
         self.family, self.key = family, Key.of(seed).fold_in("corruption")
-        self.network, self.teacher = network, teacher
+        self.network, self.teacher, self.dropout = network, teacher, dropout
 
     def forward(self, batch: Batch, progress: float) -> Tensor:
-        network = reading(self.network, batch)
+        network = reading(self.dropping(batch.index) if self.dropout else self.network, batch)
         if self.teacher is not None:
             network = TeacherStudent(network, reading(self.teacher, batch))
         with summed():
             return self.family.loss(network, batch, key=self.key, progress=progress).nats
+
+    def dropping(self, index: Tensor) -> Dropped:
+        """The network that drops, of samples `index` [B]."""
+        uniforms = lambda words, *counters: uniform(self.key.fold_in(*words), *counters)
+        return Dropped(self.network, self.network.shape, self.dropout, index, uniforms)
 
 
 @dataclass
@@ -96,7 +105,7 @@ class Trainer:
         network = _network(setup, given, ranks)
         teacher = deepcopy(network).requires_grad_(False) if setup.teachers else None
         loss_module = parallelize(
-            LossModule(setup.family, network, teacher, setup.config.seed), network, teacher, train, ranks
+            LossModule(setup.family, network, teacher, setup.config.seed, train.dropout), network, teacher, train, ranks
         )
         optimizer = adamw(network, train)
         if train.compile == "graphs":

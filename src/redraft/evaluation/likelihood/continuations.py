@@ -152,7 +152,7 @@ class Scorer:
     def settings(self) -> dict[str, Any]:
         """All that defines a number, apart from the model."""
         return {
-            "estimator": {"name": self.estimator.name, **asdict(self.estimator)},
+            "estimator": self.estimator.record(),
             "default_estimator": self.estimator == default_estimator(self.model.family),
             "draws": self.rows,
             "guidance": asdict(self.guidance),

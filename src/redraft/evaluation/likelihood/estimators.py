@@ -3,7 +3,8 @@
   continuous_time       the family's own bound, a random time a draw; for ar the exact value
   discrete_time         the same of a family whose bound is that of T steps (d3pm; mdlm with a grid): a random step a draw
   mask_count            MDLM's bound with a random *number* of hidden tokens (LLaDA, arXiv:2502.09992, eq. 6)
-  chain_rule            exact, for one order of generation: -log p(x | order)
+  chain_rule            exact, for one order of generation: -log p(x | order); or for a rule that chooses the next positions
+                        (DUEL, unmasking.py): then exactly -log p(x) of what generates by that rule
   importance_weighted   -log 1/k sum_k p(x | order_k): from the bound at k = 1 to the exact value as k grows
                         (Burda et al. 2016, arXiv:1509.00519; over orders as in the Eso-LM code, `eval.num_iw_orders`)
   path_weighted         -log 1/k sum_k p(path_k, x) / q(path_k | x), for every family with a clock, in `steps` steps
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar
 
 import torch
@@ -25,15 +26,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from redraft.errors import UserError, unknown
+from redraft.evaluation.likelihood.unmasking import POLICIES, policy_nats
 from redraft.families.ar import AR
 from redraft.families.base import AnyOrder, DiffusionFamily, Family
 from redraft.families.esolm import EsoLM
 from redraft.families.mdlm import MDLM
 from redraft.noise import counter_rng
 from redraft.noise.counter_rng import Key
+from redraft.registry import CHAIN_ORDERS
+from redraft.sampling.base import mask_refusal
 from redraft.types import Batch, Network, Noise
-
-ORDERS = ("left_to_right", "random", "generative")
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,10 @@ class Estimator(ABC):
     """Settings of one estimator. A draw pays for the scored tokens of a row, given the others."""
 
     name: ClassVar[str]
+
+    def record(self) -> dict[str, Any]:
+        """Its name and settings, without those that are None."""
+        return {"name": self.name, **{key: value for key, value in asdict(self).items() if value is not None}}
 
     @abstractmethod
     def refusal(self, family: Family) -> str | None:
@@ -129,34 +135,55 @@ class MaskCount(Estimator):
 
 @dataclass(frozen=True)
 class ChainRule(Estimator):
-    """-log p(x | order), token by token. `order`: left_to_right, random (uniform) or generative (as the family writes)."""
+    """-log p(x | order), token by token. `order`: left_to_right, random (uniform) or generative (as the family writes); or
+    confidence, margin or entropy, by which a masked family chooses what it writes next. `k` positions a step, of these and
+    left_to_right, each given what earlier steps wrote; None: one."""
 
     name: ClassVar[str] = "chain_rule"
     order: str = "left_to_right"
+    k: int | None = None
 
     def __post_init__(self) -> None:
-        if self.order not in ORDERS:
-            raise unknown("order", self.order, ORDERS)
+        if self.order not in CHAIN_ORDERS:
+            raise unknown("order", self.order, CHAIN_ORDERS)
+        if self.k is not None:
+            _at_least_one("k", self.k)
+            if self.order not in POLICIES:
+                raise UserError(f"k is for the orders {', '.join(POLICIES)}: {self.order} writes one token a step")
+
+    @property
+    def by_policy(self) -> bool:
+        """Whether positions are chosen step by step, or several a step."""
+        return self.order not in ("left_to_right", "random", "generative") or (self.k or 1) > 1
 
     def refusal(self, family: Family) -> str | None:
         if isinstance(family, AR) and self.order != "left_to_right":
             return f"it writes in one order: left_to_right, not {self.order}"
+        if self.by_policy:
+            why = mask_refusal(family)
+            return why and f"{why}, so it cannot choose what it writes next"
         if isinstance(family, AnyOrder):
             return family.order_refusal(self.order)
         return None if isinstance(family, AR) else "it writes no token after another"
 
     def random(self, family: Family) -> bool:
-        return self.order != "left_to_right"
+        return self.order in ("random", "generative")
 
     def passes(self, family: Family, scored: int) -> int:
+        if self.by_policy:
+            return -(-scored // (self.k or 1))
         return family.chain_passes(scored) if isinstance(family, AnyOrder) else 1
 
     def headed(self, family: Family, scored: int) -> int:
-        return 1
+        """A rule that chooses looks at all that is hidden, on average half of it, and then at what it chose."""
+        return 1 if self.order in ("left_to_right", "random", "generative") else self.passes(family, scored) // 2 + 2
 
     def nats(self, network: Network, family: Family, batch: Batch, *, draws: int, key: Key) -> Tensor:
         if isinstance(family, AR):
             return family.nelbo(network, batch, key=key).nats.double().sum(1)
+        if self.by_policy:
+            assert isinstance(family, DiffusionFamily)
+            return policy_nats(network, family, batch, self.order, self.k or 1)
         assert isinstance(family, AnyOrder)
         length, scored = batch.tokens.shape[1], batch.scored
         noise = counter_rng.field(key.fold_in("order"), batch.index, length)

@@ -12,8 +12,8 @@ class RedraftConfig(PretrainedConfig):
 
     `block`: "dit" (LayerNorm, GELU, adaLN over `cond_size` numbers; 0: none) or "llama" (RMSNorm, SwiGLU).
     `family`, `family_options`: its name and settings in redraft. What this code goes by is `process`: its "kind"
-    (left_to_right, absorbing, uniform, hybrid, ordered or blocks), whether the network reads the time ("clocked"), and the
-    settings of the kind.
+    (left_to_right, absorbing, uniform, hybrid, stationary, ordered or blocks), whether the network reads the time
+    ("clocked"), and the settings of the kind.
     `max_position_embeddings`: tokens in a row when it was trained; rotary positions go on beyond.
     """
 

@@ -16,6 +16,7 @@ from .configuration_redraft import RedraftConfig
 from .network_redraft import wide
 
 CARRIED = ("absorbing", "ordered", "blocks")  # what is visible is the text's own, and predicts itself
+KINDS = ("absorbing", "uniform", "hybrid", "stationary")
 SCHEDULES = ("linear", "log_linear", "cosine")
 
 Hidden = Callable[..., Tensor]
@@ -30,25 +31,28 @@ class Process:
     def __init__(self, config: RedraftConfig):
         self.kind, self.vocab = config.process["kind"], config.vocab_size - 1
         self.schedule = config.process.get("schedule", "linear")
-        if self.kind not in ("absorbing", "uniform", "hybrid") or self.schedule not in SCHEDULES:
+        if self.kind not in KINDS or self.schedule not in SCHEDULES:
             raise ValueError(f"this code knows no process {self.kind!r} with schedule {self.schedule!r}")
-        share = config.process.get("uniform", 0.0)
-        self.mass = 2 * share / (1 - share)  # of a hybrid's uniform noise
+        self.share = config.process.get("uniform", {"uniform": 1.0}.get(self.kind, 0.0))  # of uniform noise
 
     def alpha(self, t: Tensor) -> Tensor:
         """The share of tokens that survive to time t, float64."""
         if self.kind == "hybrid":
-            return (1 - t) / (1 + self.mass * (t * (1 - t)).sqrt())
+            return (1 - t) / (1 + self.mass() * (t * (1 - t)).sqrt())
         if self.schedule == "cosine":
             return 1 - (math.pi / 2 * (1 - t)).cos()
         return 1 - (1 - 1e-3) * t if self.schedule == "log_linear" else 1 - t
 
+    def mass(self) -> float:
+        """Of a hybrid's uniform noise, whose share is that at t = 1/2."""
+        return 2 * self.share / (1 - self.share)
+
     def law(self, t: Tensor) -> Tensor:
         """pi_t, [V + 1]."""
         if self.kind == "hybrid":
-            masked = 1 / (1 + self.mass * ((1 - t) / t.clamp(min=torch.finfo(t.dtype).tiny)).sqrt())
+            masked = 1 / (1 + self.mass() * ((1 - t) / t.clamp(min=torch.finfo(t.dtype).tiny)).sqrt())
         else:
-            masked = torch.full_like(t, 0.0 if self.kind == "uniform" else 1.0)
+            masked = torch.full_like(t, 1 - self.share)
         return torch.cat([((1 - masked) / self.vocab).expand(self.vocab), masked[None]])
 
     def sigma(self, t: Tensor) -> Tensor:
