@@ -24,12 +24,10 @@ def fit(options: Namespace, overrides: dict[str, Any]) -> None:
     from redraft.scaling.summary import summary
 
     if law := published_law(str(options.of)):
-        return emit(law_json(law)) if options.json else print("
-".join(law_lines(law)))
+        return emit(law_json(law)) if options.json else print("\n".join(law_lines(law)))
     points = load_points(options.of, options.name)
     fits = fitting.fit(points, reference=options.reference, seed=options.seed, resamples=options.resamples)
-    return emit(to_json(fits)) if options.json else print("
-".join(summary(fits)))
+    return emit(to_json(fits)) if options.json else print("\n".join(summary(fits)))
 
 
 def import_table(options: Namespace, overrides: dict[str, Any]) -> None:
