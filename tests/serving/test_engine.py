@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from itertools import islice
 from typing import Any
 
@@ -88,6 +89,19 @@ def test_row_of_a_batch_is_the_text_of_its_number(name: str) -> None:
     ]  # fmt: skip
     found = torch.cat([canvas.tokens for canvas in write_all(model, one_by_one, at_once=4)])
     assert torch.equal(found, rows)
+
+
+def test_gradients_are_as_they_were_whoever_leaves() -> None:
+    """A sampler that is stopped, or forgotten, in the middle switches nothing on or off for others."""
+    model = model_of("mdlm")
+    engine = Engine(model)
+    rows = [engine.add(one) for one in asked(model, "")[:2]]
+    engine.step()
+    assert torch.is_grad_enabled()
+    engine.remove(rows[0])
+    del engine, rows
+    gc.collect()
+    assert torch.is_grad_enabled()
 
 
 @pytest.mark.parametrize("name", ["ar", "mdlm", "duo", "esolm", "bd3lm"])

@@ -15,7 +15,7 @@ import torch
 from greenlet import GreenletExit, getcurrent, greenlet
 from torch import Tensor
 
-from redraft.hub.model import Model
+from redraft.hub.model import Model, sampling_key
 from redraft.network.kv_pool import Pool, RowCache
 from redraft.sampling.base import Denoiser
 from redraft.serving import merge
@@ -88,7 +88,10 @@ class Row:
     def _write(self, _: Any = None) -> None:
         asked = self.asked
         denoiser = RowDenoiser(cast(Network, self.network), self.model.family, asked.temperature, asked.top_p)
-        for canvas in self.model.frames(asked.canvas, denoiser, asked.sampler, asked.steps, asked.seed, asked.options):
+        sampler = self.model.sampler(asked.sampler, asked.steps, asked.options)
+        for canvas in sampler(
+            denoiser, asked.canvas, sampling_key(asked.seed)
+        ):  # the engine has switched gradients off
             self.canvas = canvas
             self.frames += 1
 
