@@ -192,7 +192,7 @@ class Model:
         return torch.no_grad()(chosen.__call__)(denoiser, canvas, sampling_key(seed))
 
     def sampler(self, name: str = "", steps: int = 64, options: Mapping[str, Any] | None = None) -> Sampler:
-        """The sampler of that name, or the family's own, with so many steps if it takes any; `UserError` if they do not fit."""
+        """The sampler of that name, or the family's own, with `steps` if it takes any; `UserError` if they do not fit."""
         name = name or self.family.sampler
         settings = {"steps": steps} if "steps" in find("sampler", SAMPLERS, name).options else {}
         return build_sampler(name, {**settings, **(options or {})}, self.family)
