@@ -130,13 +130,22 @@ def test_results_of_real_evaluations_are_what_compare_reads(
     text.write_text("the cat sat on the mat and that was that. " * 5)
     prompts.write_text("".join(json.dumps({"prompt": "a", "completion": f"b{n}"}) + "\n" for n in range(6)))
     for run in runs:
-        for name, flags in (("t", [text]), ("d", [text, "--wrap", "documents", "--stride", "5"]), ("p", [prompts])):
+        for name, flags in (
+            ("t", [text]),
+            ("d", [text, "--wrap", "documents", "--stride", "5"]),
+            ("p", [prompts]),
+            ("s", [text, "--length", "4"]),
+        ):
             main(["eval", str(run), "--data", *map(str, flags), "--out", str(tmp_path / f"{run.name}-{name}.json")])
     capsys.readouterr()
     sizes = {f.stem: json.loads(f.read_text()) for f in tmp_path.glob("*-?.json")}
     assert sizes["ar-t"]["tokens"] == len(text.read_bytes()) + 1 and sizes["ar-d"]["tokens"] == len(text.read_bytes())
     assert sizes["ar-p"]["share"] == 1 and sizes["ar-p"]["convention"]["wrap"] == "prompts"
-    for other, refused in (("duo-t", ""), ("duo-d", "convention"), ("duo-p", "text")):
+    assert sizes["ar-s"]["convention"]["length"] == 4 and sizes["ar-s"]["tokens"] == sizes["ar-t"]["tokens"]
+    with pytest.raises(SystemExit):
+        main(["eval", str(runs[0]), "--data", str(prompts), "--length", "4"])
+    assert "--length is for text" in capsys.readouterr().err
+    for other, refused in (("duo-t", ""), ("duo-d", "convention"), ("duo-p", "text"), ("duo-s", "convention")):
         line = compare(*(read_result(tmp_path / f"{name}.json") for name in ("ar-t", other))).lines[0]
         assert line.refused.partition(":")[0] == refused
     assert not any(line.refused for line in compare(*map(read_result, runs)).lines)

@@ -58,6 +58,9 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--data", help="a source to score; the validation split it was trained with if left out")
     parser.add_argument("--rows", type=whole(1, WIDEST), help=ROWS_HELP)
     parser.add_argument("--wrap", default="stream", help="stream, or documents: each with windows of its own")
+    parser.add_argument(
+        "--length", type=whole(1, WIDEST), help="tokens of a window of --data; those of a row in training if left out"
+    )
     parser.add_argument("--stride", type=whole(1, WIDEST), help="new tokens a window of --data; no overlap if left out")
     parser.add_argument("--framed", action="store_true", help="windows begin and end with the end-of-document id")
     parser.add_argument("--detokenize", default="none", help="none, wikitext, ptb, lm1b or lambada")
@@ -158,11 +161,12 @@ def _text(options: Namespace, given: dict[str, Any]) -> None:
     how = " ".join(
         [estimator.name, *(f"{name}={value}" for name, value in estimator.record().items() if name != "name")]
     )
+    length = scored.convention["length"]
     kind = "exact" if result.exact else f"a bound; {monte_carlo(result.monte_carlo_error)}"
     bits = "" if table["bits_per_byte"] is None else f"{table['bits_per_byte']:.4f} bits/byte, "
     print(
         f"{result.nats:.4f} nats/token by {how} ({kind}; {over_windows(result.sampling_error)}), "
-        f"{bits}perplexity {perplexity(result.perplexity)}, {result.windows} windows of at most {model.length} tokens"
+        f"{bits}perplexity {perplexity(result.perplexity)}, {result.windows} windows of at most {length} tokens"
     )
     print(
         "; ".join(f"{name} {value}" for name, value in scored.convention.items())
@@ -214,17 +218,23 @@ def _windows(options: Namespace, model: Model) -> tuple[str, Scored]:
     from redraft.training.setup import prepared, resolved
 
     record = model.record.get("data", {})
-    how = Convention(model.length, options.wrap, options.stride or 0, options.framed, options.detokenize)
+    how = Convention(
+        options.length or model.length, options.wrap, options.stride or 0, options.framed, options.detokenize
+    )
     if options.data is None or options.data == record.get("source"):
         if how != Convention(model.length):
-            raise UserError("--wrap, --stride, --framed and --detokenize are for a text of --data")
+            raise UserError("--length, --wrap, --stride, --framed and --detokenize are for a text of --data")
         return _split(resolved(_trained_on(options, model)), options, model)
-    if packed_sources(options.data, options.data) is not None:  # tokens already: their own validation files
-        packed = DataConfig(source=options.data, format="text", length=model.length)
-        return _split(packed, options, model)
     form = options.data_format or detected(options.data)
+    packed = packed_sources(options.data, options.data) is not None
+    if options.length and (packed or form != "text"):
+        raise UserError(f"--length is for text, and {options.data} has rows of its own: leave it out")
+    if packed:  # tokens already: their own validation files
+        return _split(DataConfig(source=options.data, format="text", length=model.length), options, model)
     if form == "text":
         texts = (document.text for document in open_source(options.data).documents())
+        if told := model.beyond(how.length):
+            print(f"Note: {told}", file=sys.stderr)
         return options.data, windows(texts, model.tokenizer, how, options.rows)
     data = DataConfig(source=options.data, format=form, template=options.template, length=model.length)
     examples = prepared(data, model.tokenizer, tokenising(options.json))
