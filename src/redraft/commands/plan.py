@@ -75,19 +75,24 @@ def _study(
     options: Namespace, table: dict[str, Any], overrides: dict[str, Any], rate: float | None, source: str
 ) -> None:
     """Print the plan of a study."""
+    from redraft.planning.repetition import repetition_foreseen
     from redraft.planning.study import plan_study, study_rate, study_sentences
     from redraft.planning.validation_rows import foreseen
 
     _refuse_arms(overrides)
     study = plan_study(merge(table, {"base": merge(table.get("base", {}), overrides)}))
     rate = rate or study_rate(study)
+    longest = max(study.runs, key=lambda run: run.budget.tokens)
+    repeated = repetition_foreseen(longest.config.data, longest.budget.tokens)
     if options.json:
-        return emit({**study.to_json(), "flops_per_second": rate, "rate_from": source})
+        table = study.to_json()
+        return emit({**table, "flops_per_second": rate, "rate_from": source, "repetition": asdict(repeated)})
     largest = max(study.runs, key=lambda run: sum(run.budget.parameters.values()))
     first = study.runs[0].config
     held_out = foreseen(first.data, first.evaluate.rows).sentence
     shared = cluster_sentences(largest.config, largest.budget, *ranks_of(options))
-    return print("\n".join([*study_sentences(study, rate), held_out, f"Its rate: {source}.", *shared]))
+    told = [*study_sentences(study, rate), f"{repeated.sentence} (The longest run.)", held_out]
+    return print("\n".join([*told, f"Its rate: {source}.", *shared]))
 
 
 def _run(options: Namespace, table: dict[str, Any], overrides: dict[str, Any], rate: float | None, source: str) -> None:
