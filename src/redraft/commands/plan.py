@@ -94,6 +94,7 @@ def _study(
     options: Namespace, table: dict[str, Any], overrides: dict[str, Any], rate: float | None, source: str
 ) -> None:
     """Print the plan of a study."""
+    from redraft.planning.repetition import repetition_foreseen
     from redraft.planning.study import plan_study, study_rate, study_sentences
     from redraft.planning.validation_rows import foreseen
 
@@ -101,13 +102,17 @@ def _study(
     study = plan_study(merge(table, {"base": merge(table.get("base", {}), overrides)}))
     rate = rate or study_rate(study)
     told, words = _power(study, options)
+    longest = max(study.runs, key=lambda run: run.budget.tokens)
+    repeated = repetition_foreseen(longest.config.data, longest.budget.tokens)
     if options.json:
-        return emit({**study.to_json(), "flops_per_second": rate, "rate_from": source, "power": told})
+        rates = {"flops_per_second": rate, "rate_from": source}
+        return emit({**study.to_json(), **rates, "power": told, "repetition": asdict(repeated)})
     largest = max(study.runs, key=lambda run: sum(run.budget.parameters.values()))
     first = study.runs[0].config
     held_out = foreseen(first.data, first.evaluate.rows).sentence
     shared = cluster_sentences(largest.config, largest.budget, *ranks_of(options))
-    return print("\n".join([*study_sentences(study, rate), *words, held_out, f"Its rate: {source}.", *shared]))
+    read = f"{repeated.sentence} (The longest run.)"
+    return print("\n".join([*study_sentences(study, rate), read, *words, held_out, f"Its rate: {source}.", *shared]))
 
 
 def _power(study: Study, options: Namespace) -> tuple[Mapping[str, Any], list[str]]:

@@ -1,4 +1,4 @@
-"""Dropout of what attention and MLP add to the residual stream (Srivastava et al. 2014; where DiT and MDLM have it).
+"""Dropout of what attention and MLP add to the residual stream (Srivastava et al. 2014; where MDLM and Duo have it).
 
 A channel is kept with probability 1 - rate and then divided by that, so its expectation stays. Which are kept is a function of
 counters: the sample's number, the token's place in the text and its id, the block, the branch and the channel. So a loss

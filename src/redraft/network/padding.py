@@ -68,8 +68,9 @@ def unpadded(view: View) -> View:
     if view.lengths is None:
         return view
     assert view.cache is None, "a cache knows no positions, so it cannot tell padding from text"
-    if view.attention is Attention.CAUSAL and len(view.positions) == 1:
-        return replace(view, lengths=None)  # in the order of the text, padding comes after all who could look
+    if view.attention is Attention.CAUSAL and len(view.positions) == 1 < len(view.lengths):
+        # In the order of the text, which rows share, padding comes after all who could look; one row may have another.
+        return replace(view, lengths=None)
     real, base = view.positions < view.lengths[:, None], rule(view.attention)
     if view.attention is Attention.FULL:
         sees = lambda b, q, k: real[b, k]
