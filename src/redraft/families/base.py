@@ -48,6 +48,7 @@ class Family(ABC):
     exact: ClassVar[bool] = False  # nelbo is the exact -log p, with no randomness
     clocked: ClassVar[bool] = False  # whether its network reads the time
     spare: ClassVar[str] = "mask"  # what id V is to it: mask, bos, or "" where it is never seen
+    settles: ClassVar[bool] = True  # a token that its reverse chain has written stays; False: any may change to the end
     exported: ClassVar[str] = ""  # its process as exported folders name it: a key of `PROCESSES`; "": they have none
     vocab: int
 
@@ -79,6 +80,7 @@ class DiffusionFamily(Family):
     from pi_t. Samplers rely on this form: x_t is either x_0, or a draw from pi_t that is independent of x_0.
     """
 
+    settles: ClassVar[bool] = False
     schedule: Schedule
     grid: int = 0  # T: the bound is that of a chain with times 1/T, 2/T, ..., 1; 0: of continuous time
     time_exponent: ClassVar[int] = 1  # the bound's t is u^time_exponent with uniform u: more draws near t = 0
@@ -162,6 +164,8 @@ class Absorbing(DiffusionFamily):
 
     The schedule must end in alpha(1) = 0: else the prior term KL(q(x_1 | x_0) | prior) of the bound is infinite.
     """
+
+    settles: ClassVar[bool] = True
 
     @property
     def mask_id(self) -> int:

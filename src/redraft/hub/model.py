@@ -26,7 +26,7 @@ from redraft.network.fuse_adaln import fuse_adaln
 from redraft.network.transformer import Transformer
 from redraft.noise.counter_rng import Key
 from redraft.registry import SAMPLERS, find
-from redraft.sampling.base import Denoiser
+from redraft.sampling.base import Denoiser, Sampler
 from redraft.sampling.base import build as build_sampler
 from redraft.text.tokenizers.tokenizer import MOST_LOST, Tokenizer
 from redraft.types import Batch, Canvas, last
@@ -187,11 +187,15 @@ class Model:
         options: Mapping[str, Any] | None = None,
     ) -> Iterator[Canvas]:
         """Every canvas from unwritten to finished."""
-        name = sampler or self.family.sampler
-        settings = {"steps": steps} if "steps" in find("sampler", SAMPLERS, name).options else {}
-        chosen = build_sampler(name, {**settings, **(options or {})}, self.family)
+        chosen = self.sampler(sampler, steps, options)
         # A generator suspends between frames: gradients are switched off inside it, not around it.
         return torch.no_grad()(chosen.__call__)(denoiser, canvas, Key.of(seed).fold_in("sample"))
+
+    def sampler(self, name: str = "", steps: int = 64, options: Mapping[str, Any] | None = None) -> Sampler:
+        """The sampler of that name, else the family's own; `steps` where it takes any, if `options` do not say."""
+        name = name or self.family.sampler
+        settings = {"steps": steps} if "steps" in find("sampler", SAMPLERS, name).options else {}
+        return build_sampler(name, {**settings, **(options or {})}, self.family)
 
     def text(self, row: Tensor, prompt: int = 0) -> str:
         """The text of one row of a canvas, up to its first end-of-document after `prompt` tokens."""
