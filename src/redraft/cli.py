@@ -18,6 +18,7 @@ COMMANDS = {
     "plan": "sizes, tokens, FLOPs, steps, memory and time of a run or a study, before anything is spent",
     "train": "train one model, score it, leave a folder with weights and a record",
     "sample": "write text with a trained model",
+    "serve": "models over HTTP for OpenAI's clients: completions, chat, scores, streams",
     "eval": "the likelihood (or its bound) of held-out text, or scores on tasks, with their errors",
     "compare": "two results side by side: what differs, and what may not be compared, with the reason",
     "answer": "answer MT-bench's questions in FastChat's format; a judge by URL",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -17,9 +18,9 @@ from redraft.network.init import initialised
 from redraft.network.sizes import Shape
 from redraft.registry import FAMILIES, SAMPLERS
 from redraft.sampling.base import build as build_sampler
-from redraft.serving.engine import Asked, Engine, write_all
+from redraft.serving.engine import Asked, Engine, guided_by_fixed, write_all
 from redraft.text.tokenizers.tokenizer import Bytes
-from redraft.types import Canvas, last
+from redraft.types import Canvas, View, last
 
 V = 257
 
@@ -65,7 +66,7 @@ def asked(model: Model, sampler: str) -> list[Asked]:
 
 
 def alone(model: Model, one: Asked) -> Tensor:
-    denoiser = model.denoiser(one.temperature, one.top_p)
+    denoiser = guided_by_fixed(model.denoiser(one.temperature, one.top_p), one)
     return last(model.frames(one.canvas, denoiser, one.sampler, one.steps, one.seed, one.options)).tokens
 
 
@@ -76,6 +77,38 @@ def test_a_text_in_company_is_the_text_alone(name: str, sampler: str) -> None:
     found = write_all(model, wanted, at_once=3)
     for canvas, one in zip(found, wanted, strict=True):
         assert torch.equal(canvas.tokens, alone(model, one))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("kind", ["unsupervised", "standard"])
+def test_a_guided_text_in_company_is_the_text_alone(name: str, kind: str) -> None:
+    model = model_of(name)
+    some = asked(model, "")
+    wanted = [replace(one, guidance=weight, guidance_kind=kind) for one, weight in zip(some, [1.5, 0, 0.5, 2, 1])]
+    found = write_all(model, wanted, at_once=4)
+    for canvas, one in zip(found, wanted, strict=True):
+        assert torch.equal(canvas.tokens, alone(model, one))
+    assert any(not torch.equal(alone(model, one), alone(model, plain)) for one, plain in zip(wanted, some))
+
+
+def test_a_call_that_memory_does_not_hold_is_made_in_parts() -> None:
+    model = model_of("mdlm")
+    engine, wanted = Engine(model), asked(model, "")
+    trunk = engine.network.trunk
+
+    def small(view: View) -> Tensor:
+        if len(view.tokens) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return trunk(view)
+
+    engine.network.trunk = small  # type: ignore[method-assign]
+    rows = [engine.add(one) for one in wanted]
+    while engine.rows:
+        engine.step()
+    assert engine.fits > 0
+    engine.network.trunk = trunk  # type: ignore[method-assign]
+    for row in rows:
+        assert row.error is None and torch.equal(row.canvas.tokens, alone(model, row.asked))
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -50,6 +50,7 @@ class Family(ABC):
     exact: ClassVar[bool] = False  # nelbo is the exact -log p, with no randomness
     clocked: ClassVar[bool] = False  # whether its network reads the time
     spare: ClassVar[str] = "mask"  # what id V is to it: mask, bos, or "" where it is never seen
+    settles: ClassVar[bool] = True  # a token that its reverse chain has written stays; False: any may change to the end
     exported: ClassVar[str] = ""  # its process as exported folders name it: a key of `PROCESSES`; "": they have none
     vocab: int
 
@@ -81,6 +82,7 @@ class DiffusionFamily(TimeOption, Family):
     from pi_t. Samplers rely on this form: x_t is either x_0, or a draw from pi_t that is independent of x_0.
     """
 
+    settles: ClassVar[bool] = False
     schedule: Schedule
     grid: int = 0  # T: the bound is that of a chain with times 1/T, 2/T, ..., 1; 0: of continuous time
     bound_times: ClassVar[TimeDensity] = Uniform()  # what the bound draws its times from, unless told otherwise
@@ -175,6 +177,8 @@ class Absorbing(DiffusionFamily):
 
     The schedule must end in alpha(1) = 0: else the prior term KL(q(x_1 | x_0) | prior) of the bound is infinite.
     """
+
+    settles: ClassVar[bool] = True
 
     @property
     def mask_id(self) -> int:

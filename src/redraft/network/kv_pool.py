@@ -46,9 +46,10 @@ class Pool:
             return
         rows = max(there, 2 ** (rows - 1).bit_length()) if rows > there else there
         slots = max(self.slots, 2 ** (slots - 1).bit_length()) if slots > self.slots else self.slots
-        for number, old in enumerate(self.store):
-            self.store[number] = self._empty(rows, slots)
-            self.store[number][: len(old), :, : old.shape[2] - 1] = old[:, :, :-1]
+        grown = [self._empty(rows, slots) for _ in self.store]  # all or none: there may be no memory for it
+        for new, old in zip(grown, self.store, strict=True):
+            new[: len(old), :, : old.shape[2] - 1] = old[:, :, :-1]
+        self.store = grown
 
     def remove(self, cache: RowCache) -> None:
         """Give a row back; the last one takes its place."""

@@ -125,12 +125,25 @@ class Sampler(ABC):
 
     exact: ClassVar[bool] = True  # converges to the model's own distribution as its steps grow
 
+    @property
+    def rewrites(self) -> bool:
+        """Whether it may rewrite a token that the family's own reverse chain would keep."""
+        return False
+
     @abstractmethod
     def refusal(self, family: Family) -> str | None:
         """Why this sampler cannot serve that family, in a few words; None when it can."""
 
     @abstractmethod
     def __call__(self, denoiser: Denoiser, canvas: Canvas, key: Key) -> Iterator[Canvas]: ...
+
+
+def final(sampler: Sampler, family: Family, canvas: Canvas) -> Tensor:
+    """[B, L] bool: tokens of a frame that no later frame changes. All that is written, where it is written once; only what is
+    fixed, where any other token may change to the end."""
+    if sampler.rewrites or not family.settles:
+        return canvas.fixed
+    return canvas.fixed | (canvas.tokens != family.vocab)
 
 
 @dataclass(frozen=True)

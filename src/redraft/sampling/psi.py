@@ -67,6 +67,10 @@ class Psi(Sampler):
                 f"got steps={self.steps}, high={self.high}, middle={self.middle}, alpha={self.alpha}"
             )
 
+    @property
+    def rewrites(self) -> bool:
+        return self.kappa != 1
+
     def refusal(self, family: Family) -> str | None:
         return clock_refusal(family)
 

@@ -42,6 +42,10 @@ class SemiAutoregressive(Sampler):
         if isinstance(self._inner(), SemiAutoregressive):
             raise UserError("inner must be a sampler of one block, got 'semi_autoregressive'. Try: ancestral")
 
+    @property
+    def rewrites(self) -> bool:
+        return self._inner().rewrites
+
     def refusal(self, family: Family) -> str | None:
         why = clock_refusal(family) or self._inner().refusal(family)
         return why and f"its inner sampler says that {why}" if isinstance(family, DiffusionFamily) else why

@@ -8,7 +8,7 @@ between calls, and move at their own events. What a text becomes does not depend
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -16,15 +16,19 @@ from greenlet import GreenletExit, getcurrent, greenlet
 from torch import Tensor
 
 from redraft.hub.model import Model, sampling_key
+from redraft.network.device import sent
 from redraft.network.kv_pool import Pool, RowCache
-from redraft.sampling.base import Denoiser
+from redraft.noise.counter_rng import Key
+from redraft.sampling.base import Denoiser, noise_of
+from redraft.sampling.guided import Guided, without_prompt
 from redraft.serving import merge
 from redraft.types import Canvas, Network, View
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What one text is to be: `canvas` of one row, whose `index` is its sample number, and the settings of `Model.sample`."""
+    """What one text is to be: `canvas` of one row, whose `index` is its sample number, and the settings of `Model.sample`.
+    `guidance`: the weight of classifier-free guidance by what is fixed, of a kind in sampling/guided.py; 0: none."""
 
     canvas: Canvas
     sampler: str = ""
@@ -33,6 +37,8 @@ class Asked:
     top_p: float = 1.0
     seed: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
+    guidance: float = 0.0
+    guidance_kind: str = "unsupervised"
 
 
 class Call(NamedTuple):
@@ -75,6 +81,17 @@ def _wait(call: Call) -> Tensor:
     return found
 
 
+def guided_by_fixed(plain: Denoiser, asked: Asked) -> Denoiser:
+    """The denoiser of a text, guided as it asks."""
+    if not asked.guidance:
+        return plain
+    noise = noise_of(asked.canvas, Key.of(asked.seed).fold_in("blank"))
+    blank = without_prompt(plain.family, asked.canvas.tokens, noise, asked.guidance_kind)
+    if blank.ids is not None:
+        blank = replace(blank, ids=sent(blank.ids, asked.canvas.tokens.device))
+    return Guided(plain, asked.guidance, asked.canvas.fixed, blank)
+
+
 class Row:
     """A text on its way: its latest `canvas`, whether it is `done`, and the `error` that ended it if one did."""
 
@@ -83,15 +100,14 @@ class Row:
         self.canvas, self.done, self.frames = asked.canvas, False, 0
         self.error: BaseException | None = None
         self.call: Call | None = None
+        self.denoiser = RowDenoiser(cast(Network, network), model.family, asked.temperature, asked.top_p)
         self._sampler = greenlet(self._write)
 
     def _write(self, _: Any = None) -> None:
-        asked = self.asked
-        denoiser = RowDenoiser(cast(Network, self.network), self.model.family, asked.temperature, asked.top_p)
+        asked, denoiser = self.asked, guided_by_fixed(self.denoiser, self.asked)
         sampler = self.model.sampler(asked.sampler, asked.steps, asked.options)
-        for canvas in sampler(
-            denoiser, asked.canvas, sampling_key(asked.seed)
-        ):  # the engine has switched gradients off
+        # The engine has switched gradients off: what is stopped in the middle must restore nothing.
+        for canvas in sampler(denoiser, asked.canvas, sampling_key(asked.seed)):
             self.canvas = canvas
             self.frames += 1
 
@@ -118,10 +134,11 @@ class Row:
 
 
 class Engine:
-    """Rows that share a network. `step` makes one round of calls; nothing here is a thread."""
+    """Rows that share a network. `step` makes one round of calls; nothing here is a thread. `fits`: how many rows a call had
+    memory for, where one had too many."""
 
-    def __init__(self, model: Model):
-        self.model, self.network = model, model.for_sampling()
+    def __init__(self, model: Model, compiled: bool = False):
+        self.model, self.network, self.fits = model, model.for_sampling(compiled), 0
         self.pool = Pool(self.network.shape, model.device, self.network.compute)
         self.rows: list[Row] = []
 
@@ -157,6 +174,7 @@ class Engine:
             if len(calls) == 1:
                 return [error]
             half = len(rows) // 2
+            self.fits = half if out_of_memory(error) else self.fits
             return [*self._calls(rows[:half]), *self._calls(rows[half:])]
 
     def _made(self, calls: list[Call]) -> list[Tensor]:
@@ -179,6 +197,11 @@ class Engine:
                     self.pool.remove(cache)
                 row.network.caches.clear()
         self.rows = [row for row in rows if not row.done]
+
+
+def out_of_memory(error: BaseException | None) -> bool:
+    """Torch has a class for an accelerator's memory, and a `RuntimeError` for the host's."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in str(error)
 
 
 def write_all(model: Model, asked: list[Asked], at_once: int) -> list[Canvas]:

@@ -61,6 +61,11 @@ def turns(row: Any, compiled: Any, where: str) -> Iterator[tuple[str, bool]]:
         written = after
 
 
+def asked(row: Any, compiled: Any, where: str) -> str:
+    """The text of a conversation up to where the assistant is to speak. `UserError` where the turns are malformed."""
+    return _rendered(compiled, _checked(row, where), True, where)
+
+
 def _checked(row: Any, where: str) -> Sequence[dict[str, str]]:
     if not isinstance(row, Sequence) or isinstance(row, str) or not row:
         raise UserError(f"{where}: 'messages' must be a list of turns, each with 'role' and 'content'.")
