@@ -52,7 +52,7 @@ class KVCache:
 
     @staticmethod
     def empty(shape: Shape, rows: int, size: int, device: torch.device, dtype: torch.dtype = torch.float32) -> KVCache:
-        sizes = rows, shape.heads, size, shape.width // shape.heads
+        sizes = rows, shape.keys, size, shape.head
         store = [torch.zeros(sizes, device=device, dtype=dtype) for _ in range(2 * shape.depth)]
         if accelerated(device):
             for (

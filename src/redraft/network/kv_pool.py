@@ -24,8 +24,7 @@ class Pool:
         self.store: list[Tensor] = [self._empty(0, 0) for _ in range(2 * shape.depth)]
 
     def _empty(self, rows: int, slots: int) -> Tensor:
-        head = self.shape.width // self.shape.heads
-        return torch.zeros(rows, self.shape.heads, slots + 1, head, device=self.device, dtype=self.dtype)
+        return torch.zeros(rows, self.shape.keys, slots + 1, self.shape.head, device=self.device, dtype=self.dtype)
 
     @property
     def slots(self) -> int:

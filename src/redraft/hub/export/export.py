@@ -59,13 +59,22 @@ def refusal(model: Model, target: str) -> str | None:
     if target == "transformers":
         if model.network.shape.clock is not None:
             return "the code that goes along does not know the clock of converted GIDD"
+        if grown := _grown(model.network.shape):
+            return f"the code that goes along does not know {grown}"
         return _no_process(model.family)
     if target in ("llama", "gguf"):
         if exported_process(model.family) != "left_to_right":
             return f"family {model.family.name!r} does not write left to right"
         if model.network.shape.block != "llama":
             return f"its blocks are {model.network.shape.block!r}, not 'llama'"
+        if grown := _grown(model.network.shape):
+            return f"it does not write {grown}"
     return None
+
+
+def _grown(shape: Shape) -> str:
+    """What the network has that versions 0.1 and 0.2 did not know, in a few words; "" where there is nothing."""
+    return "block 'gpt2'" if shape.block == "gpt2" else " and ".join(f"network.{name}" for name in shape.grown)
 
 
 def _no_process(family: Family) -> str | None:
