@@ -60,6 +60,7 @@ FAMILIES: dict[str, Entry] = {
     "ar": Entry(
         "redraft.families.ar:AR",
         "left to right, one token at a time; exact likelihood",
+        {"bos": "spare"},
         causal=True,
         writing=_token_by_token,
     ),

@@ -217,11 +217,12 @@ def _windows(options: Namespace, model: Model) -> tuple[str, Scored]:
     form = options.data_format or detected(options.data)
     if form == "text":
         texts = (document.text for document in open_source(options.data).documents())
-        return options.data, windows(texts, model.tokenizer, how, options.rows)
+        return options.data, windows(texts, model.tokenizer, how, options.rows, model.family.begins)
     data = DataConfig(source=options.data, format=form, template=options.template, length=model.length)
     examples = prepared(data, model.tokenizer, tokenising(options.json))
     assert isinstance(examples, PromptCorpus)
-    return options.data, of_examples(examples, model.length, form, options.rows)
+    scored = of_examples(examples, model.length, form, options.rows)
+    return options.data, scored if model.family.begins else scored.given_first()
 
 
 def _split(data: DataConfig, options: Namespace, model: Model) -> tuple[str, Scored]:
@@ -231,7 +232,8 @@ def _split(data: DataConfig, options: Namespace, model: Model) -> tuple[str, Sco
     corpus = prepared(data, model.tokenizer, tokenising(options.json))
     rows = held_out(corpus, data.model_copy(update={"length": model.length}), model.tokenizer.eos, options.rows)
     source = (data.source, data.validation)
-    return data.source, of_split(corpus.split("validation"), rows, source, model.length, data.format)
+    scored = of_split(corpus.split("validation"), rows, source, model.length, data.format)
+    return data.source, scored if model.family.begins else scored.given_first()
 
 
 def _trained_on(options: Namespace, model: Model) -> DataConfig:

@@ -51,6 +51,11 @@ class Family(ABC):
     exported: ClassVar[str] = ""  # its process as exported folders name it: a key of `PROCESSES`; "": they have none
     vocab: int
 
+    @property
+    def begins(self) -> bool:
+        """Whether the first token of a text can be scored: something stands before it, or it may be hidden as any other."""
+        return True
+
     @abstractmethod
     def loss(self, network: Network, batch: Batch, *, key: Key, progress: float) -> TokenLoss:
         """What training descends, in nats; `progress` in [0, 1] is the share of the budget spent. `network` is a
