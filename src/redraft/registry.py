@@ -67,7 +67,7 @@ FAMILIES: dict[str, Entry] = {
     "mdlm": Entry(
         "redraft.families.mdlm:MDLM",
         "masked diffusion (Sahoo et al. 2024, Shi et al. 2024; SMDM)",
-        {"objective": "low_variance", "schedule": "linear", "grid": 0},
+        {"objective": "low_variance", "schedule": "linear", "grid": 0, "shift": False},
     ),
     "duo": Entry(
         "redraft.families.duo:Duo",
@@ -85,6 +85,7 @@ FAMILIES: dict[str, Entry] = {
             "rounds": 5,
             "stride": 512,
             "kl": "backward",
+            "shift": False,
         },
         renamed={"until": "curriculum_end", "rivals": "top_k"},
         effort=lambda o: (

@@ -282,6 +282,11 @@ def check_grid(grid: int) -> None:
         raise UserError(f"family.grid must be a number of steps, or 0 for continuous time: got {grid}")
 
 
+def check_shift(shift: object) -> None:
+    if not isinstance(shift, bool):
+        raise UserError(f"family.shift must be true or false: got {shift!r}")
+
+
 def masked_cross_entropy(
     network: Network, hidden: Tensor, hide: Tensor, x0: Tensor, weight: Tensor | None = None
 ) -> Tensor:
@@ -319,9 +324,9 @@ def no_order(name: str, order: Tensor | None) -> None:
         raise UserError(f"family {name!r} predicts in no particular order: leave out `order` (only esolm takes one)")
 
 
-def full_view(tokens: Tensor, sigma: Tensor | None = None) -> View:
+def full_view(tokens: Tensor, sigma: Tensor | None = None, shifted: bool = False) -> View:
     """Everything sees everything, each token in its place."""
-    return View(tokens, torch.arange(tokens.shape[1], device=tokens.device)[None], sigma=sigma)
+    return View(tokens, torch.arange(tokens.shape[1], device=tokens.device)[None], sigma=sigma, shifted=shifted)
 
 
 def clock(alpha: Tensor) -> Tensor:

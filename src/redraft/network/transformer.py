@@ -112,6 +112,11 @@ def norm_of(shape: Shape) -> LayerNorm | RMSNorm:
     return LayerNorm(shape.width, shape.eps, bias=shape.block == "gpt2")
 
 
+def moved(h: Tensor) -> Tensor:
+    """[B, L, d] with each row that of the place before it; the first keeps its own."""
+    return torch.cat([h[:, :1], h[:, :-1]], 1)
+
+
 class Transformer(nn.Module):
     """`trunk(view)` -> hidden [B, Q, d]; `head(rows)` -> logits [R, V]; `nats(rows, targets)` fuses head and loss."""
 
@@ -129,12 +134,13 @@ class Transformer(nn.Module):
 
     def trunk(self, view: View) -> Tensor:
         """[B, Q, d]. The pattern is prepared first, once for all layers; what follows may be compiled as a whole."""
-        view, cache = unpadded(view), view.cache
+        view, cache, shifted = unpadded(view), view.cache, view.shifted
         pattern = view.attention
         if cache is not None and pattern is Attention.CAUSAL:
             assert isinstance(cache, KVCache)
             pattern = cache.pattern()
-        return self.hidden(view, prepared(pattern, view.tokens.device, self.compute, self.shape.head))
+        h = self.hidden(view, prepared(pattern, view.tokens.device, self.compute, self.shape.head))
+        return moved(h) if shifted else h
 
     def hidden(self, view: View, pattern: Any) -> Tensor:
         """`trunk`, by a pattern as `attention.prepared` made it."""

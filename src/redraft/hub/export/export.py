@@ -74,6 +74,7 @@ def _no_code(model: Model) -> str | None:
     if model.network.shape.clock is not None:
         return "the code that goes along does not know the clock of converted GIDD"
     grown = _grown(model.network.shape) or ("" if _spare_bos(model.family) else "family.bos")
+    grown = grown or ("family.shift" if getattr(model.family, "shift", False) else "")
     return f"the code that goes along does not know {grown}" if grown else None
 
 
