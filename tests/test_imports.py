@@ -18,7 +18,19 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "redraft"
 # A package imports itself and packages of earlier layers; two of one layer do not import each other.
 LAYERS = (
-    ("__init__", "types", "errors", "config", "registry", "files", "display", "numbers", "accelerator", "former"),
+    (
+        "__init__",
+        "types",
+        "errors",
+        "config",
+        "config_network",
+        "registry",
+        "files",
+        "display",
+        "numbers",
+        "accelerator",
+        "former",
+    ),
     ("noise", "text", "network", "scaling"),
     ("planning", "families"),
     ("sampling",),

@@ -18,7 +18,6 @@ from typing import Any, ClassVar, Literal, TypeVar, get_args
 import tomli_w
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
@@ -27,25 +26,14 @@ from pydantic import (
     model_validator,
 )
 
+from redraft.config_network import NetworkConfig, Part
 from redraft.errors import UserError, unknown
 from redraft.files import read_text, whereabouts
 from redraft.numbers import LONGEST, WIDEST, Amount, BelowOne, Count, Many, Positive, Seed, Share
-from redraft.registry import FAMILIES, checked_options, with_new_names
+from redraft.registry import FAMILIES, checked_options
 
 T = TypeVar("T", bound=BaseModel)
 Convention = Literal["6ND", "blocks+head", "full"]
-
-
-class Part(BaseModel):
-    """A table of the configuration. `renamed`: keys of earlier versions, which still load, and what they are called now."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True, allow_inf_nan=False)
-    renamed: ClassVar[Mapping[str, str]] = {}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _called_now(cls, value: Any) -> Any:
-        return with_new_names(value, cls.renamed) if isinstance(value, Mapping) else value
 
 
 class FamilyConfig(Part):
@@ -63,31 +51,6 @@ class FamilyConfig(Part):
             options = {**value.get("options", {}), **{k: v for k, v in value.items() if k not in ("name", "options")}}
             return {"name": value["name"], "options": checked_options("family", FAMILIES, value["name"], options)}
         return value
-
-
-class NetworkConfig(Part):
-    """The transformer: a size by name or number, or depth, heads and width."""
-
-    renamed: ClassVar[Mapping[str, str]] = {"hidden": "mlp_width"}
-
-    block: Literal["dit", "llama"] = "dit"
-    size: str | None = Field(
-        None,
-        description="a name of SMDM's ladder, or a number (200k, 3M) of weights in the matrices of the blocks: head, "
-        "embedding and modulation come on top, and `redraft plan` counts them; 3M if left out",
-    )
-    depth: Count | None = None
-    heads: Count | None = None
-    width: Count | None = None
-    mlp_width: Count | None = Field(None, description="inner width of the MLP; 4 x width if left out")
-    cond: int = Field(128, ge=0, le=WIDEST, description="width of the time conditioning of dit; 0 leaves adaLN out")
-    theta: Amount = Field(10000.0, description="base of the rotary angles")
-    clock: float | None = Field(
-        None,
-        ge=0,
-        lt=1,
-        description="of converted GIDD: the conditioning reads its time, at this share of uniform noise",
-    )
 
 
 class SourceConfig(Part):
@@ -304,6 +267,10 @@ class RunConfig(Part):
             raise UserError(
                 f"train.batch {self.train.batch} must be a multiple of train.accumulate {self.train.accumulate}"
             )
+        if self.train.completep and (self.network.tied or self.network.block == "gpt2"):
+            raise UserError("train.completep scales embedding and head apart, of blocks dit and llama: leave it out")
+        if self.network.block == "gpt2" and self.data.length > (context := self.network.context or 1024):
+            raise UserError(f"data.length {self.data.length} is more than the {context} rows of network.context")
         if self.train.lora and self.train.completep:
             raise UserError("train.completep scales the learning rates of whole weights: leave it or train.lora out")
         return self

@@ -63,13 +63,14 @@ FAMILIES: dict[str, Entry] = {
     "ar": Entry(
         "redraft.families.ar:AR",
         "left to right, one token at a time; exact likelihood",
+        {"bos": "spare"},
         causal=True,
         writing=_token_by_token,
     ),
     "mdlm": Entry(
         "redraft.families.mdlm:MDLM",
         "masked diffusion (Sahoo et al. 2024, Shi et al. 2024; SMDM)",
-        {"objective": "low_variance", "schedule": "linear", "grid": 0, **TIME},
+        {"objective": "low_variance", "schedule": "linear", "grid": 0, "shift": False, **TIME},
     ),
     "duo": Entry(
         "redraft.families.duo:Duo",
@@ -88,6 +89,7 @@ FAMILIES: dict[str, Entry] = {
             "stride": 512,
             "kl": "backward",
             **TIME,
+            "shift": False,
         },
         renamed={"until": "curriculum_end", "rivals": "top_k"},
         effort=lambda o: (

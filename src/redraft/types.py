@@ -84,6 +84,9 @@ class View:
     cache: Cache | None = None
     soft: SoftEmbedding | None = None  # embedded instead of `tokens`
     lengths: Tensor | None = None  # [B]: tokens at positions from there on are padding, which nobody looks at
+    # hidden states of each place are those of the place before it (the first keeps its own): of networks that were
+    # autoregressive, whose predictions stand one place earlier
+    shifted: bool = False
     static: bool = False  # of a view with a cache: all calls for the text have these shapes, so it may be compiled
     dropout: Dropout | None = None  # in training alone
 

@@ -17,9 +17,17 @@ from tests.rounding import CLOSE, in_float64
 V, ROWS, LENGTH = 23, 3, 12
 
 
-@pytest.fixture(params=["dit", "llama"])
+SHAPES = {
+    "dit": Shape("dit", 2, 2, 32, 64, V, 16),
+    "llama": Shape("llama", 2, 2, 32, 64, V),
+    "grouped": Shape("llama", 2, 4, 32, 64, V, kv_heads=2, qkv_bias=True, qk_norm=True),
+    "gpt2": Shape("gpt2", 2, 2, 32, 64, V, tied=True, context=LENGTH),
+}
+
+
+@pytest.fixture(params=SHAPES)
 def network(request: pytest.FixtureRequest) -> Transformer:
-    made = in_float64(initialised(Shape(request.param, 2, 2, 32, 64, V, 16), 0))
+    made = in_float64(initialised(SHAPES[request.param], 0))
     generator = torch.Generator().manual_seed(1)
     for parameter in made.parameters():
         torch.nn.init.normal_(parameter, std=0.2, generator=generator)

@@ -23,7 +23,11 @@ from tests.rounding import CLOSE, in_float64
 V, LENGTHS = 11, (9, 4, 1, 6, 7, 2)
 PROMPTS = (3, 1, 0, 5, 0, 1)  # tokens before the first that is scored
 KEY = Key.of(3).fold_in("padding")
-SHAPES = {"dit": Shape("dit", 2, 2, 16, 32, V, 8), "llama": Shape("llama", 2, 2, 16, 24, V)}
+SHAPES = {
+    "dit": Shape("dit", 2, 2, 16, 32, V, 8),
+    "llama": Shape("llama", 2, 2, 16, 24, V),
+    "grouped": Shape("llama", 2, 4, 16, 24, V, kv_heads=2, qk_norm=True),
+}
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "mdlm": [{}, {"objective": "nelbo"}],
     "duo": [{}, {"objective": "curriculum", "tau": 0.3, "tau_end": 0.1}, {"objective": "distillation", "rounds": 2}],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -10,9 +11,11 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from redraft.errors import UserError
 from redraft.network import flops
 from redraft.network.init import initialised
-from redraft.network.sizes import LADDER, Shape, from_size
+from redraft.network.rope import frequencies, rotary
+from redraft.network.sizes import LADDER, Scaling, Shape, from_size
 from redraft.network.transformer import Transformer
 from redraft.types import Attention, View
 from tests.rounding import CLOSE, in_float64
@@ -22,6 +25,11 @@ SHAPES = {
     "llama": Shape("llama", 2, 2, 32, 48, V),
     "dit": Shape("dit", 2, 2, 32, 128, V, 24),
     "dit without adaLN": Shape("dit", 2, 2, 32, 128, V, 0),
+    "dit, grouped": Shape("dit", 2, 4, 32, 128, V, 24, kv_heads=2),
+    "grouped": Shape("llama", 2, 4, 32, 48, V, 0, theta=500.0, kv_heads=2, eps=1e-3),
+    "Qwen2": Shape("llama", 2, 4, 32, 48, V, 0, kv_heads=1, qkv_bias=True, tied=True),
+    "Qwen3": Shape("llama", 2, 4, 32, 48, V, 0, kv_heads=2, head_dim=12, qk_norm=True, eps=1e-6),
+    "GPT-2": Shape("gpt2", 2, 2, 32, 128, V, 0, tied=True, context=41),
 }
 
 
@@ -33,47 +41,77 @@ def network_of(shape: Shape) -> Transformer:
     return network
 
 
-def turned(x: Tensor) -> Tensor:
+def turned(x: Tensor, theta: float = 10000.0) -> Tensor:
     """RoPE on [L, D], half-split: o1 = x1 cos - x2 sin, o2 = x1 sin + x2 cos."""
     length, head = x.shape
     out = torch.empty_like(x)
     for place in range(length):
         for i in range(head // 2):
-            angle = place * 10000.0 ** (-2 * i / head)
+            angle = place * theta ** (-2 * i / head)
             x1, x2 = x[place, i], x[place, i + head // 2]
             out[place, i] = x1 * math.cos(angle) - x2 * math.sin(angle)
             out[place, i + head // 2] = x1 * math.sin(angle) + x2 * math.cos(angle)
     return out
 
 
-def attention(u: Tensor, w_qkv: Tensor, w_out: Tensor, heads: int, causal: bool) -> Tensor:
-    """[L, d]: rows of w_qkv are Q, K, V, each head by head."""
-    length, d = u.shape
-    head = d // heads
-    out = torch.empty_like(u)
-    for h in range(heads):
-        q, k, v = (u @ w_qkv[part * d + h * head : part * d + (h + 1) * head].T for part in range(3))
-        scores = turned(q) @ turned(k).T / math.sqrt(head)
+def rms(x: Tensor, g: Tensor, eps: float) -> Tensor:
+    return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + eps) * g
+
+
+def attention(u: Tensor, w: dict[str, Tensor], b: str, shape: Shape, causal: bool) -> Tensor:
+    """[L, d]: rows of the matrix are the heads of queries, then of keys, then of values, which neighbours share."""
+    length, head = len(u), shape.head
+    rows = u @ w[f"{b}qkv.weight"].T + w.get(f"{b}qkv.bias", torch.zeros(()))
+    heads, out = list(rows.split(head, 1)), []
+    for h in range(shape.heads):
+        shared = h // (shape.heads // shape.keys)
+        q, k, v = heads[h], heads[shape.heads + shared], heads[shape.heads + shape.keys + shared]
+        if shape.qk_norm:
+            q, k = rms(q, w[f"{b}norm_q.weight"], shape.eps), rms(k, w[f"{b}norm_k.weight"], shape.eps)
+        if shape.block != "gpt2":
+            q, k = turned(q, shape.theta), turned(k, shape.theta)
+        scores = q @ k.T / math.sqrt(head)
         if causal:
             scores = scores.masked_fill(torch.ones(length, length).triu(1).bool(), -math.inf)
-        out[:, h * head : (h + 1) * head] = scores.softmax(-1) @ v
-    return out @ w_out.T
+        out.append(scores.softmax(-1) @ v)
+    return torch.cat(out, 1) @ w[f"{b}out.weight"].T + w.get(f"{b}out.bias", torch.zeros(()))
 
 
 def llama(w: dict[str, Tensor], ids: Tensor, shape: Shape, causal: bool) -> Tensor:
-    """SMDM's block (arXiv:2410.18514): pre-norm, no biases, RMSNorm with eps 1e-5, W3 (silu(W1 n) * W2 n)."""
-
-    def norm(x: Tensor, g: Tensor) -> Tensor:
-        return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + 1e-5) * g
-
+    """SMDM's block (arXiv:2410.18514): pre-norm, RMSNorm, W3 (silu(W1 n) * W2 n); and what Qwen2 and Qwen3 add."""
     h = w["embedding"][ids]
     for i in range(shape.depth):
         b = f"blocks.{i}."
-        h = h + attention(norm(h, w[b + "norm1.weight"]), w[b + "qkv.weight"], w[b + "out.weight"], shape.heads, causal)
-        n = norm(h, w[b + "norm2.weight"])
+        h = h + attention(rms(h, w[b + "norm1.weight"], shape.eps), w, b, shape, causal)
+        n = rms(h, w[b + "norm2.weight"], shape.eps)
         gate, up = n @ w[b + "mlp.gate.weight"].T, n @ w[b + "mlp.up.weight"].T
         h = h + (gate * gate.sigmoid() * up) @ w[b + "mlp.down.weight"].T
-    return norm(h, w["norm.weight"]) @ w["output.weight"].T
+    return rms(h, w["norm.weight"], shape.eps) @ head_of(w, shape).T
+
+
+def head_of(w: dict[str, Tensor], shape: Shape) -> Tensor:
+    return w["embedding"][:-1] if shape.tied else w["output.weight"]
+
+
+def gelu(x: Tensor) -> Tensor:
+    return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def gpt2(w: dict[str, Tensor], ids: Tensor, shape: Shape, causal: bool) -> Tensor:
+    """GPT-2's: LayerNorm, learned positions, biases everywhere, the head tied."""
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        centred = x - x.mean(-1, keepdim=True)
+        scaled = centred / torch.sqrt((centred * centred).mean(-1, keepdim=True) + shape.eps)
+        return scaled * w[name + ".weight"] + w[name + ".bias"]
+
+    h = w["embedding"][ids] + w["positions"][: len(ids)]
+    for i in range(shape.depth):
+        b = f"blocks.{i}."
+        h = h + attention(norm(h, b + "norm1"), w, b, shape, causal)
+        inner = gelu(norm(h, b + "norm2") @ w[b + "mlp.up.weight"].T + w[b + "mlp.up.bias"])
+        h = h + inner @ w[b + "mlp.down.weight"].T + w[b + "mlp.down.bias"]
+    return norm(h, "norm") @ head_of(w, shape).T
 
 
 def dit(w: dict[str, Tensor], ids: Tensor, shape: Shape, causal: bool, sigma: float) -> Tensor:
@@ -85,9 +123,6 @@ def dit(w: dict[str, Tensor], ids: Tensor, shape: Shape, causal: bool, sigma: fl
 
     def silu(x: Tensor) -> Tensor:
         return x * x.sigmoid()
-
-    def gelu(x: Tensor) -> Tensor:
-        return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
     def modulation(name: str, parts: int) -> list[Tensor]:
         if not shape.adaln:
@@ -104,7 +139,7 @@ def dit(w: dict[str, Tensor], ids: Tensor, shape: Shape, causal: bool, sigma: fl
         b = f"blocks.{i}."
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation(b, 6)
         u = norm(h, w[b + "norm1.weight"]) * (1 + scale1) + shift1
-        h = h + gate1 * attention(u, w[b + "qkv.weight"], w[b + "out.weight"], shape.heads, causal)
+        h = h + gate1 * attention(u, w, b, shape, causal)
         u = norm(h, w[b + "norm2.weight"]) * (1 + scale2) + shift2
         inner = gelu(u @ w[b + "mlp.up.weight"].T + w[b + "mlp.up.bias"])
         h = h + gate2 * (inner @ w[b + "mlp.down.weight"].T + w[b + "mlp.down.bias"])
@@ -122,8 +157,8 @@ def test_network_is_the_papers_formulas(name: str, causal: bool) -> None:
     with torch.no_grad():
         logits = network.head(network.trunk(view))
     for row in range(2):
-        if shape.block == "llama":
-            expected = llama(weights, ids[row], shape, causal)
+        if shape.block != "dit":
+            expected = {"llama": llama, "gpt2": gpt2}[shape.block](weights, ids[row], shape, causal)
         else:
             expected = dit(weights, ids[row], shape, causal, float(sigma[row]))
         assert torch.allclose(logits[row], expected, **CLOSE)
@@ -134,7 +169,7 @@ def test_parameters_by_group_sum_to_the_tensors(name: str) -> None:
     network = Transformer(SHAPES[name])
     assert sum(flops.parameters(SHAPES[name]).values()) == sum(p.numel() for p in network.parameters())
     assert flops.non_embedding(SHAPES[name]) == sum(
-        p.numel() for key, p in network.named_parameters() if key != "embedding"
+        p.numel() for key, p in network.named_parameters() if key not in ("embedding", "positions")
     )
 
 
@@ -148,6 +183,73 @@ def test_flops_are_what_torch_counts(name: str, causal: bool) -> None:
     with torch.no_grad(), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         network.head(network.trunk(view))
     assert counter.get_total_flops() == round(length * sum(flops.forward_flops(shape, length).values()))
+
+
+def frequencies_by_hand(kind: Scaling, head: int, theta: float) -> list[float]:
+    """The three rules as their authors' texts have them, wave by wave."""
+    out = []
+    for i in range(head // 2):
+        f = theta ** (-2 * i / head)
+        if kind.kind == "linear":
+            out.append(f / kind.factor)
+        elif kind.kind == "llama3":
+            wave = 2 * math.pi / f
+            if wave < kind.original / kind.high:
+                out.append(f)
+            elif wave > kind.original / kind.low:
+                out.append(f / kind.factor)
+            else:
+                smooth = (kind.original / wave - kind.low) / (kind.high - kind.low)
+                out.append((1 - smooth) * f / kind.factor + smooth * f)
+        else:
+            low, high = (
+                head * math.log(kind.original / (turns * 2 * math.pi)) / (2 * math.log(theta))
+                for turns in (kind.fast, kind.slow)
+            )
+            low, high = max(math.floor(low), 0), min(math.ceil(high), head - 1)
+            ramp = min(max((i - low) / (high - low), 0.0), 1.0)
+            out.append(ramp * f / kind.factor + (1 - ramp) * f)
+    return out
+
+
+@pytest.mark.parametrize("kind", [Scaling("linear", 4.0), Scaling("llama3", 8.0, 256), Scaling("yarn", 4.0, 512)])
+def test_scaled_frequencies_are_their_rules(kind: Scaling) -> None:
+    found = frequencies(32, 10000.0, kind, torch.device("cpu"), torch.float64)
+    assert torch.allclose(found, torch.tensor(frequencies_by_hand(kind, 32, 10000.0), dtype=torch.float64), **CLOSE)
+    cos, sin = rotary(torch.arange(3)[None], 32, torch.float64, 10000.0, kind)
+    gain = 0.1 * math.log(4) + 1 if kind.kind == "yarn" else 1.0
+    assert torch.allclose(cos**2 + sin**2, torch.full_like(cos, gain**2), **CLOSE)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_cache_holds_the_shared_heads_once(name: str) -> None:
+    shape = SHAPES[name]
+    cache = Transformer(shape).cache(3, 5)
+    assert {part.shape for part in (*cache.keys, *cache.values)} == {(3, shape.keys, 5, shape.head)}
+
+
+def test_a_tied_head_learns_with_its_embedding() -> None:
+    network = network_of(SHAPES["Qwen2"])
+    view = View(torch.randint(0, V, (2, 5)), torch.arange(5)[None], Attention.CAUSAL)
+    network.nats(network.trunk(view).flatten(0, 1), torch.arange(10)).sum().backward()
+    assert network.embedding.grad is not None
+    assert bool((network.embedding.grad[:V] != 0).any(1).all())  # the head's part reaches every text id
+    assert bool((network.embedding.grad[V] == 0).all())  # the spare id has no logit
+
+
+@pytest.mark.parametrize(
+    ("block", "more", "named"),
+    [
+        ("dit", {"qk_norm": True}, "network.qk_norm"),
+        ("llama", {"context": 8}, "network.context"),
+        ("llama", {"kv_heads": 3}, "network.kv_heads"),
+        ("gpt2", {"context": 8, "scaling": Scaling("linear", 2.0)}, "network.scaling"),
+        ("gpt2", {}, "network.context"),
+    ],
+)
+def test_what_a_block_does_not_have_is_named(block: str, more: dict[str, Any], named: str) -> None:
+    with pytest.raises(UserError, match=named):
+        Shape(block, 1, 4, 32, 32, V, 0, **more)
 
 
 # SMDM's table (arXiv:2410.18514): parameters outside embedding and head, and in all, of the masked model (V + 1 rows in).

@@ -59,7 +59,9 @@ def test_two_columns_of_one_name_are_refused(kind: str, tmp_path: Path) -> None:
 
 
 def test_a_missing_column_says_how_to_set_a_constant(tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_text("params,tokens,flops,loss\n1e6,1e8,6e14,3.0\n")
-    with pytest.raises(UserError, match=r"--columns family=COLUMN.* constant, as in family=ar"):
+    (tmp_path / "t.csv").write_text("params,flops,loss\n1e6,6e14,3.0\n")
+    with pytest.raises(UserError, match=r"--columns tokens=COLUMN.* constant, as in family=ar"):
         load_points(tmp_path / "t.csv")
+    (tmp_path / "t.csv").write_text("params,tokens,flops,loss\n1e6,1e8,6e14,3.0\n")
+    assert load_points(tmp_path / "t.csv")[0].family == "t"  # a table of one family needs no column
     assert import_records(tmp_path / "t.csv", "family=ar").rows[0]["family"] == "ar"

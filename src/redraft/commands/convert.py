@@ -5,8 +5,11 @@
   redraft convert mdm-170M-100e18.safetensors models/smdm --tokenizer llama2/tokenizer.model
   redraft convert LLaDA-8B-Base models/llada --verify logits.safetensors
 
-Formats: dit-lightning (mdlm, bd3lms, duo, Eso-LMs, scaling-dllms), dit-hf, smdm, gidd, llada. --verify takes a safetensors
-file with `tokens` [B, L], `logits` [B, L, V] and, where the network reads them, `sigma` [B] and `order` [B, L].
+  redraft convert hub/SmolLM2-135M models/smollm2                      (a folder of transformers; or model.gguf)
+
+Formats: dit-lightning (mdlm, bd3lms, duo, Eso-LMs, scaling-dllms), dit-hf, smdm, gidd, llada; of transformers llama, mistral,
+qwen2, qwen3, gpt2, and what was made of these: dream, diffullama, sdar. GGUF files of llama, qwen2 and qwen3. --verify takes a
+safetensors file with `tokens` [B, L], `logits` [B, L, V] and, where the network reads them, `sigma` [B] and `order` [B, L].
 """
 
 from __future__ import annotations
@@ -22,11 +25,14 @@ from redraft.numbers import WIDEST, real, whole
 from redraft.registry import FAMILIES, find
 
 OVERRIDES = True
-FORMATS = ("auto", "dit-lightning", "dit-hf", "smdm", "gidd", "llada")
+FORMATS = (
+    "auto", "dit-lightning", "dit-hf", "smdm", "gidd", "llada", "llama", "mistral", "qwen2", "qwen3", "gpt2", "dream",
+    "diffullama", "sdar",
+)  # fmt: skip
 
 
 def arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("source", type=Path, help="a .ckpt, .pt, .pth, .bin or .safetensors file, or a folder")
+    parser.add_argument("source", type=Path, help="a .ckpt, .pt, .pth, .bin, .safetensors or .gguf file, or a folder")
     parser.add_argument("into", type=Path, help="folder of the model: new or empty")
     parser.add_argument("--from", dest="form", default="auto", metavar="FORMAT", help=f"{', '.join(FORMATS)}")
     parser.add_argument("--tokenizer", help="a path, bytes, or a name on the hub; beside the weights if left out")
@@ -36,7 +42,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--raw", action="store_true", help="the weights themselves where there is a moving average")
     parser.add_argument("--heads", type=whole(1, WIDEST), help="attention heads, where nothing tells")
     parser.add_argument("--mask", help="id of [MASK], or none")
-    parser.add_argument("--bos", type=whole(0), help="ar: the id that begins a text")
+    parser.add_argument("--bos", help="ar: the id that begins a text, or none")
     parser.add_argument("--length", type=whole(1, WIDEST), help="tokens in a row when it was trained")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -58,8 +64,8 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
     choices = Choices(
         family=table.get("name"),
         heads=options.heads,
-        mask=_mask(options.mask),
-        bos=options.bos,
+        mask=_id("--mask", options.mask),
+        bos=_id("--bos", options.bos),
         length=options.length,
         raw=options.raw,
         options={key: value for key, value in table.items() if key != "name"},
@@ -97,9 +103,10 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
     return None
 
 
-def _mask(text: str | None) -> int | None:
+def _id(flag: str, text: str | None) -> int | None:
+    """-1 where there is none."""
     if text is None or text == "none":
         return None if text is None else -1
-    if not text.isdecimal():
-        raise UserError(f"--mask must be an id or none, got {text!r}")
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        raise UserError(f"{flag} must be an id or none, got {text!r}")
     return int(text)

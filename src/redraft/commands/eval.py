@@ -235,11 +235,12 @@ def _windows(options: Namespace, model: Model) -> tuple[str, Scored]:
         texts = (document.text for document in open_source(options.data).documents())
         if told := model.beyond(how.length):
             print(f"Note: {told}", file=sys.stderr)
-        return options.data, windows(texts, model.tokenizer, how, options.rows)
+        return options.data, windows(texts, model.tokenizer, how, options.rows, model.family.begins)
     data = DataConfig(source=options.data, format=form, template=options.template, length=model.length)
     examples = prepared(data, model.tokenizer, tokenising(options.json))
     assert isinstance(examples, PromptCorpus)
-    return options.data, of_examples(examples, model.length, form, options.rows)
+    scored = of_examples(examples, model.length, form, options.rows)
+    return options.data, scored if model.family.begins else scored.given_first()
 
 
 def _split(data: DataConfig, options: Namespace, model: Model) -> tuple[str, Scored]:
@@ -249,7 +250,8 @@ def _split(data: DataConfig, options: Namespace, model: Model) -> tuple[str, Sco
     corpus = prepared(data, model.tokenizer, tokenising(options.json))
     rows = held_out(corpus, data.model_copy(update={"length": model.length}), model.tokenizer.eos, options.rows)
     source = (data.source, data.validation)
-    return data.source, of_split(corpus.split("validation"), rows, source, model.length, data.format)
+    scored = of_split(corpus.split("validation"), rows, source, model.length, data.format)
+    return data.source, scored if model.family.begins else scored.given_first()
 
 
 def _trained_on(options: Namespace, model: Model) -> DataConfig:

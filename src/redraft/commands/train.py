@@ -234,8 +234,8 @@ def start_table(folder: Path) -> dict[str, Any]:
     from redraft.hub.config import read_config
 
     start = read_config(folder)
-    own = ("block", "depth", "heads", "width", "cond", "theta", "clock")
-    shape = {key: getattr(start.shape, key) for key in own} | {"mlp_width": start.shape.hidden}
+    shape = {key: value for key, value in asdict(start.shape).items() if key not in ("hidden", "vocab")}
+    shape["mlp_width"] = start.shape.hidden
     return {
         "family": {"name": start.family, "options": start.options},
         "network": shape,

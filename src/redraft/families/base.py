@@ -54,6 +54,11 @@ class Family(ABC):
     exported: ClassVar[str] = ""  # its process as exported folders name it: a key of `PROCESSES`; "": they have none
     vocab: int
 
+    @property
+    def begins(self) -> bool:
+        """Whether the first token of a text can be scored: something stands before it, or it may be hidden as any other."""
+        return True
+
     @abstractmethod
     def loss(self, network: Network, batch: Batch, *, key: Key, progress: float) -> TokenLoss:
         """What training descends, in nats; `progress` in [0, 1] is the share of the budget spent. `network` is a
@@ -294,6 +299,11 @@ def check_grid(grid: int) -> None:
         raise UserError(f"family.grid must be a number of steps, or 0 for continuous time: got {grid}")
 
 
+def check_shift(shift: object) -> None:
+    if not isinstance(shift, bool):
+        raise UserError(f"family.shift must be true or false: got {shift!r}")
+
+
 def masked_cross_entropy(
     network: Network, hidden: Tensor, hide: Tensor, x0: Tensor, weight: Tensor | None = None
 ) -> Tensor:
@@ -331,9 +341,9 @@ def no_order(name: str, order: Tensor | None) -> None:
         raise UserError(f"family {name!r} predicts in no particular order: leave out `order` (only esolm takes one)")
 
 
-def full_view(tokens: Tensor, sigma: Tensor | None = None) -> View:
+def full_view(tokens: Tensor, sigma: Tensor | None = None, shifted: bool = False) -> View:
     """Everything sees everything, each token in its place."""
-    return View(tokens, torch.arange(tokens.shape[1], device=tokens.device)[None], sigma=sigma)
+    return View(tokens, torch.arange(tokens.shape[1], device=tokens.device)[None], sigma=sigma, shifted=shifted)
 
 
 def clock(alpha: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from redraft.errors import UserError, unknown
-from redraft.families.base import DiffusionFamily, clock, full_view, in_place, picked, scored_places
+from redraft.families.base import DiffusionFamily, check_shift, clock, full_view, in_place, picked, scored_places
 from redraft.families.duo_distill import DIRECTIONS, consistency
 from redraft.families.softmax_mixture import LogMixture, three_ways
 from redraft.noise import counter_rng
@@ -40,6 +40,7 @@ class Duo(DiffusionFamily):
     polynomial approximating alpha(t), 0: the exact integral. The curriculum ends at the share `curriculum_end` of training,
     at a temperature from `tau` to `tau_end` (a power law in between), with the `top_k` largest weights beside the token's
     own, or all V for 0.
+    `shift`: the network predicts a token from the place before it, as one that was autoregressive; the first from its own.
     Distillation: `rounds` rounds with a teacher each; round r has the time step 2^r / `stride`. `kl`: backward or forward.
     """
 
@@ -61,10 +62,12 @@ class Duo(DiffusionFamily):
     rounds: int = 5
     stride: int = 512
     kl: str = "backward"
+    shift: bool = False
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
             raise unknown("objective", self.objective, OBJECTIVES)
+        check_shift(self.shift)
         if self.kl not in DIRECTIONS:
             raise unknown("kl", self.kl, DIRECTIONS)
         for name, good, want in (
@@ -112,7 +115,7 @@ class Duo(DiffusionFamily):
 
     def noisy_view(self, tokens: Tensor, alpha: Tensor) -> View:
         """What the network sees of `tokens` [B, L] of which a share `alpha` [B, 1] survived."""
-        return full_view(tokens, sigma=clock(alpha))
+        return full_view(tokens, sigma=clock(alpha), shifted=self.shift)
 
     def marginal(self, x0: Tensor, t: Tensor) -> Tensor:
         clean = torch.nn.functional.one_hot(x0, self.vocab).to(t.dtype)

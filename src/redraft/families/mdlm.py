@@ -14,7 +14,15 @@ import torch
 from torch import Tensor
 
 from redraft.errors import unknown
-from redraft.families.base import Absorbing, AnyOrder, check_absorbing, check_grid, full_view, masked_cross_entropy
+from redraft.families.base import (
+    Absorbing,
+    AnyOrder,
+    check_absorbing,
+    check_grid,
+    check_shift,
+    full_view,
+    masked_cross_entropy,
+)
 from redraft.noise.counter_rng import Key
 from redraft.noise.schedules import Linear, Schedule
 from redraft.types import Batch, Network, Noise, TokenLoss, View
@@ -25,7 +33,8 @@ OBJECTIVES = ("low_variance", "nelbo")
 @dataclass(frozen=True)
 class MDLM(Absorbing, AnyOrder):
     """Trains on the plain cross-entropy of hidden tokens ("low_variance", arXiv:2602.15014) or on the bound ("nelbo"):
-    of continuous time, or of `grid` = T steps, as in eq. 8.
+    of continuous time, or of `grid` = T steps, as in eq. 8. `shift`: the network predicts a token from the place before it,
+    as one that was autoregressive (DiffuLLaMA, arXiv:2410.17891; Dream, arXiv:2508.15487); the first from its own.
     """
 
     name: ClassVar[str] = "mdlm"
@@ -35,9 +44,11 @@ class MDLM(Absorbing, AnyOrder):
     objective: str = "low_variance"
     schedule: Schedule = field(default_factory=Linear)
     grid: int = 0
+    shift: bool = False
 
     def __post_init__(self) -> None:
         check_objective(self.objective)
+        check_shift(self.shift)
         check_grid(self.grid)
         check_absorbing(self.schedule)
 
@@ -46,7 +57,11 @@ class MDLM(Absorbing, AnyOrder):
         return self.per_token_loss(self.token_loss, network, batch, key, self.density, weighted)
 
     def view(self, tokens: Tensor, t: Tensor) -> View:
-        return full_view(tokens)
+        return self.seen(tokens)
+
+    def seen(self, tokens: Tensor) -> View:
+        """The view of `tokens` [B, L] at any time."""
+        return full_view(tokens, shifted=self.shift)
 
     def interpret(self, logits: Tensor, tokens: Tensor) -> Tensor:
         return carry_over(logits.log_softmax(-1), tokens)
@@ -62,7 +77,7 @@ class MDLM(Absorbing, AnyOrder):
 
     def hidden_nats(self, network: Network, x0: Tensor, hide: Tensor) -> Tensor:
         """Cross-entropy [B, L] of the tokens that `hide` [B, L] covers, given the others."""
-        hidden = network.trunk(full_view(x0.masked_fill(hide, self.mask_id)))
+        hidden = network.trunk(self.seen(x0.masked_fill(hide, self.mask_id)))
         return masked_cross_entropy(network, hidden, hide, x0)
 
     def chain_nats(self, network: Network, x0: Tensor, scored: Tensor, order: Tensor) -> Tensor:
@@ -71,7 +86,7 @@ class MDLM(Absorbing, AnyOrder):
         for place in order.split(1, 1):
             now = torch.zeros_like(scored).scatter(1, place, True) & scored
             if now.any():
-                paid = paid + masked_cross_entropy(network, network.trunk(full_view(z)), now, x0)
+                paid = paid + masked_cross_entropy(network, network.trunk(self.seen(z)), now, x0)
                 z = x0.where(now, z)
         return paid
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
@@ -17,28 +17,61 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 @dataclass(frozen=True)
+class Packed:
+    """How rows of a quantised tensor are stored: so many bytes each, and what makes numbers [n, width] of n rows' bytes."""
+
+    row: int
+    unpack: Callable[[bytes, int], Tensor]
+
+
+@dataclass(frozen=True)
 class LazyTensor:
-    """`shape` with `strides` (in elements) of `dtype`, from byte `offset` of a file on; little-endian."""
+    """`shape` with `strides` (in elements) of `dtype`, from byte `offset` of a file on; little-endian.
+
+    `packed`: it is quantised, and `dtype` what it becomes. `head`: rows of each head of so many are stored as pairs of
+    neighbours, as GGUF has them for RoPE, and are given as two halves.
+    """
 
     path: Path
     offset: int
     dtype: torch.dtype
     shape: tuple[int, ...]
     strides: tuple[int, ...]
+    packed: Packed | None = None
+    head: int = 0
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Rows start .. stop of the first dimension; a number is one row."""
+        if not self.head:
+            return self._stored(start, stop)
+        first, last = start // self.head * self.head, -(-stop // self.head) * self.head
+        halves = self._stored(first, last).unflatten(0, (-1, self.head // 2, 2)).transpose(1, 2).flatten(0, 2)
+        return halves[start - first : stop - first]
+
+    def _stored(self, start: int, stop: int) -> Tensor:
+        if self.packed is not None:
+            data = self._bytes(self.offset + start * self.packed.row, (stop - start) * self.packed.row)
+            return self.packed.unpack(bytes(data), stop - start).view(stop - start, *self.shape[1:])
         shape = (stop - start, *self.shape[1:]) if self.shape else ()
         first = start * self.strides[0] if self.shape else 0
         count = span(shape, self.strides)
-        with self.path.open("rb") as file:
-            file.seek(self.offset + first * self.dtype.itemsize)
-            data = bytearray(count * self.dtype.itemsize)
-            if file.readinto(data) != len(data):
-                raise UserError(f"{self.path} ends before its tensors do: it was not copied whole")
+        data = self._bytes(self.offset + first * self.dtype.itemsize, count * self.dtype.itemsize)
         if not data:
             return torch.empty(shape, dtype=self.dtype)
         return torch.frombuffer(data, dtype=self.dtype).as_strided(shape, self.strides)
+
+    def _bytes(self, offset: int, count: int) -> bytearray:
+        with self.path.open("rb") as file:
+            file.seek(offset)
+            data = bytearray(count)
+            if file.readinto(data) != len(data):
+                raise UserError(f"{self.path} ends before its tensors do: it was not copied whole")
+        return data
+
+    @property
+    def turned(self) -> LazyTensor:
+        """A matrix as its transpose."""
+        return replace(self, shape=self.shape[::-1], strides=self.strides[::-1])
 
     def whole(self) -> Tensor:
         return self.rows(0, self.shape[0] if self.shape else 1)
@@ -107,5 +140,6 @@ def stacked(*pieces: Piece, origin: str) -> Target:
     return Target(pieces, torch.float32 if only == torch.float64 else only, origin)
 
 
-def all_of(source: LazyTensor | Tensor, scale: float = 1.0) -> Piece:
-    return Piece(source, 0, source.shape[0], scale)
+def all_of(source: LazyTensor | Tensor, scale: float = 1.0, rows: int | None = None) -> Piece:
+    """The whole tensor, or its first `rows`."""
+    return Piece(source, 0, source.shape[0] if rows is None else rows, scale)

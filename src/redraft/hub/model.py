@@ -92,7 +92,8 @@ class Model:
     def score(self, texts: str | Sequence[str], draws: int = 32, seed: int = 0) -> list[Score]:
         """-log p of each text in nats, or its bound over `draws` noise draws; the same noise for every family and text.
 
-        A text longer than the training length is scored in windows, each on its own.
+        A text longer than the training length is scored in windows, each on its own. Of an AR model that reads nothing
+        before a text (family.bos none) the first token of each window is given: `tokens` are those that are scored.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
         for text in texts:
@@ -112,8 +113,11 @@ class Model:
             batch = Batch(rows, torch.ones_like(rows, dtype=torch.bool), torch.arange(draws, device=self.device))
             key = Key.of(seed).fold_in("score", number)
             total += self.family.nelbo(self.network, batch, key=key).nats.double().sum(1).cpu()
+        scored = len(ids) if self.family.begins else len(ids) - math.ceil(len(ids) / self.length)
+        if not scored:
+            raise UserError("cannot score a text of one token: this model reads nothing before it (family.bos none)")
         error = 0.0 if self.family.exact else float(total.std() / math.sqrt(draws)) if draws > 1 else math.inf
-        return Score(float(total.mean()), error, len(ids), len(text.encode()), self.family.exact, lost)
+        return Score(float(total.mean()), error, scored, len(text.encode()), self.family.exact, lost)
 
     def sample(
         self,

@@ -1,4 +1,4 @@
-"""Rotary position embeddings, and attention with any mask (`pattern`), over the view's own keys or a KV cache's.
+"""Attention with any mask (`pattern`), over the view's own keys or a KV cache's.
 
 A pattern is FULL, CAUSAL, a bool tensor, or a rule (`types.Pattern`). SDPA takes the first two as they are and any other as a
 dense mask; on a GPU a rule becomes FlexAttention's block mask (arXiv:2412.05496), which skips the blocks that nobody looks at.
@@ -16,25 +16,9 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from redraft.accelerator import accelerated
-from redraft.network.head import wide
-from redraft.network.kv_cache import LayerCache
-from redraft.network.kv_pool import PoolLayer
+from redraft.network.kv_cache import LayerCache, PoolLayer
+from redraft.network.rope import Rope, rotate
 from redraft.types import Attention, Pattern
-
-
-def rotary(positions: Tensor, head: int, dtype: torch.dtype, theta: float = 10000.0) -> tuple[Tensor, Tensor]:
-    """cos and sin [B or 1, 1, Q, D/2] of RoPE: base `theta`, all of the head, half-split pairs; angles in float32 at least."""
-    inverse = theta ** (-torch.arange(0, head, 2, device=positions.device, dtype=wide(dtype)) / head)
-    angles = positions[:, None, :, None].to(inverse.dtype) * inverse
-    return angles.cos().to(dtype), angles.sin().to(dtype)
-
-
-def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-    """[B, h, Q, D] queries or keys turned by their positions."""
-    cos, sin = rope
-    a, b = x.chunk(2, -1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
-
 
 NARROWEST = 16  # width of a head that FlexAttention's kernels take
 
@@ -69,25 +53,25 @@ def _kept_dense(pattern: Pattern, device: torch.device) -> Tensor:
     return pattern.dense(device)
 
 
-def attend(
-    q: Tensor, k: Tensor, v: Tensor, rope: tuple[Tensor, Tensor], pattern: Any, cache: LayerCache | PoolLayer | None
-) -> Tensor:
-    """[B, h, Q, D] mixed values. Scale 1/sqrt(D). `pattern` as `prepared` made it."""
+def attend(q: Tensor, k: Tensor, v: Tensor, rope: Rope, pattern: Any, cache: LayerCache | PoolLayer | None) -> Tensor:
+    """[B, h, Q, D] mixed values. Scale 1/sqrt(D). `pattern` as `prepared` made it. Keys and values may have fewer heads:
+    each then serves as many heads of queries in a row."""
     q, k = rotate(q, rope), rotate(k, rope)
     if cache is not None:
         seen = pattern.shape[-1] if isinstance(pattern, Tensor) else cache.run and cache.run.stop
         k, v = (part[:, :, :seen].to(q.dtype) for part in cache.write(k, v))
     if isinstance(pattern, BlockMask):
         return _flex(q, k, v, pattern)
+    grouped = q.shape[1] != k.shape[1]
     if isinstance(pattern, Tensor):
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=pattern[:, None])
-    return F.scaled_dot_product_attention(q, k, v, is_causal=pattern is Attention.CAUSAL)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=pattern[:, None], enable_gqa=grouped)
+    return F.scaled_dot_product_attention(q, k, v, is_causal=pattern is Attention.CAUSAL, enable_gqa=grouped)
 
 
 def _flex(q: Tensor, k: Tensor, v: Tensor, mask: BlockMask) -> Tensor:
     """Compiled with the enclosing block if that is compiled, else by itself: eager FlexAttention materialises all scores."""
     run = flex_attention if torch.compiler.is_compiling() else _compiled_flex()
-    return run(q, k, v, block_mask=mask)
+    return run(q, k, v, block_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
 
 
 @lru_cache

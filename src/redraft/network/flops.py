@@ -5,8 +5,8 @@ every token, whether or not a family heads only some rows, so that equal budgets
 
   6ND          6 x (parameters outside the embedding and head tables); SMDM (arXiv:2410.18514), Kaplan
   blocks+head  3 x 2 (block matrices + V d): as the profiler of arXiv:2602.15014 counts: no attention
-  full         blocks+head, and attention scores and values at 4 L d a layer (a causal mask saves nothing here, as in
-               torch's own counter), and the adaLN matrices, once a sequence
+  full         blocks+head, and attention scores and values at 4 L d a layer, d the width of all heads of queries (a causal
+               mask saves nothing here, as in torch's own counter), and the adaLN matrices, once a sequence
 """
 
 from __future__ import annotations
@@ -21,13 +21,26 @@ CONVENTIONS: tuple[str, ...] = get_args(Convention)
 
 
 def parameters(shape: Shape) -> dict[str, int]:
-    """Parameters by group. `outside the embedding` (what studies plot) is the total without the group `embedding`."""
+    """Parameters by group. `outside the embedding` (what studies plot) is the total without the group `embedding`, to which
+    learned positions belong; a head that is the embedding (tied) has none."""
     d, n, c = shape.width, shape.depth, shape.cond
-    groups = {"embedding": (shape.vocab + 1) * d, "blocks": shape.block_weights, "norms": (2 * n + 1) * d}
-    groups["head"] = shape.vocab * d
-    if shape.block == "dit":
+    groups = {
+        "embedding": (shape.vocab + 1 + shape.context) * d,
+        "blocks": shape.block_weights,
+        "norms": (2 * n + 1) * d,
+    }
+    groups["head"] = 0 if shape.tied else shape.vocab * d
+    if shape.block != "llama":
         groups["blocks"] += n * (shape.hidden + d)  # MLP biases
+    if shape.block == "dit":
         groups["head"] += shape.vocab  # output bias
+    if shape.block == "gpt2":
+        groups["norms"] *= 2  # biases
+        groups["blocks"] += n * d  # of the way out
+    if shape.qkv_biased:
+        groups["blocks"] += n * (shape.heads + 2 * shape.keys) * shape.head
+    if shape.qk_norm:
+        groups["norms"] += 2 * n * shape.head
     if shape.adaln:
         groups["modulation"] = (256 * c + c) + (c * c + c) + n * 6 * d * (c + 1) + 2 * d * (c + 1)
     return groups
@@ -44,7 +57,7 @@ def forward_flops(shape: Shape, length: int) -> dict[str, float]:
     d, n, c = shape.width, shape.depth, shape.cond
     groups = {
         "blocks": 2.0 * shape.block_weights,
-        "attention": 4.0 * length * d * n,
+        "attention": 4.0 * length * shape.heads * shape.head * n,
         "head": 2.0 * shape.vocab * d,
     }
     if shape.adaln:

@@ -12,7 +12,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from redraft.network.transformer import Block, Linear, Transformer
+from redraft.network.layers import Linear
+from redraft.network.transformer import Block, Transformer
 
 
 @torch.no_grad()
@@ -27,7 +28,7 @@ def fuse_adaln(network: Transformer) -> Transformer:
     for mine, block in zip(plain.blocks, network.blocks, strict=True):
         assert isinstance(mine, Block) and isinstance(block, Block)
         _fold(mine, block, cond)
-    assert network.modulation is not None
+    assert network.modulation is not None and network.output is not None
     shift, scale = network.modulation(cond).chunk(2)
     _normed(plain, "output", network.output, plain.norm, network.norm, shift, scale)
     return plain.eval().narrow()

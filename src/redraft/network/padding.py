@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from redraft.network.dropout import Dropped
@@ -50,7 +51,12 @@ class Within(Wrapped):
         assert view.cache is None, "a cache knows no positions, so it cannot tell documents apart"
         own, base = self.documents.gather(1, view.positions.expand(len(self.documents), -1)), rule(view.attention)
         sees = lambda b, q, k: base(b, q, k) & (own[b, q] == own[b, k])
-        return self.network.trunk(replace(view, attention=Pattern(sees, (len(own), *2 * own.shape[1:]))))
+        alone = replace(view, attention=Pattern(sees, (len(own), *2 * own.shape[1:])), shifted=False)
+        h = self.network.trunk(alone)
+        if not view.shifted:
+            return h
+        first = F.pad(own[:, 1:] != own[:, :-1], (1, 0), value=True)
+        return h.where(first[..., None], h.roll(1, 1))
 
 
 def of_rows(network: Network, which: Tensor) -> Network:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from redraft.errors import UserError, unknown
 
 if TYPE_CHECKING:
-    from redraft.config import NetworkConfig
+    from redraft.config_network import NetworkConfig
 
 # name: (depth N, heads h, width d). Both papers; 717M and 1028M are SMDM's alone.
 LADDER: dict[str, tuple[int, int, int]] = {
@@ -27,18 +27,67 @@ LADDER: dict[str, tuple[int, int, int]] = {
     "1233M": (24, 14, 1792), "1476M": (22, 16, 2048), "1678M": (25, 16, 2048), "2121M": (28, 17, 2176),
 }  # fmt: skip
 DEFAULT = "3M"
+CONTEXT = 1024  # GPT-2's
+PARTS = (
+    "theta",
+    "clock",
+    "kv_heads",
+    "head_dim",
+    "qkv_bias",
+    "qk_norm",
+    "tied",
+    "eps",
+)  # of a configuration, under its names
 _UNITS = {"": 1, "k": 1e3, "M": 1e6, "B": 1e9}
+
+
+SCALINGS = ("linear", "llama3", "yarn")
+BLOCKS = ("dit", "llama", "gpt2")
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """How rotary frequencies are scaled (`network/rope.py`). `original`: tokens in a row before. `low`, `high`: waves within
+    them, of "llama3"; `fast`, `slow`: turns, of "yarn", which also multiplies cos and sin by `attention`, 0: as it derives."""
+
+    kind: str
+    factor: float
+    original: int = 0
+    low: float = 1.0
+    high: float = 4.0
+    fast: float = 32.0
+    slow: float = 1.0
+    attention: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in SCALINGS:
+            raise unknown("network.scaling.kind", self.kind, SCALINGS)
+        if self.kind != "linear" and self.original < 1:
+            raise UserError(f"network.scaling.original must be given for {self.kind}: the tokens in a row before")
+        if self.high <= self.low or self.fast <= self.slow:
+            raise UserError("network.scaling: high must be above low, and fast above slow")
+
+    @property
+    def gain(self) -> float:
+        """Of cos and sin: sqrt(1/t) = 0.1 ln s + 1 (arXiv:2309.00071, eq. 22)."""
+        if self.kind != "yarn":
+            return 1.0
+        return self.attention or (0.1 * math.log(self.factor) + 1 if self.factor > 1 else 1.0)
 
 
 @dataclass(frozen=True)
 class Shape:
     """Everything that decides a network's tensors.
 
-    `block`: "dit" (LayerNorm, GELU, adaLN; arXiv:2602.15014) or "llama" (RMSNorm, SwiGLU; SMDM).
-    `vocab`: V text ids, the head's rows; the embedding has V + 1, the last for [MASK] or BOS.
-    `hidden`: the MLP's inner width. `cond`: width of the time conditioning of "dit"; 0 means no adaLN.
-    Foreign networks alone differ in `theta`, the base of the rotary angles, and `clock`: None, the time conditioning reads
-    the noise level sigma; else GIDD's time t, under its mixing schedule with that share of uniform noise.
+    `block`: "dit" (LayerNorm, GELU, adaLN; arXiv:2602.15014), "llama" (RMSNorm, SwiGLU; SMDM) or "gpt2" (LayerNorm, GELU,
+    biases, learned positions). `vocab`: V text ids, the head's rows; the embedding has V + 1, the last for [MASK] or BOS.
+    `hidden`: the MLP's inner width. `cond`: width of the time conditioning of "dit"; 0 means no adaLN. `theta`: base of the
+    rotary angles. `clock`, of foreign networks: None, the time conditioning reads the noise level sigma; else GIDD's time t,
+    under its mixing schedule with that share of uniform noise.
+
+    `kv_heads`: heads of keys and values, 0: `heads`. `head_dim`: width of a head, 0: width / heads. `qkv_bias`, `qk_norm`
+    (an RMSNorm over each head's queries and keys), `tied` (the head is the embedding) and `eps` of the norms are of "llama",
+    `tied` and `eps` of "gpt2" too. `context`: rows of its table of positions.
     """
 
     block: str
@@ -50,25 +99,74 @@ class Shape:
     cond: int = 128
     theta: float = 10000.0
     clock: float | None = None
+    kv_heads: int = 0
+    head_dim: int = 0
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    tied: bool = False
+    eps: float = 1e-5
+    context: int = 0
+    scaling: Scaling | None = None
 
     def __post_init__(self) -> None:
-        if self.block not in ("dit", "llama"):
-            raise unknown("network.block", self.block, ("dit", "llama"))
-        if self.width % self.heads or (self.width // self.heads) % 2:
+        if isinstance(self.scaling, dict):  # as config.json has it
+            object.__setattr__(self, "scaling", Scaling(**self.scaling))
+        if self.block not in BLOCKS:
+            raise unknown("network.block", self.block, BLOCKS)
+        if (not self.head_dim and self.width % self.heads) or (self.block != "gpt2" and self.head % 2):
             raise UserError(
                 f"network.width {self.width} must be an even multiple of network.heads {self.heads}: "
                 f"rotary embeddings pair the dimensions of a head"
             )
+        if self.heads % self.keys:
+            raise UserError(f"network.kv_heads {self.kv_heads} must divide network.heads {self.heads}")
+        self._check_block()
+
+    def _check_block(self) -> None:
+        """`UserError` where the block has no such part."""
+        of = {
+            "qkv_bias": self.qkv_bias, "qk_norm": self.qk_norm, "tied": self.tied, "eps": self.eps != 1e-5,
+            "context": self.context, "scaling": self.scaling is not None,
+        }  # fmt: skip
+        without = {"dit": ("qkv_bias", "qk_norm", "tied", "eps", "context"), "llama": ("context",)}
+        for name in without.get(self.block, ("qkv_bias", "qk_norm", "scaling")):
+            if of[name]:
+                raise UserError(f"network.{name} is not of block {self.block!r}: leave it out")
+        if self.block == "gpt2" and not self.context:
+            raise UserError("network.context must be given for block 'gpt2': the rows of its table of positions")
 
     @property
     def adaln(self) -> bool:
         return self.block == "dit" and self.cond > 0
 
     @property
+    def keys(self) -> int:
+        """Heads of keys and values."""
+        return self.kv_heads or self.heads
+
+    @property
+    def head(self) -> int:
+        """Width of a head."""
+        return self.head_dim or self.width // self.heads
+
+    @property
+    def qkv_biased(self) -> bool:
+        return self.qkv_bias or self.block == "gpt2"
+
+    @property
+    def grown(self) -> list[str]:
+        """What it has beyond the two blocks of version 0.2, by name."""
+        plain = Shape("llama", 1, 1, 2, 1, 1)
+        own = ("kv_heads", "head_dim", "qkv_bias", "qk_norm", "tied", "eps", "context", "scaling")
+        return [name for name in own if getattr(self, name) != getattr(plain, name)]
+
+    @property
     def block_weights(self) -> int:
-        """Weights of the blocks' matrices: 12 d^2 N for "dit", N (4 d^2 + 3 d hidden) for "llama"."""
-        mlp = 2 if self.block == "dit" else 3
-        return self.depth * (4 * self.width**2 + mlp * self.width * self.hidden)
+        """Weights of the blocks' matrices: 12 d^2 N for "dit", N (4 d^2 + 3 d hidden) for "llama" with as many heads of keys
+        as of queries."""
+        mlp = 3 if self.block == "llama" else 2
+        attention = 2 * (self.heads + self.keys) * self.head * self.width
+        return self.depth * (attention + mlp * self.width * self.hidden)
 
 
 def from_config(config: NetworkConfig, vocab: int) -> Shape:
@@ -78,12 +176,20 @@ def from_config(config: NetworkConfig, vocab: int) -> Shape:
         raise UserError(f"network: give either size (here {config.size}) or all of depth, heads and width, not both")
     if config.depth and config.heads and config.width:
         hidden = config.mlp_width or 4 * config.width
-        return Shape(
-            config.block, config.depth, config.heads, config.width, hidden, vocab, cond, config.theta, config.clock
-        )
+        # what the block lacks is told of the whole, so it comes with all the rest
+        return Shape(config.block, config.depth, config.heads, config.width, hidden, vocab, cond, **_parts(config))
     if config.depth or config.heads or config.width or config.mlp_width:
         raise UserError("network: give either size, or all of depth, heads and width")
-    return replace(from_size(config.size or DEFAULT, config.block, vocab, cond), theta=config.theta, clock=config.clock)
+    found = from_size(config.size or DEFAULT, config.block, vocab, cond)
+    return replace(found, **_parts(config))
+
+
+def _parts(config: NetworkConfig) -> dict[str, Any]:
+    """What a configuration says beside sizes."""
+    context = config.context or (CONTEXT if config.block == "gpt2" else 0)
+    scaling = None if config.scaling is None else Scaling(**config.scaling.model_dump())
+    own = {name: getattr(config, name) for name in PARTS}
+    return own | {"context": context, "scaling": scaling}
 
 
 def from_size(size: str, block: str, vocab: int, cond: int = 128) -> Shape:
@@ -91,7 +197,7 @@ def from_size(size: str, block: str, vocab: int, cond: int = 128) -> Shape:
     if size in LADDER:
         depth, heads, width = LADDER[size]
         hidden = 1600 if (size, block) == ("75M", "llama") else 4 * width
-        return Shape(block, depth, heads, width, hidden, vocab, cond)
+        return _made(block, depth, heads, width, hidden, vocab, cond)
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([kMB]?)", size)
     if not match:
         raise UserError(f"unknown size {size!r}: give a name ({', '.join(LADDER)}) or a number such as 150k, 3M, 1.5B")
@@ -104,7 +210,7 @@ def _solve(weights: float, block: str, vocab: int, cond: int) -> Shape:
     The ladder's width / depth grows from about 43 at 6M to 78 at 2121M; below it we keep falling by the same law,
     width / depth ~ weights^0.1 (a rule read off the ladder, not a result).
     """
-    per_layer = 12 if block == "dit" else 16
+    per_layer = 16 if block == "llama" else 12
     if weights < per_layer * 16**2:
         raise UserError(f"a size of {weights:g} weights is too small: the smallest network has {per_layer * 16**2}")
     aspect = 43 * (weights / 5e6) ** 0.1
@@ -114,9 +220,13 @@ def _solve(weights: float, block: str, vocab: int, cond: int) -> Shape:
         off = abs(math.log(per_layer * width**2 * depth / weights))
         score = 4 * off + 0.5 * abs(math.log(width / depth / aspect))
         if best is None or score < best[0]:
-            best = score, Shape(block, depth, _heads(width), width, 4 * width, vocab, cond)
+            best = score, _made(block, depth, _heads(width), width, 4 * width, vocab, cond)
     assert best is not None
     return best[1]
+
+
+def _made(block: str, depth: int, heads: int, width: int, hidden: int, vocab: int, cond: int) -> Shape:
+    return Shape(block, depth, heads, width, hidden, vocab, cond, context=CONTEXT if block == "gpt2" else 0)
 
 
 def _heads(width: int) -> int:

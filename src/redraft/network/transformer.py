@@ -1,7 +1,11 @@
-"""One transformer with two kinds of block. Trunk and head are apart; attention, positions and time come in the `View`.
+"""One transformer with three kinds of block. Trunk and head are apart; attention, positions and time come in the `View`.
 
   dit    LayerNorm, adaLN modulation by the noise level, GELU MLP with biases     (arXiv:2602.15014; families of DiT)
-  llama  RMSNorm, SwiGLU, no biases, no time                                      (SMDM, arXiv:2410.18514)
+  llama  RMSNorm, SwiGLU, no time; as `Shape` says, biases on q, k and v (Qwen2), norms on q and k (Qwen3)
+                                                                                  (SMDM, arXiv:2410.18514)
+  gpt2   LayerNorm and GELU MLP, biases everywhere, learned positions             (Radford et al. 2019)
+
+Keys and values may have fewer heads than queries (grouped-query attention, arXiv:2305.13245), in the cache too.
 
 Precision: weights, residual stream, norms and time conditioning are float32; the matrices multiply in `compute`
 (float32 or bfloat16), each Linear casting its own weight; logits leave in float32. There is no autocast.
@@ -16,70 +20,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from redraft.network.attention import attend, prepared, rotary
+from redraft.network.attention import attend, prepared
 from redraft.network.device import keep_freed_memory
 from redraft.network.dropout import dropped
 from redraft.network.head import Rule, by_rule, cross_entropy, logits, wide
-from redraft.network.kv_cache import KVCache, LayerCache
-from redraft.network.kv_pool import PoolCall, PoolLayer
+from redraft.network.kv_cache import KVCache, LayerCache, PoolCall, PoolLayer
+from redraft.network.layers import GELU, LayerNorm, Linear, RMSNorm, SwiGLU
 from redraft.network.padding import unpadded
+from redraft.network.rope import Rope, rotary
 from redraft.network.sizes import Shape
 from redraft.types import Attention, SoftEmbedding, View
-
-
-class Linear(nn.Linear):
-    """Multiplies in the input's dtype."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        return F.linear(x, self.weight.to(x.dtype), bias)
-
-
-class LayerNorm(nn.Module):
-    """Scale without bias, in float32."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, self.weight.shape, self.weight, eps=1e-5)
-
-
-class RMSNorm(nn.Module):
-    """x / rms(x) times a scale, in float32."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight, eps=1e-5)
-
-
-class GELU(nn.Module):
-    """The MLP of "dit": W2 gelu(W1 x + b1) + b2."""
-
-    def __init__(self, shape: Shape):
-        super().__init__()
-        self.up = Linear(shape.width, shape.hidden)
-        self.down = Linear(shape.hidden, shape.width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.gelu(self.up(x), approximate="tanh"))
-
-
-class SwiGLU(nn.Module):
-    """The MLP of "llama": W3 (silu(W1 x) * W2 x)."""
-
-    def __init__(self, shape: Shape):
-        super().__init__()
-        self.gate = Linear(shape.width, shape.hidden, bias=False)
-        self.up = Linear(shape.width, shape.hidden, bias=False)
-        self.down = Linear(shape.hidden, shape.width, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.silu(self.gate(x)) * self.up(x))
 
 
 class NoiseLevel(nn.Module):
@@ -114,19 +64,20 @@ class Block(nn.Module):
 
     def __init__(self, shape: Shape):
         super().__init__()
-        norm, mlp = (LayerNorm, GELU) if shape.block == "dit" else (RMSNorm, SwiGLU)
-        self.heads = shape.heads
-        self.norm1, self.norm2 = norm(shape.width), norm(shape.width)
-        self.qkv = Linear(shape.width, 3 * shape.width, bias=False)
-        self.out = Linear(shape.width, shape.width, bias=False)
-        self.mlp = mlp(shape)
+        self.heads, self.keys, self.head = shape.heads, shape.keys, shape.head
+        self.norm1, self.norm2 = norm_of(shape), norm_of(shape)
+        self.qkv = Linear(shape.width, (shape.heads + 2 * shape.keys) * shape.head, bias=shape.qkv_biased)
+        self.out = Linear(shape.heads * shape.head, shape.width, bias=shape.block == "gpt2")
+        self.norm_q = RMSNorm(shape.head, shape.eps) if shape.qk_norm else None
+        self.norm_k = RMSNorm(shape.head, shape.eps) if shape.qk_norm else None
+        self.mlp = SwiGLU(shape) if shape.block == "llama" else GELU(shape)
         self.modulation = nn.Linear(shape.cond, 6 * shape.width) if shape.adaln else None
 
     def forward(
         self,
         h: Tensor,
         cond: Tensor | None,
-        rope: tuple[Tensor, Tensor],
+        rope: Rope,
         pattern: Any,
         cache: LayerCache | PoolLayer | None,
         dtype: torch.dtype,
@@ -144,13 +95,30 @@ class Block(nn.Module):
         u = torch.addcmul(shift2, self.norm2(h), 1 + scale2)
         return torch.addcmul(h, gate2, dropped(self.mlp(u.to(dtype)), keep[1], rate).to(h.dtype))
 
-    def attention(
-        self, x: Tensor, rope: tuple[Tensor, Tensor], pattern: Any, cache: LayerCache | PoolLayer | None
-    ) -> Tensor:
-        rows, length, width = x.shape
-        q, k, v = self.qkv(x).view(rows, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+    def attention(self, x: Tensor, rope: Rope, pattern: Any, cache: LayerCache | PoolLayer | None) -> Tensor:
+        """Rows of `qkv` are the heads of the queries, then of the keys, then of the values."""
+        rows, length, _ = x.shape
+        heads = self.qkv(x).view(rows, length, -1, self.head).transpose(1, 2)
+        q, k, v = heads.split([self.heads, self.keys, self.keys], 1)
+        if self.norm_q is not None and self.norm_k is not None:
+            q, k = (
+                self.norm_q(q.to(self.norm_q.weight.dtype)).to(x.dtype),
+                self.norm_k(k.to(self.norm_k.weight.dtype)).to(x.dtype),
+            )
         mixed = attend(q, k, v, rope, pattern, cache)
-        return self.out(mixed.transpose(1, 2).reshape(rows, length, width))
+        return self.out(mixed.transpose(1, 2).reshape(rows, length, self.heads * self.head))
+
+
+def norm_of(shape: Shape) -> LayerNorm | RMSNorm:
+    """The norm that stands before each part of a block, and after the last one."""
+    if shape.block == "llama":
+        return RMSNorm(shape.width, shape.eps)
+    return LayerNorm(shape.width, shape.eps, bias=shape.block == "gpt2")
+
+
+def moved(h: Tensor) -> Tensor:
+    """[B, L, d] with each row that of the place before it; the first keeps its own."""
+    return torch.cat([h[:, :1], h[:, :-1]], 1)
 
 
 class Transformer(nn.Module):
@@ -163,27 +131,31 @@ class Transformer(nn.Module):
         self.embedding = nn.Parameter(torch.empty(shape.vocab + 1, shape.width))
         self.time = NoiseLevel(shape.cond, shape.clock) if shape.adaln else None
         self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.depth))
-        self.norm = LayerNorm(shape.width) if shape.block == "dit" else RMSNorm(shape.width)
+        self.positions = nn.Parameter(torch.empty(shape.context, shape.width)) if shape.context else None
+        self.norm = norm_of(shape)
         self.modulation = nn.Linear(shape.cond, 2 * shape.width) if shape.adaln else None
-        self.output = Linear(shape.width, shape.vocab, bias=shape.block == "dit")
+        self.output = None if shape.tied else Linear(shape.width, shape.vocab, bias=shape.block == "dit")
 
     def trunk(self, view: View) -> Tensor:
         """[B, Q, d]. The pattern is prepared first, once for all layers; what follows may be compiled as a whole."""
-        view, cache = unpadded(view), view.cache
+        view, cache, shifted = unpadded(view), view.cache, view.shifted
         pattern = view.attention
         if cache is not None and pattern is Attention.CAUSAL:
             assert isinstance(cache, KVCache)
             pattern = cache.pattern()
-        return self.hidden(
-            view, prepared(pattern, view.tokens.device, self.compute, self.shape.width // self.shape.heads)
-        )
+        h = self.hidden(view, prepared(pattern, view.tokens.device, self.compute, self.shape.head))
+        return moved(h) if shifted else h
 
     def hidden(self, view: View, pattern: Any) -> Tensor:
         """`trunk`, by a pattern as `attention.prepared` made it."""
         cache = view.cache
         assert cache is None or isinstance(cache, KVCache | PoolCall)
         h = F.embedding(view.tokens, self.embedding) if view.soft is None else self.blend(view.soft)
-        rope = rotary(view.positions, self.shape.width // self.shape.heads, self.compute, self.shape.theta)
+        rope = None
+        if self.positions is None:
+            rope = rotary(view.positions, self.shape.head, self.compute, self.shape.theta, self.shape.scaling)
+        else:  # those of padding may lie after the table
+            h = h + F.embedding(view.positions.clamp(max=self.shape.context - 1), self.positions)
         cond = None
         if self.time is not None:
             cond = self.time(h.new_zeros(1, 1) if view.sigma is None else view.sigma)
@@ -236,15 +208,22 @@ class Transformer(nn.Module):
                     parameter.data = parameter.data.to(self.compute)
         return self
 
+    @property
+    def readout(self) -> tuple[Tensor, Tensor | None]:
+        """The head's matrix [V, d] and its bias: the rows of the text ids of the embedding, where that is tied."""
+        if self.output is None:
+            return self.embedding[: self.shape.vocab], None
+        return self.output.weight, self.output.bias
+
     def head(self, rows: Tensor) -> Tensor:
         low = rows.to(self.compute).flatten(0, -2)
-        return logits(low, self.output.weight, self.output.bias).unflatten(0, rows.shape[:-1]).to(wide(low.dtype))
+        return logits(low, *self.readout).unflatten(0, rows.shape[:-1]).to(wide(low.dtype))
 
     def cache(self, rows: int, size: int) -> KVCache:
         return KVCache.empty(self.shape, rows, size, self.embedding.device, self.compute)
 
     def nats(self, rows: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
-        return cross_entropy(rows.to(self.compute), self.output.weight, self.output.bias, targets, weights)
+        return cross_entropy(rows.to(self.compute), *self.readout, targets, weights)
 
     def by_rule(self, rule: Rule, rows: Tensor, *others: Tensor, fuse: bool = True) -> Tensor:
-        return by_rule(rule, rows.to(self.compute), self.output.weight, self.output.bias, *others, fuse=fuse)
+        return by_rule(rule, rows.to(self.compute), *self.readout, *others, fuse=fuse)

@@ -16,7 +16,7 @@ from redraft.registry import FAMILIES
 # Numbers that a block keeps for a token: multiples of d in float32, of d and of the MLP's inner width in the compute format.
 # dit: two residuals, two norms, two gated outputs; two modulated inputs, q k v, q and k turned, the mixed values twice; two
 # inner ones.
-KEPT = {"dit": (6.0, 9.0, 2.0), "llama": (4.0, 9.0, 4.0)}
+KEPT = {"dit": (6.0, 9.0, 2.0), "llama": (4.0, 9.0, 4.0), "gpt2": (4.0, 9.0, 2.0)}
 # Read off benchmarks/memory_plan.py, on a CPU: what malloc keeps in pieces, of activations (of a GPU's allocator an estimate);
 # bytes of a chunk of logits and of what libraries set up, by the bytes of the compute format.
 SLACK = 1.2
@@ -177,7 +177,7 @@ def memory_plan(config: RunConfig, shape: Shape, passes: float = 1.0, ranks: int
         gradients=4.0 * count if waiting else 4.0 * count / shards + (outer if shards > 1 else 0.0),
         gathered=gathered,
         activations=SLACK * (blocks + 2 * 4 * tokens * shape.width) + masks,
-        head=2 * 4.0 * counts["head"],
+        head=2 * 4.0 * (counts["head"] or shape.vocab * shape.width),  # tied, its gradient is one of its own at first
         workspace=_gpu_workspace(config, shape, ranks, low) if gpu else WORKSPACE[low],
     )
 
@@ -198,7 +198,7 @@ def _gpu_workspace(config: RunConfig, shape: Shape, ranks: int, low: int) -> flo
     rows = rows_at_a_time(config, ranks) * config.data.length
     fused, rule = 3 * low, 5 * 4 + (2 * low if low < 4 else 0)
     logits, chunk = rows * shape.vocab, CHUNK_LOGITS_GPU
-    casts = 4.0 * parameters(shape)["head"] if low < 4 else 0.0  # 2 + 2 + 4 + 4 (the sum) bytes, of which `head` has 8
+    casts = 4.0 * shape.vocab * shape.width if low < 4 else 0.0  # 2 + 2 + 4 + 4 (the sum) bytes, of which `head` has 8
     return max(min(chunk, logits) * fused, min(chunk // 2, logits) * rule) + casts + CUDA + (NCCL if ranks > 1 else 0)
 
 
@@ -218,7 +218,8 @@ def rows_at_a_time(config: RunConfig, ranks: int) -> int:
 def _kept(shape: Shape) -> tuple[float, float]:
     """Numbers that a block keeps for a token: in float32, and in the compute format."""
     wide, narrow, inner = KEPT[shape.block]
-    return wide * shape.width, narrow * shape.width + inner * shape.hidden
+    fewer = 2 * (shape.heads - shape.keys) * shape.head + shape.keys * shape.head * (shape.keys < shape.heads)
+    return wide * shape.width, narrow * shape.width + inner * shape.hidden - fewer
 
 
 def shards_of(config: RunConfig, count: int, ranks: int, per_node: int) -> int:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from redraft.config import Part
+from redraft.config_network import Part
 from redraft.numbers import WIDEST, Amount, Count
 
 Share = Annotated[float, Field(gt=0, le=1)]

@@ -12,7 +12,7 @@ from statistics import fmean, linear_regression
 
 from pydantic import Field, model_validator
 
-from redraft.config import Part
+from redraft.config_network import Part
 from redraft.errors import UserError
 from redraft.network.sizes import LADDER
 from redraft.numbers import Amount

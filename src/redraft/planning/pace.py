@@ -89,11 +89,13 @@ Parts = list[Callable[[], object]]
 def _block(shape: Shape, rows: int, length: int) -> tuple[Parts, Parts]:
     """What a block does to rows of tokens: its products, and the rest."""
     x, a = _ones(rows * length, shape.width), _ones(rows * length, shape.hidden)
-    q = _ones(rows, shape.heads, length, shape.width // shape.heads)
-    scores, wide = _ones(rows, shape.heads, length, length), _ones(shape.width, 3 * shape.width)
-    up, down, out = _ones(shape.width, shape.hidden), _ones(shape.hidden, shape.width), _ones(shape.width, shape.width)
-    matrices = 1 if shape.block == "dit" else 2
-    products: Parts = [lambda: x @ wide, lambda: x @ out, lambda: a @ down, lambda: scores @ q]
+    q, mixed = _ones(rows, shape.heads, length, shape.head), _ones(rows * length, shape.heads * shape.head)
+    scores = _ones(rows, shape.heads, length, length)
+    wide = _ones(shape.width, (shape.heads + 2 * shape.keys) * shape.head)
+    up, down = _ones(shape.width, shape.hidden), _ones(shape.hidden, shape.width)
+    out = _ones(shape.heads * shape.head, shape.width)
+    matrices = 2 if shape.block == "llama" else 1
+    products: Parts = [lambda: x @ wide, lambda: mixed @ out, lambda: a @ down, lambda: scores @ q]
     products += [lambda: x @ up] * matrices + [lambda: q @ q.swapaxes(2, 3)]
     norm = lambda: x * (1 / np.sqrt((x * x).mean(-1, keepdims=True))) + x
     return products, [norm, norm, norm, lambda: np.exp(scores), lambda: np.tanh(a) * a]

@@ -22,7 +22,8 @@ from typing import Any
 
 from pydantic import Field
 
-from redraft.config import FamilyConfig, Part, RunConfig, merge, validated
+from redraft.config import FamilyConfig, RunConfig, merge, validated
+from redraft.config_network import Part
 from redraft.display import duration, quantity
 from redraft.errors import UserError
 from redraft.numbers import WIDEST, Amount, Count, Seed

@@ -51,7 +51,7 @@ def check_network(folder: Path, config: RunConfig, shape: Shape) -> None:
     if not candidates(folder):
         return
     solved = network.depth is None and network.size not in LADDER
-    other = read_json(path) != asdict(shape) if path.exists() else solved and shape.width % head_width(shape.width)
+    other = Shape(**read_json(path)) != shape if path.exists() else solved and shape.width % head_width(shape.width)
     if other:
         raise UserError(
             f"{folder} was begun with another network than size {network.size or DEFAULT} has now (width {shape.width}, "

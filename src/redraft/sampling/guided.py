@@ -56,7 +56,7 @@ def without_prompt(family: Family, tokens: Tensor, noise: Noise, kind: str = "un
     """For rows of text [B, L]; `noise` draws the uniform ids of a family that has no mask."""
     if kind not in KINDS:
         raise unknown("kind of guidance", kind, KINDS)
-    first = 1 if isinstance(family, AR) else 0
+    first = int(isinstance(family, AR) and family.begins)
     if isinstance(family, EsoLM):
         return Blank(None)
     if kind == "standard":

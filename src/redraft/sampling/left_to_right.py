@@ -30,22 +30,27 @@ class LeftToRight(Sampler):
         if (fixed[:, 1:] & ~fixed[:, :-1]).any():
             raise UserError("family 'ar' cannot fill in before a fixed token; mdlm, duo and esolm can")
         rows, length = canvas.tokens.shape
-        given = int(fixed.sum(1).min())
+        given, lead = int(fixed.sum(1).min()), int(family.begins)
+        if not given and not lead:
+            raise UserError(
+                "this model reads nothing before a text (family.bos none), so it cannot begin one: give a prompt"
+            )
         noise = sent(noise_of(canvas, key)("token"), canvas.tokens.device)
-        canvas = canvas.write(torch.full_like(canvas.tokens, family.bos_id))  # its prior, which says: not written yet
+        canvas = canvas.write(torch.full_like(canvas.tokens, family.vocab))  # its prior, which says: not written yet
         cache, text = denoiser.network.cache(rows, length), family.shifted(canvas.tokens)
         places, start = torch.arange(length, device=text.device).expand(rows, -1), 0
         if given == length:
             yield canvas
         for place in range(given, length):
-            static = denoiser.static and place == start
-            view = _next(text[:, start : place + 1], places[:, start : place + 1], cache, start, static)
+            end = place + lead  # before it stands what is seen: a text may be preceded by one more
+            static = denoiser.static and end == start + 1
+            view = _next(text[:, start:end], places[:, start:end], cache, start, static)
             drawn = denoiser.draw(denoiser.trunk(view)[:, -1], noise[:, place])
             if fixed[:, place].any():
-                drawn = text[:, place + 1].where(canvas.fixed[:, place], drawn)
-            text = torch.cat([text[:, : place + 1], drawn[:, None], text[:, place + 2 :]], 1)
-            start = place + 1
-            yield replace(canvas, tokens=text[:, 1:])
+                drawn = text[:, end].where(canvas.fixed[:, place], drawn)
+            text = torch.cat([text[:, :end], drawn[:, None], text[:, end + 1 :]], 1)
+            start = end
+            yield replace(canvas, tokens=text[:, lead:])
 
 
 def _next(seen: Tensor, places: Tensor, cache: Cache, start: int, static: bool) -> View:

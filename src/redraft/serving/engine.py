@@ -17,7 +17,7 @@ from torch import Tensor
 
 from redraft.hub.model import Model, sampling_key
 from redraft.network.device import sent
-from redraft.network.kv_pool import Pool, RowCache
+from redraft.network.kv_cache import Pool, RowCache
 from redraft.noise.counter_rng import Key
 from redraft.sampling.base import Denoiser, noise_of
 from redraft.sampling.guided import Guided, without_prompt

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from redraft.families.base import Family
-from redraft.network.kv_pool import RowCache
+from redraft.network.kv_cache import RowCache
 from redraft.network.transformer import Transformer
 from redraft.sampling.base import Denoiser
 from redraft.types import Attention, View
@@ -64,6 +64,7 @@ def _whole(network: Transformer, views: Sequence[View]) -> list[Tensor]:
         stacked([view.tokens for view in views], longest),
         stacked([view.positions for view in views], longest, fill=longest),  # after every length: padding
         sigma=None if views[0].sigma is None else torch.cat([_sigma(view) for view in views]),
+        shifted=views[0].shifted,
         lengths=None if even else torch.tensor(sizes, device=device),
     )
     return _rows(network.trunk(view), sizes)

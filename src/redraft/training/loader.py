@@ -17,7 +17,7 @@ from redraft.noise import counter_rng
 from redraft.noise.counter_rng import Key
 from redraft.text.examples.examples import Shuffled
 from redraft.text.shards.mixture import Mixed
-from redraft.text.shards.packing import Blocks, Rows
+from redraft.text.shards.packing import Blocks, Rows, given_first
 from redraft.types import Batch
 
 
@@ -31,11 +31,13 @@ class Reader:
     batch: int
     seed: int
     blank: int
+    begins: bool = True  # `Family.begins`: else first tokens are not scored
 
     def step(self, step: int, places: NDArray[np.int64] | None = None) -> Rows:
         """The rows of a step, consecutive sample numbers; or those at `places` 0 .. batch - 1 of it alone."""
         places = np.arange(self.batch, dtype=np.int64) if places is None else places
         rows = self.samples.rows(step * self.batch + places)
+        rows = rows if self.begins else given_first(rows)
         if self.data.cfg_dropout:
             rows = self.dropped(rows)
         return self.shortened(rows, step) if self.data.random_length else rows

@@ -16,6 +16,7 @@ from redraft.errors import UserError
 from redraft.network.transformer import Transformer
 
 MATRICES = {"dit": ("qkv", "out", "up", "down"), "llama": ("qkv", "out", "gate", "up", "down")}
+MATRICES["gpt2"] = MATRICES["dit"]
 
 
 def check(config: LoraConfig, block: str) -> None:

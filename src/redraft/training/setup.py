@@ -68,7 +68,7 @@ def set_up(config: RunConfig, progress: Progress | None = None, corpus: Corpus |
     else:
         budget = plan_run(config, tokenizer.size)
         samples = samples_of(there, data, tokenizer.eos, config.seed, budget.steps * config.train.batch)
-    reader = Reader(samples, data, train.batch, config.seed, tokenizer.size)
+    reader = Reader(samples, data, train.batch, config.seed, tokenizer.size, family.begins)
     return Setup(config, tokenizer, there, family, budget, reader, validation_rows(there, config))
 
 

@@ -11,6 +11,7 @@ beyond the judge's context is scored in further windows, each on its own, so not
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -112,7 +113,9 @@ class RedraftEvaluator:
     def score(self, tokens: Tensor, tokenizer: Tokenizer) -> Scores:
         rows, of = self._rows(tokens, tokenizer), texts(tokens, tokenizer)
         nats = by_windows(rows, self.model.length, self._nats, self.model.device)
-        return Scores(nats, torch.tensor([len(row) for row in rows]), byte_counts(of))
+        free = 0 if self.model.family.begins else self.model.length  # else each window's first token is given
+        counts = [len(row) - (math.ceil(len(row) / free) if free else 0) for row in rows]
+        return Scores(nats, torch.tensor(counts), byte_counts(of))
 
     @torch.no_grad()
     def features(self, tokens: Tensor, tokenizer: Tokenizer) -> Tensor:

@@ -182,12 +182,18 @@ class Scorer:
 
     def passes(self, requests: Sequence[Request]) -> Iterator[Batch]:
         """Row by row, draw r of a question of number q is sample q R + r."""
-        whole = batch_of(requests, self.rows, self.seed)
+        whole = batch_of([self.led(request) for request in requests], self.rows, self.seed)
         for at in torch.arange(len(whole.tokens)).split(self.batch):
             assert whole.lengths is not None
             longest = int(whole.lengths[at].max())
             parts = (whole.tokens[at, :longest], whole.scored[at, :longest], whole.index[at], whole.lengths[at])
             yield Batch(*(part.to(self.model.device) for part in parts))
+
+    def led(self, request: Request) -> Request:
+        """The request with the end of a document for its context, where it has none and nothing would precede its text."""
+        if request.context or self.model.family.begins:
+            return request
+        return replace(request, context=(self.model.tokenizer.eos,))
 
     def nats(self, batch: Batch) -> Tensor:
         """One draw a row, float64 [B]."""

@@ -21,7 +21,7 @@ from redraft.network.padding import reading
 from redraft.network.transformer import Transformer
 from redraft.network.wrapped import Wrapped
 from redraft.noise.counter_rng import Key
-from redraft.text.shards.packing import Rows
+from redraft.text.shards.packing import Rows, given_first
 from redraft.types import Batch, Network, View
 
 Told = Callable[[int], object]
@@ -85,7 +85,7 @@ def estimate(
 
     `exact` then means: no randomness. For a chain rule in a fixed order, exact for the model that writes in that order.
     """
-    rows = as_rows(windows)
+    rows = as_rows(windows, family.begins)
     counts = torch.from_numpy(rows.scored.sum(1)).double()
     per_token = draw_nats(network, family, rows, estimator, draws, batch, seed, told) / counts.mean()
     nats, n = float(per_token.mean()), len(rows.tokens)
@@ -114,7 +114,7 @@ def draw_nats(
 ) -> Tensor:
     """Nats of each window by each draw, float64 [N, R]; R = 1 where draws would not differ. `batch` rows a pass. `told`: hears
     how many rows the network has read."""
-    draws, rows = draws if estimator.random(family) else 1, as_rows(windows)
+    draws, rows = draws if estimator.random(family) else 1, as_rows(windows, family.begins)
     key, read = Key.of(seed).fold_in("evaluation"), network if told is None else Counted(network, told)
     parts = [
         estimator.nats(reading(read, part), family, part, draws=draws, key=key).cpu()
@@ -136,11 +136,11 @@ class Counted(Wrapped):
         return out
 
 
-def as_rows(windows: NDArray[np.int64] | Rows) -> Rows:
-    """Windows [N, L] as rows of which every token is scored."""
-    if isinstance(windows, Rows):
-        return windows
-    return Rows(windows, np.ones(windows.shape, np.bool_), np.arange(len(windows)))
+def as_rows(windows: NDArray[np.int64] | Rows, begins: bool = True) -> Rows:
+    """Windows [N, L] as rows of which every token is scored, or all that something precedes (`Family.begins`)."""
+    if not isinstance(windows, Rows):
+        windows = Rows(windows, np.ones(windows.shape, np.bool_), np.arange(len(windows)))
+    return windows if begins else given_first(windows)
 
 
 def batches(rows: Rows, draws: int, size: int, device: torch.device) -> Iterator[Batch]:

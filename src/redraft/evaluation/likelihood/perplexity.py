@@ -9,7 +9,9 @@
 `detokenize` rules applied before encoding (text/sources/detokenize.py).
 
 The rest of a text that fills no window is scored too, in a shorter one: nothing is dropped. Before the first token of a
-window AR reads its BOS, a spare id that is never text. Bytes and words are counted in the text as it came.
+window AR reads its BOS, a spare id that is never text. A model that reads nothing there (`Family.begins`) is given the
+first token of a text, and windows overlap by one, so that it pays for all others. Bytes and words are counted in the text
+as it came.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +30,7 @@ from redraft.errors import UserError, unknown
 from redraft.evaluation.likelihood.nelbo import Bound, exponential
 from redraft.files import clean
 from redraft.text.examples.examples import Examples, PromptCorpus
-from redraft.text.shards.packing import Rows
+from redraft.text.shards.packing import Rows, given_first
 from redraft.text.shards.tokens import Tokens
 from redraft.text.sources.detokenize import detokenizer
 from redraft.text.tokenizers.tokenizer import MOST_LOST, Tokenizer
@@ -76,6 +78,14 @@ class Scored:
     convention: Mapping[str, Any]
     lost: float = 0.0  # share of the bytes that do not come back from the tokens
 
+    def given_first(self) -> Scored:
+        """First tokens of rows given and not paid for; what they are of the text goes by the count of tokens."""
+        rows = given_first(self.rows)
+        tokens = int(rows.scored.sum())
+        less = tokens / self.tokens
+        size, words = (None if part is None else part * less for part in (self.bytes, self.words))
+        return replace(self, rows=rows, tokens=tokens, bytes=size, words=words, share=self.share * less)
+
     def per_text(self, result: Bound) -> dict[str, float | None]:
         """The same nats by byte and by word: these compare across tokenizers, and are withheld (None) where more than
         `MOST_LOST` of the text is lost to this one. An error that is not known is None."""
@@ -90,7 +100,9 @@ class Scored:
         }
 
 
-def windows(texts: Iterable[str], tokenizer: Tokenizer, how: Convention, limit: int | None = None) -> Scored:
+def windows(
+    texts: Iterable[str], tokenizer: Tokenizer, how: Convention, limit: int | None = None, begins: bool = True
+) -> Scored:
     """Cut texts into windows. `limit`: at most so many, spread evenly; bytes and words are then counted by their share of
     the tokens. `UserError` for texts that hold nothing."""
     written, documents, size, words = detokenizer(how.detokenize), list[Ids](), 0, 0
@@ -104,13 +116,15 @@ def windows(texts: Iterable[str], tokenizer: Tokenizer, how: Convention, limit: 
     if not documents:
         raise UserError("there is no text to score: the source is empty")
     pieces = [np.concatenate(documents)] if how.wrap == "stream" else documents
-    cut = [window for piece in pieces for window in _cut(piece, tokenizer.eos, how)]
+    cut = [window for piece in pieces for window in _cut(piece, tokenizer.eos, how, int(not begins))]
     total = sum(len(ids) - seen for ids, seen in cut)
     if limit is not None and limit < len(cut):
         cut = [cut[i * len(cut) // limit] for i in range(limit)]
     kept = sum(len(ids) - seen for ids, seen in cut)
-    share = kept / total
-    return Scored(_rows(cut), kept, size * share, words * share, share, digest.hexdigest(), how.named, lost / size)
+    if not kept:
+        raise UserError("there is no text to score: its one token is the first, before which the model reads nothing")
+    share, named = kept / total, how.named if begins else how.named | {"first_token": "given"}
+    return Scored(_rows(cut), kept, size * share, words * share, share, digest.hexdigest(), named, lost / size)
 
 
 def of_split(split: Tokens | Examples, rows: Rows, source: Sequence[str | None], length: int, form: str) -> Scored:
@@ -157,14 +171,14 @@ def _joined(kept: Sequence[Rows]) -> Rows:
     return Rows(tokens, scored, np.arange(len(tokens)), lengths)
 
 
-def _cut(ids: Ids, eos: int, how: Convention) -> Iterator[tuple[Ids, int]]:
-    """Windows of one text, each with how many of its first tokens are context."""
+def _cut(ids: Ids, eos: int, how: Convention, lead: int) -> Iterator[tuple[Ids, int]]:
+    """Windows of one text, each with how many of its first tokens are context: at least `lead`."""
     if how.framed:
         for start in range(0, len(ids), how.length - 2):
-            yield np.concatenate([[eos], ids[start : start + how.length - 2], [eos]]), 0
+            yield np.concatenate([[eos], ids[start : start + how.length - 2], [eos]]), lead
         return
-    yield ids[: how.length], 0
-    stride = how.stride or how.length
+    yield ids[: how.length], lead
+    stride = min(how.stride or how.length, how.length - lead)
     for start in range(how.length, len(ids), stride):
         stop = min(start + stride, len(ids))
         first = max(0, stop - how.length)

@@ -307,10 +307,12 @@ def question_of(instance: Any, context: str) -> str:
 
 def conventions(model: Model) -> dict[str, str]:
     """How text becomes what is scored."""
-    first = "BOS before every row, as in training" if isinstance(model.family, AR) else "none: rows begin with the text"
+    first = "none: rows begin with the text"
+    if isinstance(model.family, AR) and model.family.begins:
+        first = "BOS before every row, as in training"
     return {
         "first_token": first,
-        "empty_context": "nothing is given",
+        "empty_context": "nothing is given" if model.family.begins else "the id that ends a document stands for it",
         "boundary": "encoded in one piece, cut where the context ends; apart where a token lies across; spaces at the "
         "context's end belong to the continuation",
         "end_of_text": "none is added",

@@ -15,9 +15,9 @@ import torch
 from redraft.errors import UserError
 from redraft.families.base import build
 from redraft.files import disk, make_folder, write_json
-from redraft.hub.convert.layouts import dit, llada, smdm
+from redraft.hub.convert.layouts import causal, dit, gpt2, llada, smdm
 from redraft.hub.convert.layouts.facts import Facts, facts_of
-from redraft.hub.convert.layouts.names import belonging, numbered, recognised, unwrapped
+from redraft.hub.convert.layouts.names import belonging, numbered, plain_names, recognised, unwrapped
 from redraft.hub.convert.layouts.plan import Choices, Plan
 from redraft.hub.convert.layouts.vocabulary import TokenizerInfo
 from redraft.hub.convert.parity import parity_check
@@ -27,7 +27,10 @@ from redraft.hub.folder import CONFIG, ModelConfig, load_model
 from redraft.hub.shards import write_weights
 from redraft.registry import FAMILIES, checked_options, find
 
-FORMATS = {"dit-lightning": "dit", "dit-hf": "dit", "gidd": "dit", "smdm": "smdm", "llada": "llada"}
+FORMATS = {
+    "dit-lightning": "dit", "dit-hf": "dit", "gidd": "dit", "smdm": "smdm", "llada": "llada", "gpt2": "gpt2",
+    **dict.fromkeys(causal.KINDS, "causal"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -79,9 +82,14 @@ def convert(
 def plan_of(source: Source, form: str, facts: Facts, choices: Choices, speaker: TokenizerInfo) -> Plan:
     """What will be done, by the layout that the names of the tensors tell."""
     source.tensors = unwrapped(source.path, source.tensors)
+    source.tensors = plain_names(source.tensors)
     layout, prefix = recognised(source.path, source.tensors)
     name = _name(source, layout, form, facts)
     have = belonging(source.tensors, prefix)
+    if layout == "causal":
+        return causal.plan(source, have, facts, choices, speaker, name)
+    if layout == "gpt2":
+        return gpt2.plan(source, have, numbered(have, "h."), facts, choices, speaker)
     if layout == "smdm":
         return smdm.plan(source, have, numbered(have, "transformer.h."), facts, choices, speaker)
     if layout == "llada":
@@ -96,6 +104,8 @@ def _name(source: Source, layout: str, form: str, facts: Facts) -> str:
             fits = " or ".join(name for name, of in FORMATS.items() if of == layout)
             raise UserError(f"{source.path} is not {form}: the names of its tensors are those of {fits}")
         return form
+    if layout == "causal":
+        return causal.kind_of(source, facts, form)
     if layout != "dit":
         return layout
     if source.lightning:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from redraft.errors import UserError, unknown
+from redraft.families.ar import SPARE
 from redraft.families.base import PROCESSES, Family, exported_process
 from redraft.files import disk, make_folder, write_json, write_text
 from redraft.hub.export.card import card
@@ -57,15 +58,34 @@ def export(source: str | Path | Model, target: str, into: str | Path) -> Path:
 def refusal(model: Model, target: str) -> str | None:
     """Why the model cannot become that, in a few words; None when it can."""
     if target == "transformers":
-        if model.network.shape.clock is not None:
-            return "the code that goes along does not know the clock of converted GIDD"
-        return _no_process(model.family)
+        return _no_code(model) or _no_process(model.family)
     if target in ("llama", "gguf"):
         if exported_process(model.family) != "left_to_right":
             return f"family {model.family.name!r} does not write left to right"
         if model.network.shape.block != "llama":
             return f"its blocks are {model.network.shape.block!r}, not 'llama'"
+        if grown := _grown(model.network.shape) or ("" if _spare_bos(model.family) else "family.bos"):
+            return f"it does not write {grown}"
     return None
+
+
+def _no_code(model: Model) -> str | None:
+    """Why the code that goes along cannot be the network."""
+    if model.network.shape.clock is not None:
+        return "the code that goes along does not know the clock of converted GIDD"
+    grown = _grown(model.network.shape) or ("" if _spare_bos(model.family) else "family.bos")
+    grown = grown or ("family.shift" if getattr(model.family, "shift", False) else "")
+    return f"the code that goes along does not know {grown}" if grown else None
+
+
+def _spare_bos(family: Family) -> bool:
+    """Whether nothing but the spare id stands before a text."""
+    return getattr(family, "bos", SPARE) == SPARE
+
+
+def _grown(shape: Shape) -> str:
+    """What the network has that versions 0.1 and 0.2 did not know, in a few words; "" where there is nothing."""
+    return "block 'gpt2'" if shape.block == "gpt2" else " and ".join(f"network.{name}" for name in shape.grown)
 
 
 def _no_process(family: Family) -> str | None:

@@ -8,7 +8,7 @@ is the same on every machine and with every version of numpy.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,15 @@ class Rows:
     index: NDArray[np.int64]  # [n] sample numbers
     lengths: NDArray[np.int64] | None = None  # [n]
     documents: NDArray[np.int32] | None = None  # [n, L], from 0 in each row
+
+
+def given_first(rows: Rows) -> Rows:
+    """The rows with the first token of each, and of each document that looks at itself alone, given and not scored."""
+    scored = rows.scored.copy()
+    scored[:, 0] = False
+    if rows.documents is not None:
+        scored[:, 1:] &= rows.documents[:, 1:] == rows.documents[:, :-1]
+    return replace(rows, scored=scored)
 
 
 class Blocks:

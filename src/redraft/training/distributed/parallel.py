@@ -112,7 +112,8 @@ def shard(loss_module: nn.Module, networks: Sequence[Transformer], mesh: DeviceM
 
 def apart(block: Block) -> list[nn.Module]:
     """The parts of a block that compute in float32."""
-    return [part for part in (block.norm1, block.norm2, block.modulation) if part is not None]
+    parts = (block.norm1, block.norm2, block.norm_q, block.norm_k, block.modulation)
+    return [part for part in parts if part is not None]
 
 
 def _ahead(one: nn.Module, following: nn.Module) -> None:

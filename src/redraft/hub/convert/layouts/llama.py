@@ -56,15 +56,19 @@ def outer_targets(
     embedding: LazyTensor, norm: LazyTensor, head: LazyTensor, vocab: Vocabulary, embed_gain: float, head_gain: float
 ) -> dict[str, Target]:
     """Embedding with its spare row, last norm, and the head's rows of the text ids."""
-    rows = Piece(embedding, 0, vocab.size, embed_gain)
-    spare = all_of(spare_of(embedding))
-    if vocab.spare is not None:
-        spare = Piece(embedding, vocab.spare, vocab.spare + 1, embed_gain)
     return {
-        "embedding": stacked(rows, spare, origin="transformer.wte.weight"),
+        "embedding": stacked(*spare_and_rows(embedding, vocab, embed_gain), origin="transformer.wte.weight"),
         "norm.weight": stacked(all_of(norm), origin="transformer.ln_f.weight"),
         "output.weight": stacked(Piece(head, 0, vocab.size, head_gain), origin="the head"),
     }
+
+
+def spare_and_rows(embedding: LazyTensor, vocab: Vocabulary, gain: float = 1.0) -> tuple[Piece, Piece]:
+    """The rows of the text ids, and the spare one: a copy of one of them, or zeros."""
+    rows, spare = Piece(embedding, 0, vocab.size, gain), all_of(spare_of(embedding))
+    if vocab.spare is not None:
+        spare = Piece(embedding, vocab.spare, vocab.spare + 1, gain)
+    return rows, spare
 
 
 def heads_in(tensor: LazyTensor, heads: int, groups: int, size: int) -> list[Piece]:

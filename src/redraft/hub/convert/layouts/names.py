@@ -22,6 +22,8 @@ MARKS = {
     "dit": ("vocab_embed.embedding", "output_layer.norm_final.weight"),
     "smdm": ("transformer.wte.weight", "transformer.h.0.attn.attn.weight"),
     "llada": ("transformer.wte.weight", "transformer.blocks.0.q_proj.weight"),
+    "causal": ("embed_tokens.weight", "layers.0.self_attn.q_proj.weight"),
+    "gpt2": ("wte.weight", "h.0.attn.c_attn.weight"),
 }
 
 
@@ -39,6 +41,13 @@ def unwrapped(path: Path, tensors: dict[str, LazyTensor]) -> dict[str, LazyTenso
     return out
 
 
+def plain_names(tensors: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
+    """What DiffuLLaMA's class calls by names of its own (`denoise_model`) under Llama's."""
+    if not any(name.startswith("denoise_model.layers.") for name in tensors):
+        return tensors
+    return {name.removeprefix("denoise_model."): tensor for name, tensor in tensors.items()}
+
+
 def recognised(path: Path, names: Iterable[str]) -> tuple[str, str]:
     """(layout, prefix) of a checkpoint with tensors of these names."""
     names = list(names)
@@ -50,7 +59,7 @@ def recognised(path: Path, names: Iterable[str]) -> tuple[str, str]:
     few = ", ".join(names[:4])
     raise UserError(
         f"{path} is of no format that is known: its tensors are called {few or 'nothing'}. "
-        f"Known: dit-lightning, dit-hf, gidd, smdm, llada"
+        f"Known: dit-lightning, dit-hf, gidd, smdm, llada, llama, mistral, qwen2, qwen3, gpt2, dream, diffullama, sdar"
     )
 
 
