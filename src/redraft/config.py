@@ -181,6 +181,15 @@ class LoraConfig(Part):
     targets: list[Literal["qkv", "out", "up", "down", "gate"]] = Field(["qkv", "out"], min_length=1)
 
 
+class AdaptConfig(Part):
+    """An AR network made one of another family (DiffuLLaMA, arXiv:2410.17891); `family.shift` says where predictions stand."""
+
+    mask: Literal["mean", "keep"] = Field(
+        "mean", description="the row of [MASK]: the mean of the others, or what BOS was"
+    )
+    open: Share = Field(0.0, description="share of the steps over which attention opens both ways; 0: at once")
+
+
 class ParallelConfig(Part):
     """How the ranks that torchrun starts share a network."""
 
@@ -227,6 +236,7 @@ class TrainConfig(Part):
     init_from: str | None = Field(
         None, description="model folder whose weights training starts from; fresh if left out"
     )
+    adapt: AdaptConfig | None = Field(None, description="how an AR model becomes one of another family")
     lora: LoraConfig | None = Field(None, description="train adapters of low rank, merged into the weights at the end")
     save_every: Many = Field(200, description="steps between checkpoints")
     keep: Count = Field(2, description="checkpoints of several ranks that are kept, the newest")

@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from redraft.commands.starting import adaptation_sentence, started
 from redraft.config import DataConfig, RunConfig, SourceConfig, merge, read_toml, validated
 from redraft.display import duration, emit, quantity
 from redraft.errors import UserError, unknown
@@ -45,6 +46,7 @@ OVERRIDES = True
 
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("recipe", nargs="?", help="a TOML file or the name of a shipped recipe, of a run or a study")
+    parser.add_argument("--from", dest="start", help="a model folder that the run starts from")
     parser.add_argument("--rate", type=real(above=True), help="useful FLOP/s to expect of a rank; a guess if left out")
     parser.add_argument(
         "--like",
@@ -84,6 +86,10 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
     if any(value is not None for value in (options.budget, options.quality, options.latency)):
         return _recommend(options, overrides)
     table = recipe_table(options.recipe, {})
+    if options.start is not None:
+        if is_study(table):
+            raise UserError("--from is for one run: a study trains networks of its own")
+        table = started(options.start, merge(table, overrides))
     if options.gpus is not None:
         overrides = merge({"train": {"device": GPU}}, overrides)
     rate, source = expected_rate(options)
@@ -350,6 +356,7 @@ def run_sentences(config: RunConfig, budget: Budget) -> list[str]:
         f"{quantity(budget.params)} parameters outside the embedding.",
         f"Compute: {flops}.",
         f"Memory: about {quantity(budget.memory_bytes, 'B')} above the idle process.",
+        *adaptation_sentence(config, shape.vocab),
         exports_sentence(config),
         *(f"Note: {told}" for told in idle(config.train, budget.steps)),
     ]

@@ -160,7 +160,7 @@ def reversal(options: Namespace, overrides: dict[str, Any]) -> None:
 
 
 def gsm8k(options: Namespace, overrides: dict[str, Any]) -> None:
-    from redraft.commands.train import start_table
+    from redraft.commands.starting import start_table
     from redraft.tasks import gsm8k as task
 
     _need(options, "starts", "train", "test")

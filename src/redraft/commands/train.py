@@ -3,6 +3,7 @@
   redraft train --into runs/first --family mdlm --size 1M --flops 1e13
   redraft train recipe.toml --into runs/second --train.lr 3e-4
   redraft train --into runs/fewsteps --from runs/duo --family.objective distillation --steps 5000
+  redraft train adapt --into runs/mdlm --from runs/ar --family mdlm --family.shift true --steps 2000
   redraft train --into runs/chat --from runs/duo --data chat.jsonl --data.format chat --steps 2000
   redraft train recipe.toml --into runs/huge --nodes 16 --gpus-per-node 8 --launcher slurm --slurm partition=gpu account=lab
   torchrun --nproc-per-node 8 -m redraft train --into runs/large --size 1B --flops 1e20
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from redraft.commands.plan import cluster_sentences, foreseen, run_sentences, run_table, time_sentence
+from redraft.commands.starting import started
 from redraft.config import RunConfig
 from redraft.display import Line, duration, emit, lost_sentence, monte_carlo, perplexity, quantity, tokenising
 from redraft.errors import UserError
@@ -88,10 +90,7 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
 
 def _table(options: Namespace, overrides: dict[str, Any]) -> dict[str, Any]:
     """The recipe with flags over it, and under it what the model that the run starts from says."""
-    from redraft.config import merge
-
-    table = run_table(options.recipe, overrides)
-    return table if options.start is None else merge(start_table(Path(options.start)), table)
+    return started(options.start, run_table(options.recipe, overrides))
 
 
 def submit(options: Namespace, overrides: dict[str, Any]) -> None:
@@ -227,21 +226,6 @@ def _seen(told: tuple[Corpus, str] | None) -> Corpus | None:
         return told[0] if spot(told[0]) == told[1] else None
     except OSError:
         return None
-
-
-def start_table(folder: Path) -> dict[str, Any]:
-    """What a run that starts from a model takes over from it, unless told otherwise."""
-    from redraft.hub.config import read_config
-
-    start = read_config(folder)
-    shape = {key: value for key, value in asdict(start.shape).items() if key not in ("hidden", "vocab")}
-    shape["mlp_width"] = start.shape.hidden
-    return {
-        "family": {"name": start.family, "options": start.options},
-        "network": shape,
-        "data": {"tokenizer": str(folder), "length": start.length},
-        "train": {"init_from": str(folder)},
-    }
 
 
 def data_sentences(setup: Setup) -> list[str]:

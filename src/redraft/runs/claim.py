@@ -18,6 +18,7 @@ from redraft.files import make_folder, read_json, write_json, write_text
 from redraft.hub.folder import load_model, read_config
 from redraft.network.sizes import DEFAULT, LADDER, Shape, head_width
 from redraft.text.shards.prepare import Progress
+from redraft.training.adapt import adapted
 from redraft.training.distributed.sharded_checkpoint import candidates
 from redraft.training.setup import Setup, set_up
 
@@ -84,12 +85,18 @@ def _stored(config: RunConfig, folder: Path) -> RunConfig | None:
 def _check_start(setup: Setup) -> None:
     """`UserError` where the weights to start from are missing or damaged, of another shape, or of another vocabulary."""
     if setup.config.train.init_from is None:
+        if setup.config.train.adapt is not None:
+            raise UserError("train.adapt adapts a trained AR model: give it by --from FOLDER")
         if setup.config.train.lora is not None:
             raise UserError("train.lora adapts a trained model: give it by --from FOLDER")
         if setup.teachers:
             raise UserError("family.objective distillation learns from a trained model: give it by --from FOLDER")
         return
     start = read_config(Path(setup.config.train.init_from))
+    if setup.config.train.adapt is not None and (start.family != "ar" or setup.config.family.name == "ar"):
+        raise UserError(
+            f"train.adapt makes an AR model one of another family: here {start.family} becomes {setup.config.family.name}"
+        )
     if setup.teachers and start.family != setup.config.family.name:
         raise UserError(
             f"family.objective distillation needs a teacher of family {setup.config.family.name!r}: "
@@ -123,7 +130,11 @@ def _check_space(setup: Setup, folder: Path) -> None:
 def initial_weights(setup: Setup) -> dict[str, Tensor] | None:
     if setup.config.train.init_from is None:
         return None
-    return dict(load_model(Path(setup.config.train.init_from), torch.device("cpu"))[1].named_parameters())
+    weights: dict[str, Tensor] = dict(
+        load_model(Path(setup.config.train.init_from), torch.device("cpu"))[1].named_parameters()
+    )
+    adapt = setup.config.train.adapt
+    return weights if adapt is None or setup.family.spare != "mask" else adapted(weights, adapt)
 
 
 def _difference(asked: RunConfig, stored: RunConfig) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from redraft.config import AdaptConfig
 from redraft.errors import UserError
 from redraft.families.base import Family, TeacherStudent
 from redraft.network.device import DTYPES, deterministic
@@ -28,6 +29,7 @@ from redraft.planning.budget import micro_batches
 from redraft.planning.lr_schedule import learning_rate
 from redraft.text.shards.packing import Rows
 from redraft.training import checkpoint, lora
+from redraft.training.adapt import opening
 from redraft.training.checkpoint import Cursor
 from redraft.training.completep import rescale
 from redraft.training.distributed import sharded_checkpoint
@@ -58,14 +60,22 @@ class LossModule(nn.Module):
     what its blocks add, a teacher's excepted."""
 
     def __init__(
-        self, family: Family, network: Transformer, teacher: Transformer | None, seed: int, dropout: float = 0.0
+        self,
+        family: Family,
+        network: Transformer,
+        teacher: Transformer | None,
+        seed: int,
+        dropout: float = 0.0,
+        adapt: AdaptConfig | None = None,
     ):
         super().__init__()
+        self.adapt = adapt
         self.family, self.key = family, Key.of(seed).fold_in("corruption")
         self.network, self.teacher, self.dropout = network, teacher, dropout
 
     def forward(self, batch: Batch, progress: float) -> Tensor:
         network = reading(self.dropping(batch.index) if self.dropout else self.network, batch)
+        network = opening(network, self.adapt, progress, self.key)
         if self.teacher is not None:
             network = TeacherStudent(network, reading(self.teacher, batch))
         with summed():
@@ -105,7 +115,11 @@ class Trainer:
         network = _network(setup, given, ranks)
         teacher = deepcopy(network).requires_grad_(False) if setup.teachers else None
         loss_module = parallelize(
-            LossModule(setup.family, network, teacher, setup.config.seed, train.dropout), network, teacher, train, ranks
+            LossModule(setup.family, network, teacher, setup.config.seed, train.dropout, train.adapt),
+            network,
+            teacher,
+            train,
+            ranks,
         )
         optimizer = adamw(network, train)
         if train.compile == "graphs":

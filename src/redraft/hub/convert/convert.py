@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -21,11 +22,13 @@ from redraft.hub.convert.layouts.names import belonging, numbered, plain_names, 
 from redraft.hub.convert.layouts.plan import Choices, Plan
 from redraft.hub.convert.layouts.vocabulary import TokenizerInfo
 from redraft.hub.convert.parity import parity_check
-from redraft.hub.convert.sources import Source, open_source
+from redraft.hub.convert.source import Source
+from redraft.hub.convert.sources import open_source
 from redraft.hub.convert.tokenizer_info import fill_up, find_tokenizer, tokenizer_info
 from redraft.hub.folder import CONFIG, ModelConfig, load_model
 from redraft.hub.shards import write_weights
 from redraft.registry import FAMILIES, checked_options, find
+from redraft.text.tokenizers.tokenizer import Tokenizer, parsed
 
 FORMATS = {
     "dit-lightning": "dit", "dit-hf": "dit", "gidd": "dit", "smdm": "smdm", "llada": "llada", "gpt2": "gpt2",
@@ -62,7 +65,7 @@ def convert(
     facts = facts_of(opened.config)
     named = facts.text("data.tokenizer_name_or_path", "tokenizer_name_or_path")
     with _aside(into) as folder:
-        speaks = find_tokenizer(opened.folder, tokenizer, named, download)
+        speaks = tokenizer_in(opened, tokenizer) or find_tokenizer(opened.folder, tokenizer, named, download)
         speaks.save(folder)
         plan = plan_of(opened, form, facts, choices, tokenizer_info(speaks, folder))
         speaks = fill_up(speaks, folder, plan.shape.vocab)
@@ -77,6 +80,13 @@ def convert(
             worst = parity_check(network, family, golden, plan.silent, tolerance)
         _move(folder, into)
     return Converted(plan, sum(target.bytes for target in plan.targets.values()), worst)
+
+
+def tokenizer_in(source: Source, given: str | None) -> Tokenizer | None:
+    """The tokenizer that is in the file itself, where there is one and none is given."""
+    if source.tokenizer is None or given is not None:
+        return None
+    return parsed(json.dumps(source.tokenizer, ensure_ascii=False), str(source.path))
 
 
 def plan_of(source: Source, form: str, facts: Facts, choices: Choices, speaker: TokenizerInfo) -> Plan:

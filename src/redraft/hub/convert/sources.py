@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import struct
-from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ from redraft.errors import UserError
 from redraft.files import read_json, whereabouts
 from redraft.hub.convert.allow_list import Ref, Stub
 from redraft.hub.convert.archive import read_archive
+from redraft.hub.convert.gguf.source import open_gguf
+from redraft.hub.convert.source import Source
 from redraft.hub.lazy_tensor import LazyTensor, contiguous
 
 HEADER_BYTES = 100_000_000  # safetensors' own limit
@@ -27,32 +28,14 @@ TORCH = (".ckpt", ".pt", ".pth", ".bin")
 STATE = ("state_dict", "model_state_dict", "model", "module")  # where training frameworks put the weights
 
 
-@dataclass
-class Source:
-    """`tensors` by the names they have; `config`: what the file or its folder says of them, as plain values.
-
-    `shadow`: the exponential moving average of the weights as an ordered list, where there is one. `top`: the names beside
-    the weights.
-    """
-
-    path: Path
-    tensors: dict[str, LazyTensor]
-    config: dict[str, Any] = field(default_factory=dict)
-    shadow: list[LazyTensor] | None = None
-    lightning: bool = False
-    top: frozenset[str] = frozenset()
-
-    @property
-    def folder(self) -> Path:
-        return self.path if self.path.is_dir() else self.path.parent
-
-
 def open_source(path: Path) -> Source:
     """The checkpoint at `path`. `UserError` when it is missing, damaged, or no checkpoint."""
     if not path.exists():
         raise UserError(f"no such checkpoint: {path}{whereabouts(path)}")
     if path.is_dir():
         return _folder(path)
+    if path.suffix == ".gguf":
+        return open_gguf(path)
     source = _file(path)
     beside = path.with_name("config.json")
     if not source.config and beside.is_file():

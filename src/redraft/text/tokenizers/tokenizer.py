@@ -234,6 +234,16 @@ def load_tokenizer(spec: str | Path) -> Tokenizer:
     return _from_file(path)
 
 
+def parsed(definition: str, where: str) -> Tokenizer:
+    """The tokenizer of a tokenizer.json's text, which is in `where`."""
+    try:
+        return HuggingFace(definition)
+    except UserError:
+        raise
+    except Exception as error:  # the library raises bare `Exception`
+        raise UserError(f"the tokenizer in {where} cannot be read ({error}): give --tokenizer") from error
+
+
 def _from_folder(folder: Path) -> Tokenizer:
     names = (_BYTES_FILE, "tokenizer.json", "tokenizer.model")  # beside the first, the second is for other programs
     found = [folder / name for name in names if (folder / name).is_file()] or sorted(folder.glob("*.model*"))

@@ -10,7 +10,7 @@ from redraft.files import read_json
 from redraft.hub.convert.layouts.facts import Facts
 from redraft.hub.convert.layouts.plan import Choices
 from redraft.hub.convert.layouts.vocabulary import TokenizerInfo
-from redraft.hub.convert.sources import Source
+from redraft.hub.convert.source import Source
 
 
 def beginning(

@@ -19,7 +19,7 @@ from redraft.hub.convert.layouts.llama import spare_and_rows
 from redraft.hub.convert.layouts.plan import Choices, Plan, check_tensors
 from redraft.hub.convert.layouts.scaling import scaling_of, theta_of
 from redraft.hub.convert.layouts.vocabulary import TokenizerInfo, Vocabulary, place
-from redraft.hub.convert.sources import Source
+from redraft.hub.convert.source import Source
 from redraft.hub.lazy_tensor import LazyTensor, Target, all_of, stacked
 from redraft.network.sizes import Shape
 

@@ -17,7 +17,7 @@ from redraft.families.base import family_class
 from redraft.hub.convert.layouts.facts import Facts
 from redraft.hub.convert.layouts.plan import Choices, Plan, check_tensors, spare_of
 from redraft.hub.convert.layouts.vocabulary import TokenizerInfo, Vocabulary, place
-from redraft.hub.convert.sources import Source
+from redraft.hub.convert.source import Source
 from redraft.hub.lazy_tensor import LazyTensor, Piece, Target, all_of, stacked
 from redraft.network.sizes import LADDER, Shape
 

@@ -10,7 +10,7 @@ from redraft.hub.convert.layouts.beginning import beginning
 from redraft.hub.convert.layouts.facts import Facts
 from redraft.hub.convert.layouts.plan import Choices, Plan, check_tensors, spare_of
 from redraft.hub.convert.layouts.vocabulary import TokenizerInfo
-from redraft.hub.convert.sources import Source
+from redraft.hub.convert.source import Source
 from redraft.hub.lazy_tensor import LazyTensor, Target, all_of, stacked
 from redraft.network.sizes import Shape
 

@@ -9,11 +9,11 @@ import math
 
 from redraft.errors import UserError
 from redraft.hub.convert.layouts.facts import Facts
-from redraft.hub.convert.layouts.llama import Layer, heads_in, layer_targets, outer_targets, residual_gain
+from redraft.hub.convert.layouts.llama import Layer, layer_targets, outer_targets, residual_gain
 from redraft.hub.convert.layouts.plan import Choices, Plan, check_tensors
 from redraft.hub.convert.layouts.vocabulary import TokenizerInfo, place
-from redraft.hub.convert.sources import Source
-from redraft.hub.lazy_tensor import LazyTensor
+from redraft.hub.convert.source import Source
+from redraft.hub.lazy_tensor import LazyTensor, all_of
 from redraft.network.sizes import Shape
 
 # What the configuration may say, and the only values under which the network is our "llama".
@@ -65,7 +65,7 @@ def plan(
     theta = facts.real("rope_theta") or 10000.0
     if not facts.has("rope_theta"):
         notes.append("the rotary base is taken to be 10000")
-    shape = Shape("llama", depth, heads, width, hidden, vocab.size, 0, theta)
+    shape = Shape("llama", depth, heads, width, hidden, vocab.size, 0, theta, kv_heads=groups % heads)
     head = have["transformer.wte.weight" if tied else "transformer.ff_out.weight"]
     targets = outer_targets(
         have["transformer.wte.weight"], have["transformer.ln_f.weight"], head, vocab,
@@ -73,7 +73,7 @@ def plan(
         1 / math.sqrt(width) if facts.flag("scale_logits") else 1.0,
     )  # fmt: skip
     for i in range(depth):
-        targets |= layer_targets(i, _layer(have, i, heads, groups), gain, f"transformer.blocks.{i}")
+        targets |= layer_targets(i, _layer(have, i), gain, f"transformer.blocks.{i}")
     length = choices.length or facts.number("max_sequence_length") or 4096
     family = choices.family or "mdlm"
     return Plan("llada", family, dict(choices.options), shape, length, targets, vocab.mask, vocab.silent, notes)
@@ -117,15 +117,14 @@ def _gain(facts: Facts, notes: list[str]) -> float:
     return gain
 
 
-def _layer(have: dict[str, LazyTensor], i: int, heads: int, groups: int) -> Layer:
+def _layer(have: dict[str, LazyTensor], i: int) -> Layer:
     b = f"transformer.blocks.{i}."
     q, k, v = (have[f"{b}{name}_proj.weight"] for name in "qkv")
-    size = q.shape[0] // heads
     return Layer(
         norm1=have[f"{b}attn_norm.weight"],
-        q=heads_in(q, heads, heads, size),
-        k=heads_in(k, heads, groups, size),
-        v=heads_in(v, heads, groups, size),
+        q=[all_of(q)],
+        k=[all_of(k)],
+        v=[all_of(v)],
         out=have[f"{b}attn_out.weight"],
         norm2=have[f"{b}ff_norm.weight"],
         gate=have[f"{b}ff_proj.weight"],

@@ -15,7 +15,7 @@ EPS = 1e-5  # of our RMSNorm
 
 @dataclass(frozen=True)
 class Layer:
-    """A block's tensors; `q`, `k` and `v` each head's rows in turn, `k` and `v` with a head for each of ours."""
+    """A block's tensors; `q`, `k` and `v` each head's rows in turn."""
 
     norm1: LazyTensor
     q: list[Piece]
@@ -69,9 +69,3 @@ def spare_and_rows(embedding: LazyTensor, vocab: Vocabulary, gain: float = 1.0) 
     if vocab.spare is not None:
         spare = Piece(embedding, vocab.spare, vocab.spare + 1, gain)
     return rows, spare
-
-
-def heads_in(tensor: LazyTensor, heads: int, groups: int, size: int) -> list[Piece]:
-    """The rows of `groups` heads of `size`, each as often as it is shared among `heads` (GQA)."""
-    shared = heads // groups
-    return [Piece(tensor, (h // shared) * size, (h // shared + 1) * size) for h in range(heads)]

@@ -7,7 +7,7 @@ from typing import Any
 
 from redraft.errors import UserError
 from redraft.hub.convert.layouts.facts import Facts
-from redraft.hub.convert.sources import Source
+from redraft.hub.convert.source import Source
 from redraft.network.sizes import SCALINGS, Scaling
 
 # Our name: theirs.

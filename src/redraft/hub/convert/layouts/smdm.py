@@ -13,7 +13,7 @@ from redraft.hub.convert.layouts.facts import Facts
 from redraft.hub.convert.layouts.llama import Layer, layer_targets, outer_targets
 from redraft.hub.convert.layouts.plan import Choices, Plan, check_tensors
 from redraft.hub.convert.layouts.vocabulary import TokenizerInfo, place
-from redraft.hub.convert.sources import Source
+from redraft.hub.convert.source import Source
 from redraft.hub.lazy_tensor import LazyTensor, Piece
 from redraft.network.sizes import LADDER, Shape
 
@@ -54,7 +54,8 @@ def plan(
     if family == "ar" and choices.mask is None:
         choices = Choices(**{**vars(choices), "mask": -1})
     vocab = place(rows, head, family, facts, choices, speaker, notes, keeps_mask=rows == head)
-    shape = Shape("llama", depth, heads, width, hidden, vocab.size, 0, facts.real("rope_base", "rope_theta") or 10000.0)
+    theta, groups = facts.real("rope_base", "rope_theta") or 10000.0, _groups(fused, width, heads)
+    shape = Shape("llama", depth, heads, width, hidden, vocab.size, 0, theta, kv_heads=groups % heads)
     targets = outer_targets(
         have["transformer.wte.weight"], have["transformer.ln_f.weight"], have["lm_head.weight"], vocab, 1.0, 1.0
     )
@@ -84,10 +85,16 @@ def _heads(
     return HEADS[depth, width, hidden]
 
 
+def _groups(fused: int, width: int, heads: int) -> int:
+    """Heads of keys in a fused matrix of so many rows."""
+    size = width // heads
+    return (fused // size - heads) // 2 if size else 0
+
+
 def _layer(have: dict[str, LazyTensor], b: str, heads: int, source: Source) -> Layer:
     """Rows of the fused matrix: for each group, its queries' heads, then its key's and its value's."""
     fused, width = have[f"{b}attn.attn.weight"], have[f"{b}attn.attn.weight"].shape[1]
-    size, groups = width // heads, (fused.shape[0] // (width // heads) - heads) // 2
+    size, groups = width // heads, _groups(fused.shape[0], width, heads)
     if width % heads or groups < 1 or heads % groups or fused.shape[0] != (heads + 2 * groups) * size:
         raise UserError(
             f"{source.path} has a {b}attn.attn.weight of {fused.shape[0]} rows, which {heads} heads do not fit: give --heads"
@@ -101,8 +108,8 @@ def _layer(have: dict[str, LazyTensor], b: str, heads: int, source: Source) -> L
     return Layer(
         norm1=have[f"{b}norm_1.weight"],
         q=[part(h, h % queries) for h in range(heads)],
-        k=[part(h, queries) for h in range(heads)],
-        v=[part(h, queries + 1) for h in range(heads)],
+        k=[part(g * queries, queries) for g in range(groups)],
+        v=[part(g * queries, queries + 1) for g in range(groups)],
         out=have[f"{b}attn.proj.weight"],
         norm2=have[f"{b}norm_2.weight"],
         gate=have[f"{b}mlp.swiglu.w1.weight"],
