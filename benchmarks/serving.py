@@ -1,9 +1,9 @@
 """A served AR, MDLM, Duo and Eso-LM under load, against the same rows in offline batches and one request at a time.
 
 The server is a process of its own (`redraft serve`), the clients one more, on the same machine; random weights, float32.
-First 64 clients ask 500 requests of mixed lengths, steps and families, and a fifth hang up: answers are compared with the
-texts that are written offline with the same seeds, and the server's memory is read at each quarter. Float32 rounds differently in
-other company, so a draw may fall on the other side about once in a million tokens; the suite compares in float64.
+First 64 clients ask 500 requests of mixed lengths, steps and families, and a fifth hang up: answers are compared with what
+is written offline with the same seeds, and the server's memory is read at each quarter. Float32 rounds differently in other
+company, so a draw may fall on the other side about once in a million tokens; the suite compares in float64.
 Then, in turns, throughput in tokens written a second: with 64 clients, offline in batches, and one request after another.
 
     python benchmarks/serving.py --json docs/results/serving.json
