@@ -4,6 +4,7 @@ redraft sample runs/first --prompt "def " -n 4 --length 256 --steps 64
 redraft sample runs/first --prompt "def f(x):" --suffix "return x"      (fill in between; not for ar)
 redraft sample runs/first --sampler psi --sampler.kappa 0.9             (options: redraft list samplers)
 redraft sample runs/first --watch --animate first.svg                   (see it write; also .html and .gif)
+redraft sample runs/first --prompts asked.jsonl --into texts.jsonl      (many prompts, packed; goes on if interrupted)
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-from redraft.commands import device_flags
+from redraft.commands import device_flags, sample_many
 from redraft.commands.recorder import Recorder
 from redraft.display import emit
-from redraft.errors import unknown
+from redraft.errors import UserError, unknown
 from redraft.numbers import WIDEST, real, seed, whole
 from redraft.registry import SAMPLERS, checked_options, steps_remark
 
@@ -27,6 +28,14 @@ OVERRIDES = True
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("model", type=Path, help="a run folder or an exported model folder")
     parser.add_argument("--prompt", default="")
+    parser.add_argument(
+        "--prompts",
+        type=Path,
+        metavar="FILE",
+        help='a prompt a line, or {"prompt": ..., "suffix", "max_tokens"} as .jsonl',
+    )
+    parser.add_argument("--into", type=Path, metavar="FILE", help="with --prompts: where the texts go, as .jsonl")
+    parser.add_argument("--rows", type=whole(1, 4096), default=64, help="with --prompts: texts written at once")
     parser.add_argument("--suffix", default="", help="text at the end of the canvas, to fill in before")
     parser.add_argument("-n", type=whole(1, WIDEST), default=1, help="how many texts")
     parser.add_argument("--length", type=whole(1, WIDEST), default=None, help="tokens of the canvas, prompt included")
@@ -49,6 +58,8 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
             "flag of `redraft sample`:", f"--{stray[0]}", ["--prompt", "--suffix", "--length", "--sampler.OPTION"]
         )
     check(options, further := overrides.get("sampler", {}))
+    if options.prompts is not None:
+        return sample_many.run(options, sample_many.check(options), further)
     compute = device_flags.compute(options)
     model = compute.load(options.model)
     steps = 64 if options.steps is None else options.steps
@@ -91,6 +102,8 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
 def check(options: Namespace, further: dict[str, Any]) -> None:
     """What is wrong and needs no torch to be seen."""
     device_flags.model(options)
+    if options.into is not None and options.prompts is None:
+        raise UserError("--into goes with --prompts: the texts of one prompt are printed")
     if options.sampler:
         checked_options("sampler", SAMPLERS, options.sampler, further)
     if options.animate is not None:

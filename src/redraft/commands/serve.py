@@ -60,6 +60,7 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
     scheduler = Scheduler(models, options.rows, options.queue, compute.compiled)
     limits = Limits(options.max_length or 0, options.max_steps, min(options.rows, options.queue))
     app = create_app(scheduler, limits, templates(options, places), key)
+    listening.listen(2048)  # who connects now is answered in a moment
     url = f"http://{options.host}:{listening.getsockname()[1]}"
     if options.json:
         emit({"url": url, "models": {name: model.family.name for name, model in models.items()}})

@@ -7,12 +7,14 @@ between calls, and move at their own events. What a text becomes does not depend
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
 from greenlet import GreenletExit, getcurrent, greenlet
+from numpy.typing import NDArray
 from torch import Tensor
 
 from redraft.hub.model import Model, sampling_key
@@ -202,6 +204,12 @@ class Engine:
 def out_of_memory(error: BaseException | None) -> bool:
     """Torch has a class for an accelerator's memory, and a `RuntimeError` for the host's."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in str(error)
+
+
+def on_host(rows: Sequence[Row]) -> list[NDArray[np.int64]]:
+    """The ids [L] of each row, by one copy from the device."""
+    sizes = [row.canvas.tokens.shape[1] for row in rows]
+    return [ids.numpy() for ids in torch.cat([row.canvas.tokens[0] for row in rows]).cpu().split(sizes)] if rows else []
 
 
 def write_all(model: Model, asked: list[Asked], at_once: int) -> list[Canvas]:

@@ -13,10 +13,8 @@ from dataclasses import dataclass, field
 from threading import Condition, Thread
 from typing import Any
 
-import torch
-
 from redraft.hub.model import Model
-from redraft.serving.engine import Asked, Engine, Row, out_of_memory
+from redraft.serving.engine import Asked, Engine, Row, on_host, out_of_memory
 from redraft.serving.metrics import Metrics
 from redraft.serving.writing import Frame, Writing
 
@@ -181,14 +179,10 @@ class Scheduler(Thread):
     def _look(self, lane: Lane) -> None:
         """What the rows wrote is read, in one copy from the device; texts that ended leave."""
         moved = [row for row, (_, text) in lane.running.items() if row.frames > text.seen or row.done]
-        if not moved:
-            return
-        sizes = [row.canvas.tokens.shape[1] for row in moved]
-        ids = torch.cat([row.canvas.tokens[0] for row in moved]).cpu().split(sizes)
         told = set[Job]()
-        for row, own in zip(moved, ids, strict=True):
+        for row, ids in zip(moved, on_host(moved), strict=True):
             job, _ = lane.running[row]
-            if self._read(lane, row, own.numpy()) or job.live:
+            if self._read(lane, row, ids) or job.live:
                 told.add(job)
         for job in told:
             job.tell()

@@ -1,0 +1,68 @@
+"""Many texts offline: sorted by length, so that rows of a call are alike, and written as many at once as may be."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from redraft.hub.model import Model
+from redraft.serving.asking import unwritten
+from redraft.serving.engine import Asked, Engine, Row, on_host
+from redraft.serving.writing import Ids, Writing
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Text `number` of the seed after a prompt: `new` tokens, and a suffix."""
+
+    before: Ids
+    new: int
+    after: Ids
+    number: int
+
+    @property
+    def length(self) -> int:
+        return len(self.before) + self.new + len(self.after)
+
+
+@dataclass(frozen=True)
+class Written:
+    """Text `place` of what was asked for, as `Model.sample` has it, after so many calls; tokens up to its end."""
+
+    place: int
+    text: str
+    tokens: int
+    calls: int
+
+
+def written(
+    model: Model, wanted: Sequence[Wanted], at_once: int, compiled: bool = False, **settings: Any
+) -> Iterator[Written]:
+    """Each text when it is finished. A text ends at its end of document, where that can no longer change. `settings`: those
+    of `Asked`. Raises what a sampler raises."""
+    sampler = model.sampler(settings.get("sampler", ""), settings.get("steps", 64), settings.get("options"))
+    once = model.family.settles and not sampler.rewrites
+    left = deque(sorted(range(len(wanted)), key=lambda place: -wanted[place].length))
+    engine, running = Engine(model, compiled), dict[Row, tuple[int, Writing]]()
+    while left or running:
+        while left and len(running) < at_once:
+            one = wanted[place := left.popleft()]
+            row = engine.add(Asked(unwritten(model, one.before, one.new, one.after, one.number), **settings))
+            running[row] = place, Writing(model.tokenizer, one.before, one.after, once, (), False)
+        engine.step() if engine.rows else None
+        if engine.fits:
+            at_once, engine.fits = engine.fits, 0
+        rows = list(running)
+        for row, ids in zip(rows, on_host(rows), strict=True):
+            if row.error is not None:
+                raise row.error
+            place, writing = running[row]
+            if writing.see(ids, row.done):
+                engine.remove(row)
+                del running[row]
+                text = model.text(torch.as_tensor(ids), len(writing.before))
+                yield Written(place, text, len(writing.ids), row.denoiser.calls)
