@@ -20,10 +20,9 @@ from redraft.numbers import WIDEST
 from redraft.registry import SAMPLERS, checked_options, find
 from redraft.sampling.base import Sampler
 from redraft.serving.engine import Asked
-from redraft.serving.likelihood import token_log_p
 from redraft.serving.scheduler import Text
 from redraft.serving.schema import Chat, Completion, Scored, Writes
-from redraft.serving.writing import Ids, Writing
+from redraft.serving.writing import Ids, Writing, token_log_p
 from redraft.text.examples import chat
 from redraft.text.examples.examples import encoded
 from redraft.text.examples.prompts import Part

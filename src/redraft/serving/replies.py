@@ -10,9 +10,8 @@ from uuid import uuid4
 from redraft.hub.model import MARK, Model
 from redraft.hub.recording import cells
 from redraft.serving.asking import Asking
-from redraft.serving.likelihood import TokenLogP
 from redraft.serving.scheduler import Text
-from redraft.serving.writing import Frame
+from redraft.serving.writing import Frame, TokenLogP
 
 
 @dataclass
@@ -103,7 +102,7 @@ def text_log_p(model: Model, found: list[TokenLogP]) -> dict[str, Any]:
 def chat_log_p(model: Model, found: list[TokenLogP]) -> dict[str, Any]:
     """The `logprobs` of /v1/chat/completions."""
 
-    def told(id: int, log_p: float) -> dict[str, Any]:
+    def told(id: int, log_p: float | None) -> dict[str, Any]:
         text = model.tokenizer.decode([id])
         return {"token": text, "logprob": log_p, "bytes": list(text.encode())}
 

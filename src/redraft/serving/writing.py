@@ -1,13 +1,18 @@
-"""The text of one row as a client may see it: what can no longer change, from the left, up to its end or a stop string."""
+"""The text of one row as a client may see it: what can no longer change, from the left, up to its end or a stop string; and
+the log-probabilities of its tokens, where the model has them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from redraft.families.ar import AR
+from redraft.hub.model import Model
 from redraft.text.tokenizers.tokenizer import Tokenizer
 
 Ids = NDArray[np.int64]
@@ -77,3 +82,31 @@ def _begun(text: str, stop: str) -> int:
     """Characters at the end of a text that may be the beginning of a stop string."""
     sizes = range(min(len(stop) - 1, len(text)), 0, -1)
     return next((size for size in sizes if text.endswith(stop[:size])), 0)
+
+
+class TokenLogP(NamedTuple):
+    """A token, its log-probability in nats (None: nothing stands before it), and the likeliest in its place with theirs."""
+
+    id: int
+    log_p: float | None
+    top: list[tuple[int, float]]
+
+
+@torch.no_grad()
+def token_log_p(model: Model, ids: Ids, start: int, top: int) -> list[TokenLogP]:
+    """log p(x_l | x_<l) of the tokens from `start` on, by a left-to-right model at temperature 1, and the `top` likeliest in
+    the place of each. Other families have none: what a diffusion model says of a token depends on which others it has seen."""
+    family = model.family
+    assert isinstance(family, AR)
+    lead = int(family.begins)
+    first = max(start, 1 - lead)  # the first token that something stands before
+    out = [TokenLogP(int(ids[place]), None, []) for place in range(start, min(first, len(ids)))]
+    if len(ids) <= first:
+        return out
+    tokens = torch.as_tensor(ids, device=model.device)[None]
+    hidden = model.network.trunk(family.view(family.shifted(tokens)[:, :-1]))[0, first + lead - 1 :]
+    log_p = model.network.head(hidden).log_softmax(-1)
+    own = log_p.gather(-1, tokens[0, first:, None])[:, 0].tolist()
+    best = log_p.topk(min(top, family.vocab), -1)
+    pairs = [list(zip(*row, strict=True)) for row in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
+    return out + [TokenLogP(*found) for found in zip(ids[first:].tolist(), own, pairs, strict=True)]
