@@ -192,7 +192,7 @@ ESTIMATORS = (
     "continuous_time", "discrete_time", "mask_count", "chain_rule", "importance_weighted", "path_weighted",
 )  # fmt: skip
 # What a model can be exported to: as `hub.export` has them.
-TARGETS = ("transformers", "llama", "gguf", "native")
+TARGETS = ("transformers", "hf", "llama", "gguf", "native")
 
 
 RENAMED = {"confident": "low_confidence", "blockwise": "semi_autoregressive", "blocks": "bd3lm"}
