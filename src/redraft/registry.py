@@ -203,7 +203,7 @@ ESTIMATORS = (
 # Orders of generation that `chain_rule` scores: fixed beforehand or drawn, or, of masked families, chosen step by step.
 CHAIN_ORDERS = ("left_to_right", "random", "generative", "confidence", "margin", "entropy")
 # What a model can be exported to: as `hub.export` has them.
-TARGETS = ("transformers", "llama", "gguf", "native")
+TARGETS = ("transformers", "hf", "llama", "gguf", "native")
 
 
 RENAMED = {"confident": "low_confidence", "blockwise": "semi_autoregressive", "blocks": "bd3lm"}

@@ -2,8 +2,9 @@
 
 redraft export runs/first --to native --into out/first           (data alone, for redraft.load(DIR); with a model card)
 redraft export runs/first --to transformers --into out/first     (with its code, which trust_remote_code=True lets run)
-redraft export runs/ar --to llama --into out/ar                  (a stock LlamaForCausalLM; family ar, block llama)
-redraft export runs/ar --to gguf --into out/ar-gguf              (model.gguf in float32; family ar, block llama)
+redraft export runs/ar --to hf --into out/ar                     (a stock folder of transformers: Llama, Qwen2, Qwen3, GPT-2)
+redraft export runs/mdlm --to hf --into out/mdlm                 (LLaDA's layout; with family.shift Dream's; block llama)
+redraft export runs/ar --to gguf --into out/ar-gguf              (model.gguf in float32; the same models, block llama)
 
 A run that still trains, on whatever number of ranks, comes out as its newest whole checkpoint has it.
 """
@@ -22,7 +23,7 @@ from redraft.registry import TARGETS
 
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("model", help="a run folder, an exported model folder, or owner/name on the hub")
-    parser.add_argument("--to", required=True, help="transformers, llama, gguf or native")
+    parser.add_argument("--to", required=True, help="transformers, hf, llama (hf, where that is Llama), gguf or native")
     parser.add_argument("--into", required=True, type=Path, help="a new folder")
     parser.add_argument("--json", action="store_true", help="print JSON")
 

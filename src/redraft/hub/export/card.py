@@ -44,6 +44,9 @@ model = AutoModelForCausalLM.from_pretrained("{name}")
 {convention} Llama's head has a row for BOS too, which the model never had. It is the mean of the others, so that BOS has at
 most the probability 1 / (V + 1): log-probabilities of text differ from redraft's by at most log(1 + 1 / V), and its logits do
 not. `generate` suppresses BOS, and so draws exactly as redraft does.""",
+    "hf": """The layout is one that other programs read without our code, in the class that config.json names.{stands}
+
+{convention}""",
     "gguf": """`model.gguf` is in float32. Text follows BOS, which its tokenizer puts there. The head's row for BOS is the mean
 of the others, so that BOS, which is never to be drawn, has at most the probability 1 / (V + 1).""",
 }
@@ -65,7 +68,9 @@ Times run from 0 (text) to 1 (noise).""",
 def card(model: Model, target: str, name: str = ".") -> str:
     """Markdown with the hub's header. `target`: what kind of folder it lies in; `name`: what its example loads."""
     front = {
-        "library_name": "transformers" if target in ("transformers", "llama") else target.replace("native", "redraft"),
+        "library_name": "transformers"
+        if target in ("transformers", "llama", "hf")
+        else target.replace("native", "redraft"),
         "tags": ["redraft", model.family.name],
         **({"pipeline_tag": "text-generation"} if model.family.spare == "bos" else {}),
     }
@@ -150,6 +155,25 @@ def _table(rows: Mapping[str, str]) -> str:
     return "\n".join(["| | |", "| --- | --- |", *(f"| {key} | {value} |" for key, value in escaped.items())])
 
 
+def _spare(model: Model) -> bool:
+    return getattr(model.family, "bos", "spare") == "spare"
+
+
+def _beginning(model: Model) -> str:
+    """What precedes a text of an AR model."""
+    bos = getattr(model.family, "bos", "spare")
+    if bos == "none":
+        return "Nothing precedes a text: its first token is given, and has no probability."
+    return f"Text follows BOS (id {model.family.vocab if bos == 'spare' else bos}), which the tokenizer puts there."
+
+
+def _stands(model: Model) -> str:
+    """Where a masked model predicts."""
+    if not hasattr(model.family, "shift"):
+        return ""
+    return " `logits[:, i]` are of token i + 1." if model.family.shift else " `logits[:, i]` are of token i."
+
+
 def _load(model: Model, target: str, name: str) -> str:
     causal = model.family.spare == "bos"
     fill = {
@@ -159,7 +183,10 @@ def _load(model: Model, target: str, name: str) -> str:
         "auto": "AutoModelForCausalLM" if causal else "AutoModelForMaskedLM",
     }
     fill |= {"write": WRITE[causal].format(**fill), "convention": CONVENTION[causal].format(**fill)}
-    text = LOAD[target].format(**fill)
+    if target == "hf" or (target == "llama" and not _spare(model)):
+        target = "hf"
+        fill |= {"convention": "" if not causal else _beginning(model), "stands": _stands(model)}
+    text = LOAD[target].format(**fill).rstrip()
     if target in ("transformers", "llama") and definition(model.tokenizer) is None:
         text += (
             "\n\nThe tokenizer is a sentencepiece model, `tokenizer.model`, which has no tokenizer.json (it is no BPE, or "

@@ -1,8 +1,9 @@
 """Exports: a `transformers` folder, a stock Llama folder, a GGUF file, or our own folder, written whole or not at all.
 
 transformers   every family; the code in transformers_code/ goes along, so redraft is not needed to read it
-llama          family ar on the llama block, as LlamaForCausalLM
-gguf           the same, one file for llama.cpp and its kin
+hf             a layout of others (stock.py): Llama, Qwen2, Qwen3, GPT-2 of `transformers`; LLaDA's, Dream's
+llama          the same, where that is Llama
+gguf           the same in one file for llama.cpp and its kin
 native         config.json, weights and tokenizer without the rest of a run
 """
 
@@ -16,15 +17,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from redraft.errors import UserError, unknown
-from redraft.families.ar import SPARE
+from redraft.families.ar import AR, SPARE
 from redraft.families.base import PROCESSES, Family, exported_process
 from redraft.files import disk, make_folder, write_json, write_text
 from redraft.hub.export.card import card
-from redraft.hub.export.tokenizer_json import byte_level
+from redraft.hub.export.stock import Stock, stock_config, stock_of, stock_tensors
+from redraft.hub.export.tokenizer_json import byte_level, own_tokenizer_files
 from redraft.hub.export.tokenizer_json import exported as tokenizer_files
 from redraft.hub.folder import CONFIG, ModelConfig, save_model
 from redraft.hub.model import Model, load
@@ -59,14 +58,21 @@ def refusal(model: Model, target: str) -> str | None:
     """Why the model cannot become that, in a few words; None when it can."""
     if target == "transformers":
         return _no_code(model) or _no_process(model.family)
-    if target in ("llama", "gguf"):
-        if exported_process(model.family) != "left_to_right":
-            return f"family {model.family.name!r} does not write left to right"
-        if model.network.shape.block != "llama":
-            return f"its blocks are {model.network.shape.block!r}, not 'llama'"
-        if grown := _grown(model.network.shape) or ("" if _spare_bos(model.family) else "family.bos"):
-            return f"it does not write {grown}"
+    if target in ("hf", "llama", "gguf"):
+        return _no_layout(model, target)
     return None
+
+
+def _no_layout(model: Model, target: str) -> str | None:
+    """Why no other program has a layout for it."""
+    if target == "llama" and exported_process(model.family) != "left_to_right":
+        return f"family {model.family.name!r} does not write left to right"
+    stock = stock_of(model)
+    if isinstance(stock, str):
+        return stock
+    if target == "llama" and stock.layout != "llama":
+        return f"its layout is {stock.layout}"
+    return "GGUF is written of llama blocks" if target == "gguf" and stock.layout == "gpt2" else None
 
 
 def _no_code(model: Model) -> str | None:
@@ -119,67 +125,51 @@ def to_transformers(model: Model, folder: Path) -> None:
     write_json(folder / CONFIG, _redraft_config(model))
 
 
-def to_llama(model: Model, folder: Path) -> None:
-    """A stock LlamaForCausalLM: reads BOS (the spare id V), then text."""
-    _save_tokenizer(model, folder)
-    write_weights(folder, llama_tensors(model.network.state_dict(), model.network.shape))
-    write_json(folder / "generation_config.json", _generation(model) | {"suppress_tokens": [model.family.vocab]})
-    write_json(folder / CONFIG, llama_config(model))
+def to_hf(model: Model, folder: Path) -> None:
+    """A folder in a layout of others: no code goes along."""
+    stock = _stock(model)
+    if stock.spare:
+        _save_tokenizer(model, folder)
+    else:
+        _save_own_tokenizer(model, stock, folder)
+    write_weights(folder, stock_tensors(model, stock))
+    if isinstance(model.family, AR):
+        silent = {"suppress_tokens": [model.family.vocab]} if stock.spare else {}
+        write_json(folder / "generation_config.json", _generation(model) | {"bos_token_id": stock.special} | silent)
+    write_json(folder / CONFIG, stock_config(model, stock))
 
 
 def to_gguf(model: Model, folder: Path) -> None:
     """model.gguf, float32."""
     from redraft.hub.export.gguf import write_gguf
 
-    write_gguf(folder / "model.gguf", model, llama_tensors(model.network.state_dict(), model.network.shape))
+    write_gguf(folder / "model.gguf", model, _stock(model))
+
+
+def _stock(model: Model) -> Stock:
+    stock = stock_of(model)
+    assert isinstance(stock, Stock), "refused before"
+    return stock
+
+
+def _save_own_tokenizer(model: Model, stock: Stock, folder: Path) -> None:
+    """The tokenizer with its ids alone; an AR model's BOS, where it is one of them, is put before a text."""
+    causal = isinstance(model.family, AR)
+    files = own_tokenizer_files(model.tokenizer, stock.special, causal, model.length)
+    if not files:
+        model.tokenizer.save(folder)
+        files = {"tokenizer_config.json": {"add_bos_token": causal and stock.special is not None}}
+    for name, table in files.items():
+        write_json(folder / name, table)
 
 
 TARGETS: dict[str, Callable[[Model, Path], None]] = {
     "transformers": to_transformers,
-    "llama": to_llama,
+    "hf": to_hf,
+    "llama": to_hf,
     "gguf": to_gguf,
     "native": to_native,
 }
-
-
-def llama_tensors(tensors: dict[str, Tensor], shape: Shape) -> dict[str, Tensor]:
-    """Our tensors under Llama's names. RoPE pairs the halves of a head in both, so nothing is turned.
-
-    Llama's head has a row for every embedding, and no bias that could rule out the spare id. That row is the mean of the
-    others: the spare id's logit is then the mean logit, so its probability is at most 1 / (V + 1) whatever the network says,
-    and log p of text differs by at most log(1 + 1 / V). The logits of the V text ids are ours.
-    """
-    head = tensors["output.weight"]
-    out = {
-        "model.embed_tokens.weight": tensors["embedding"],
-        "model.norm.weight": tensors["norm.weight"],
-        "lm_head.weight": torch.cat([head, head.mean(0, keepdim=True)]),
-    }
-    for layer in range(shape.depth):
-        ours, theirs = f"blocks.{layer}", f"model.layers.{layer}"
-        qkv = tensors[f"{ours}.qkv.weight"].chunk(3)
-        out |= {f"{theirs}.self_attn.{part}_proj.weight": w for part, w in zip("qkv", qkv, strict=True)}
-        out[f"{theirs}.self_attn.o_proj.weight"] = tensors[f"{ours}.out.weight"]
-        out |= {f"{theirs}.mlp.{p}_proj.weight": tensors[f"{ours}.mlp.{p}.weight"] for p in ("gate", "up", "down")}
-        out[f"{theirs}.input_layernorm.weight"] = tensors[f"{ours}.norm1.weight"]
-        out[f"{theirs}.post_attention_layernorm.weight"] = tensors[f"{ours}.norm2.weight"]
-    return out
-
-
-def llama_config(model: Model) -> dict[str, Any]:
-    shape = model.network.shape
-    return {
-        "model_type": "llama",
-        "architectures": ["LlamaForCausalLM"],
-        **_sizes(model),
-        "num_key_value_heads": shape.heads,
-        "head_dim": shape.width // shape.heads,
-        "hidden_act": "silu",
-        "rms_norm_eps": 1e-5,
-        "rope_theta": shape.theta,
-        "attention_bias": False,
-        "mlp_bias": False,
-    }
 
 
 def _redraft_config(model: Model) -> dict[str, Any]:

@@ -107,6 +107,24 @@ def exported(tokenizer: Tokenizer, causal: bool, length: int) -> dict[str, dict[
     return {"tokenizer.json": table, "tokenizer_config.json": _config(end, spare, causal, length)}
 
 
+def own_tokenizer_files(
+    tokenizer: Tokenizer, special: int | None, causal: bool, length: int
+) -> dict[str, dict[str, Any]]:
+    """The tokenizer's files for a model whose BOS (`causal`) or [MASK] is one of its own ids, or none; as `exported`."""
+    table = definition(tokenizer)
+    if table is None:
+        return {}
+    end = _name_of(table, tokenizer.eos) or _new_token(table, END, tokenizer.eos)
+    name = None if special is None else _name_of(table, special)
+    begins = name if causal else None
+    process = _begin_with(begins, special) if begins is not None and special is not None else None
+    table |= {"post_processor": process, "truncation": None, "padding": None}
+    config = _config(end, name or end, causal, length) | {"add_bos_token": causal and special is not None}
+    if name is None:
+        del config["bos_token" if causal else "mask_token"]
+    return {"tokenizer.json": table, "tokenizer_config.json": config}
+
+
 def _config(end: str, spare: str, causal: bool, length: int) -> dict[str, Any]:
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
