@@ -55,7 +55,7 @@ def test_a_card_has_the_hub_header_one_table_and_a_way_to_load(target: str, tmp_
     rows = [line for line in body.splitlines() if line.startswith("|")]
     assert len(rows) == 2 + len(facts(ar)) and all(row.replace(r"\|", "").count("|") == 3 for row in rows)
     assert "## Load" in body and "{" not in body
-    wanted = {"native": "redraft.load", "gguf": "model.gguf", "llama": "1 / (V + 1)"}
+    wanted = {"native": "redraft.load", "gguf": "model.gguf", "llama": "1 / (V + 1)", "hf": "1 / (V + 1)"}
     assert wanted.get(target, "trust_remote_code=True") in body
 
 

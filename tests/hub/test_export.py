@@ -606,8 +606,8 @@ def test_gguf_holds_the_same_llama(folders: dict[str, Path], tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("name", "target", "why", "instead"), [
-    ("mdlm-llama", "llama", "does not write left to right", "transformers, native"),
-    ("duo-dit", "gguf", "does not write left to right", "transformers, native"),
+    ("mdlm-llama", "llama", "does not write left to right", "transformers, hf, gguf, native"),
+    ("duo-dit", "gguf", "no layout of others for family 'duo'", "transformers, native"),
     ("ar-dit", "llama", "blocks are 'dit'", "transformers, native"),
 ])  # fmt: skip
 def test_what_cannot_be_is_refused_with_what_can(

@@ -155,7 +155,8 @@ def test_exports_are_foreseen_as_they_are_refused(family: str, block: str, tmp_p
     assert set(exports(config)) == {target for target in TARGETS if refusal(model, target) is None}
     said = exports_sentence(config)
     assert ("--network.block llama" in said) == (family == "ar" and block == "dit")
-    assert ("--family ar" in said) == (family != "ar")
+    assert ("--family ar" in said) == (family != "ar" and (family, block) != ("mdlm", "llama"))
+    assert ("LLaDA" in said) == ((family, block) == ("mdlm", "llama"))
 
 
 def test_a_package_that_an_export_lacks_is_told_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -364,18 +364,51 @@ def run_sentences(config: RunConfig, budget: Budget) -> list[str]:
 
 def exports(config: RunConfig) -> list[str]:
     """What the model can be exported to, as far as family and network decide it."""
-    stock = FAMILIES[config.family.name].causal and config.network.block == "llama"
-    return ["transformers", "native", *(["llama", "gguf"] if stock else [])]
+    network, options = config.network, config.family.options
+    grown = any(getattr(network, name) for name in ("kv_heads", "head_dim", "qkv_bias", "qk_norm", "tied", "scaling"))
+    grown = grown or network.eps != 1e-5 or network.block == "gpt2"
+    ours = not grown and options.get("bos", "spare") == "spare" and not options.get("shift")
+    return [*(["transformers"] if ours else []), "native", *_stock(config)]
+
+
+def _stock(config: RunConfig) -> list[str]:
+    """Layouts of others, as `hub/export/stock.py` has them."""
+    network = config.network
+    if FAMILIES[config.family.name].causal:
+        if network.block == "gpt2":
+            return ["hf"]
+        if network.block != "llama" or (network.qk_norm and network.qkv_bias):
+            return []
+        return ["hf", "gguf"] if network.qk_norm or network.qkv_bias else ["hf", "llama", "gguf"]
+    if (
+        config.family.name != "mdlm"
+        or network.block != "llama"
+        or network.qk_norm
+        or network.head_dim
+        or network.scaling
+    ):
+        return []
+    return [] if network.qkv_bias and not config.family.options["shift"] else ["hf", "gguf"]
 
 
 def exports_sentence(config: RunConfig) -> str:
     """The same in a sentence, with the settings that would allow more: after training it is too late."""
-    if not FAMILIES[config.family.name].causal:
-        return "Exports: transformers, native (a stock Llama and GGUF are for --family ar)."
-    if "llama" not in exports(config):
-        return "Exports: transformers, native; a stock Llama or GGUF file needs --network.block llama."
-    missing = "" if find_spec("gguf") else " (needs: pip install 'redraft[gguf]')"
-    return f"Exports: transformers, native, a stock Llama, a GGUF file{missing}."
+    found, causal = exports(config), FAMILIES[config.family.name].causal
+    there = ", ".join(name for name in found if name in ("transformers", "native"))
+    if "hf" not in found:
+        needs = "a stock Llama or GGUF file needs --network.block llama"
+        return (
+            f"Exports: {there}; {needs}."
+            if causal
+            else f"Exports: {there} (a stock Llama and GGUF are for --family ar)."
+        )
+    network, missing = config.network, "" if find_spec("gguf") else " (needs: pip install 'redraft[gguf]')"
+    kind = (
+        "GPT-2" if network.block == "gpt2" else "Qwen3" if network.qk_norm else "Qwen2" if network.qkv_bias else "Llama"
+    )
+    if not causal:
+        kind = "Dream" if config.family.options["shift"] else "LLaDA"
+    return f"Exports: {there}, a stock {kind}{f', a GGUF file{missing}' if 'gguf' in found else ''}."
 
 
 def text_of(data: DataConfig) -> str:

@@ -41,7 +41,7 @@ model = AutoModelForCausalLM.from_pretrained("{name}")
 {write}
 ```
 
-{convention} Llama's head has a row for BOS too, which the model never had. It is the mean of the others, so that BOS has at
+{convention} The head has a row for BOS too, which the model never had. It is the mean of the others, so that BOS has at
 most the probability 1 / (V + 1): log-probabilities of text differ from redraft's by at most log(1 + 1 / V), and its logits do
 not. `generate` suppresses BOS, and so draws exactly as redraft does.""",
     "hf": """The layout is one that other programs read without our code, in the class that config.json names.{stands}
@@ -183,9 +183,10 @@ def _load(model: Model, target: str, name: str) -> str:
         "auto": "AutoModelForCausalLM" if causal else "AutoModelForMaskedLM",
     }
     fill |= {"write": WRITE[causal].format(**fill), "convention": CONVENTION[causal].format(**fill)}
-    if target == "hf" or (target == "llama" and not _spare(model)):
-        target = "hf"
-        fill |= {"convention": "" if not causal else _beginning(model), "stands": _stands(model)}
+    if target in ("hf", "llama"):
+        target = "llama" if causal and _spare(model) else "hf"
+        fill["stands"] = _stands(model)
+        fill["convention"] = fill["convention"] if target == "llama" else _beginning(model) if causal else ""
     text = LOAD[target].format(**fill).rstrip()
     if target in ("transformers", "llama") and definition(model.tokenizer) is None:
         text += (
