@@ -64,6 +64,8 @@ def serving(into: Path, device: str, rows: int) -> Iterator[tuple[int, int]]:
     try:
         yield int(json.loads(said)["url"].rpartition(":")[2]), process.pid
     finally:
+        if (early := process.poll()) is not None:
+            print(f"the server ended early, with status {early}")
         process.terminate()
         process.wait(30)
 
