@@ -64,6 +64,8 @@ def serving(into: Path, device: str, rows: int) -> Iterator[tuple[int, int]]:
     try:
         yield int(json.loads(said)["url"].rpartition(":")[2]), process.pid
     finally:
+        if (early := process.poll()) is not None:
+            print(f"the server ended early, with status {early}")
         process.terminate()
         process.wait(30)
 
@@ -85,7 +87,7 @@ def loaded(port: int, pid: int, models: dict[str, Model], options: argparse.Name
             read.append(memory(pid))
 
     found = asyncio.run(all_asked(port, wanted, options.clients, told))
-    texts = offline(models, wanted, options.rows)
+    texts, _ = offline(models, wanted, options.rows)
     staying = [(outcome, text) for request, outcome, text in zip(wanted, found, texts) if request.leaves is None]
     answered = [(outcome, text) for outcome, text in zip(found, texts) if outcome.status == 200]
     return {
@@ -98,30 +100,21 @@ def loaded(port: int, pid: int, models: dict[str, Model], options: argparse.Name
     }
 
 
-def tokens_per_second(wanted: Sequence[Request], texts: Sequence[str], seconds: float) -> float:
-    """Bytes are tokens here."""
-    pairs = zip(wanted, texts, strict=True)
-    return sum(len(text.encode()) - len(request.body["prompt"]) for request, text in pairs) / seconds
-
-
 def rates(port: int, models: dict[str, Model], options: argparse.Namespace, turn: int) -> dict[str, float]:
-    """Tokens a second, side by side."""
+    """Tokens written a second, side by side. Offline has as many rows at once as the clients can have at each model."""
     wanted = requests(NAMES, options.timed, LENGTH, leaving=0, seed=100 + turn)
     few = wanted[: max(8, options.timed // 8)]
-    texts, out = offline(models, wanted, options.rows), {}
+    began = time.perf_counter()
+    _, sizes = offline(models, wanted, options.clients // len(NAMES))
+    out = {"offline": sum(sizes) / (time.perf_counter() - began)}
 
     def served(some: Sequence[Request], clients: int) -> float:
         began = time.perf_counter()
         found: list[Outcome] = asyncio.run(all_asked(port, some, clients))
         assert all(outcome.status == 200 for outcome in found)
-        return tokens_per_second(some, texts[: len(some)], time.perf_counter() - began)
+        return sum(sizes[: len(some)]) / (time.perf_counter() - began)
 
-    began = time.perf_counter()
-    offline(models, wanted, options.rows)
-    out["offline"] = tokens_per_second(wanted, texts, time.perf_counter() - began)
-    out["served"] = served(wanted, options.clients)
-    out["one_at_a_time"] = served(few, 1)
-    return out
+    return out | {"served": served(wanted, options.clients), "one_at_a_time": served(few, 1)}
 
 
 def main() -> None:

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from redraft.hub.model import Model
-from redraft.serving.asking import unwritten
-from redraft.serving.engine import Asked, write_all
+from redraft.serving.many import Wanted, written
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz     "
 
@@ -101,20 +100,18 @@ async def all_asked(port: int, wanted: Sequence[Request], clients: int, told: An
     return [found for found in outcomes if found is not None]
 
 
-def asked_offline(model: Model, request: Request) -> Asked:
-    body = request.body
+def as_wanted(model: Model, body: Mapping[str, Any]) -> Wanted:
     before = model.tokenizer.encode(body["prompt"])
-    canvas = unwritten(model, before, body["max_tokens"], before[:0], 0)
-    return Asked(canvas, "", body["steps"], body["temperature"], 1.0, body["seed"])
+    settings = {name: body[name] for name in ("steps", "temperature", "seed")}
+    return Wanted(before, body["max_tokens"], before[:0], 0, settings)
 
 
-def offline(models: Mapping[str, Model], wanted: Sequence[Request], at_once: int) -> list[str]:
-    """The texts of the same rows, written in batches without a server."""
-    texts = [""] * len(wanted)
+def offline(models: Mapping[str, Model], wanted: Sequence[Request], at_once: int) -> tuple[list[str], list[int]]:
+    """The texts of the same rows, written in batches without a server; and the tokens of each, up to its end."""
+    texts, sizes = [""] * len(wanted), [0] * len(wanted)
     for name, model in models.items():
         own = [number for number, request in enumerate(wanted) if request.body["model"] == name]
-        rows = write_all(model, [asked_offline(model, wanted[number]) for number in own], at_once)
-        for number, row in zip(own, rows, strict=True):
-            before = len(model.tokenizer.encode(wanted[number].body["prompt"]))
-            texts[number] = model.text(row.tokens[0], before)
-    return texts
+        some = [as_wanted(model, wanted[number].body) for number in own]
+        for found in written(model, some, at_once):
+            texts[own[found.place]], sizes[own[found.place]] = found.text, found.tokens
+    return texts, sizes

@@ -122,6 +122,8 @@ def test_other_bad_requests_too(there: Served) -> None:
     assert answer(there, SOUND, "/v1/edits")[0] == 404
     assert answer(there, SOUND, "/v1/models")[0] == 405
     assert answer(there, json.dumps(SOUND).encode(), **{"Content-Type": "text/plain"})[0] == 400
+    assert answer(there, SOUND, Host="rebound.example:8000")[0] == 403
+    assert [answer(there, SOUND, Host=host)[0] for host in ("localhost", "127.0.0.1:80", "[::1]:80")] == [200] * 3
 
 
 def busy(there: Served) -> bool:

@@ -19,7 +19,7 @@ def test_no_text_is_lost_or_wrong_under_load(tmp_path: Path) -> None:
         wait(lambda: not there.scheduler.busy)
         assert all(not lane.engine.pool.rows and not lane.waiting for lane in there.scheduler.lanes.values())
     assert len(found) == len(wanted)
-    texts = offline(loaded, wanted, 8)
+    texts, _ = offline(loaded, wanted, 8)
     for request, outcome, text in zip(wanted, found, texts, strict=True):
         assert outcome.status == 200 or request.leaves is not None
         assert outcome.status == 0 or outcome.text == text

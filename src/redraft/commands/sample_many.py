@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from redraft.commands import device_flags
 from redraft.display import Left, Line, emit
 from redraft.errors import UserError
-from redraft.files import clean, disk, lines, make_folder, read_text, whole_file
+from redraft.files import clean, disk, lines, make_folder, read_text, whole_file, write_text
 
 PARTIAL = ".partial"  # what is written so far: a line of settings, then a line for each finished text
 
@@ -76,27 +76,21 @@ def run(options: Namespace, prompts: list[Prompt], further: dict[str, Any]) -> N
     model = compute.load(options.model)
     from redraft.serving.many import Wanted, written
 
-    texts = [
-        Wanted(*sizes, number)
-        for sizes in (_sizes(model, one, options) for one in prompts)
-        for number in range(options.n)
-    ]
     settings = {
         "sampler": options.sampler, "steps": 64 if options.steps is None else options.steps, "seed": options.seed,
         "temperature": options.temperature, "top_p": options.top_p, "options": further,
     }  # fmt: skip
+    sizes = [_sizes(model, one, options) for one in prompts]
+    texts = [Wanted(*own, number, settings) for own in sizes for number in range(options.n)]
     partial = options.into.with_name(options.into.name + PARTIAL)
     make_folder(options.into.parent)
     done = _kept(partial, header := _header(options, prompts, settings))
     left = [place for place in range(len(texts)) if place not in done]
     line, progress, tokens, began = Line(quiet=options.json), Left(max(1, len(left)), "texts"), 0, time.perf_counter()
-    with disk(partial.parent), partial.open("w", encoding="utf-8") as file:
-        file.writelines(
-            json.dumps(entry) + "\n" for entry in (header, *({"place": p, "text": t} for p, t in done.items()))
-        )
-        for count, found in enumerate(
-            written(model, [texts[p] for p in left], options.rows, compute.compiled, **settings)
-        ):
+    kept = [header, *({"place": place, "text": text} for place, text in done.items())]
+    write_text(partial, "".join(json.dumps(entry) + "\n" for entry in kept))  # without a line that was cut short
+    with disk(partial.parent), partial.open("a", encoding="utf-8") as file:
+        for count, found in enumerate(written(model, [texts[p] for p in left], options.rows, compute.compiled)):
             done[left[found.place]] = found.text
             tokens += found.tokens
             file.write(json.dumps({"place": left[found.place], "text": found.text}) + "\n")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import re
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from redraft.errors import UserError
+from redraft.serving.address import loopback
 from redraft.serving.engine import out_of_memory
 from redraft.serving.metrics import Metrics
 from redraft.serving.scheduler import Closed, Full
@@ -44,7 +46,8 @@ def explained(error: BaseException) -> Answer:
 
 
 class Guard:
-    """ASGI middleware: refuses bodies above `BODY` bytes (413) and requests without the `key` (401), and counts answers."""
+    """ASGI middleware: refuses bodies above `BODY` bytes (413) and requests without the `key` (401) or, if there is
+    none, for another machine's name (403). Counts answers."""
 
     def __init__(self, app: Any, key: str | None, metrics: Metrics):
         self.app, self.key, self.metrics = app, key, metrics
@@ -72,6 +75,10 @@ class Guard:
 
     async def _guarded(self, scope: Any, receive: Any, send: Any) -> None:
         headers = dict(scope["headers"])
+        host = headers.get(b"host", b"localhost").decode("latin-1")
+        if self.key is None and not loopback(re.sub(r":\d*$", "", host).strip("[]")):
+            # a page of the web whose name was made to lead here
+            return await answered(send, failure(403, f"this server is not {host}: it is for this machine alone"))
         if self.key is not None and scope["path"] != "/health":
             given = headers.get(b"authorization", b"")
             if not hmac.compare_digest(given, b"Bearer " + self.key.encode()):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,16 +17,23 @@ from redraft.serving.writing import Ids, Writing
 
 @dataclass(frozen=True)
 class Wanted:
-    """Text `number` of the seed after a prompt: `new` tokens, and a suffix."""
+    """Text `number` of a seed: `new` tokens between a prompt and a suffix. `settings`: further ones of `Asked`."""
 
     before: Ids
     new: int
     after: Ids
     number: int
+    settings: Mapping[str, Any]
 
     @property
     def length(self) -> int:
         return len(self.before) + self.new + len(self.after)
+
+    def asked(self, model: Model) -> tuple[Asked, Writing]:
+        asked = Asked(unwritten(model, self.before, self.new, self.after, self.number), **self.settings)
+        sampler = model.sampler(asked.sampler, asked.steps, asked.options)
+        once = model.family.settles and not sampler.rewrites
+        return asked, Writing(model.tokenizer, self.before, self.after, once, (), False)
 
 
 @dataclass(frozen=True)
@@ -39,20 +46,15 @@ class Written:
     calls: int
 
 
-def written(
-    model: Model, wanted: Sequence[Wanted], at_once: int, compiled: bool = False, **settings: Any
-) -> Iterator[Written]:
-    """Each text when it is finished. A text ends at its end of document, where that can no longer change. `settings`: those
-    of `Asked`. Raises what a sampler raises."""
-    sampler = model.sampler(settings.get("sampler", ""), settings.get("steps", 64), settings.get("options"))
-    once = model.family.settles and not sampler.rewrites
+def written(model: Model, wanted: Sequence[Wanted], at_once: int, compiled: bool = False) -> Iterator[Written]:
+    """Each text when it is finished. A text ends at its end of document, where that can no longer change. Raises what a
+    sampler raises."""
     left = deque(sorted(range(len(wanted)), key=lambda place: -wanted[place].length))
     engine, running = Engine(model, compiled), dict[Row, tuple[int, Writing]]()
     while left or running:
         while left and len(running) < at_once:
-            one = wanted[place := left.popleft()]
-            row = engine.add(Asked(unwritten(model, one.before, one.new, one.after, one.number), **settings))
-            running[row] = place, Writing(model.tokenizer, one.before, one.after, once, (), False)
+            asked, writing = wanted[place := left.popleft()].asked(model)
+            running[engine.add(asked)] = place, writing
         engine.step() if engine.rows else None
         if engine.fits:
             at_once, engine.fits = engine.fits, 0

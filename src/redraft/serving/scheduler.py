@@ -78,7 +78,7 @@ class Scheduler(Thread):
         self.models, self.queue, self.metrics = dict(models), queue, Metrics()
         self.lanes = {name: Lane(model, rows, compiled) for name, model in models.items()}
         self.errands: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
-        self.wake, self.closed, self.ended = Condition(), False, False
+        self.wake, self.closed, self.ended, self.turning = Condition(), False, False, False
 
     def submit(self, job: Job) -> None:
         """`Full` or `Closed` where it is not taken."""
@@ -126,14 +126,21 @@ class Scheduler(Thread):
 
     @property
     def busy(self) -> bool:
+        """Whether there is something to do, or being done."""
+        return self.turning or self._left()
+
+    def _left(self) -> bool:
         return bool(self.errands) or any(lane.waiting or lane.running for lane in self.lanes.values())
 
     def run(self) -> None:
         while not self.ended:
             with self.wake:
-                while not (self.ended or self.busy):
+                self.turning = False
+                while not (self.ended or self._left()):
                     self.wake.wait()
+                self.turning = True
             self.turn()
+        self.turning = False
         for lane in self.lanes.values():
             self._lose(lane, Closed())
 
@@ -227,7 +234,7 @@ class Scheduler(Thread):
             lane.most, lane.engine.fits = lane.engine.fits, 0
 
     def _lose(self, lane: Lane, error: Exception) -> None:
-        for job, text in lane.running.values():
+        for job, text in [*lane.running.values(), *(lane.waiting if self.ended else ())]:
             job.error, text.over = error, True
             job.tell()
         lane.running.clear()

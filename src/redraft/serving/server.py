@@ -11,6 +11,7 @@ import uvicorn
 from redraft.serving.scheduler import Scheduler
 
 GRACE = 5  # seconds that answers may still be under way when all texts are finished
+CONNECTIONS = 2048
 
 
 class Serving(uvicorn.Server):
@@ -18,8 +19,9 @@ class Serving(uvicorn.Server):
 
     def __init__(self, app: Any, scheduler: Scheduler):
         config = uvicorn.Config(
-            app, log_level="warning", lifespan="off", timeout_graceful_shutdown=GRACE, ws="none", server_header=False
-        )
+            app, log_level="warning", lifespan="off", timeout_graceful_shutdown=GRACE, ws="none", server_header=False,
+            limit_concurrency=CONNECTIONS,
+        )  # fmt: skip
         super().__init__(config)
         self.scheduler = scheduler
 
