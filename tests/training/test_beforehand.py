@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from redraft.cli import main
-from redraft.commands.plan import exports, exports_sentence
+from redraft.commands.plan_sentences import exports, exports_sentence
 from redraft.commands.train import result_sentence
 from redraft.config import TrainConfig, dump_toml
 from redraft.errors import UserError

@@ -20,7 +20,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from redraft.commands.plan import cluster_sentences, foreseen, run_sentences, run_table, time_sentence
+from redraft.commands.plan import foreseen, run_table
+from redraft.commands.plan_sentences import cluster_sentences, run_sentences, time_sentence
 from redraft.commands.starting import started
 from redraft.config import RunConfig
 from redraft.display import Line, duration, emit, lost_sentence, monte_carlo, perplexity, quantity, tokenising
@@ -264,7 +265,7 @@ def _held_out(setup: Setup) -> str:
 
 def _gguf_sentence(setup: Setup) -> list[str]:
     """Where the tokenizer alone keeps a run from becoming a GGUF file."""
-    from redraft.commands.plan import exports
+    from redraft.commands.plan_sentences import exports
     from redraft.hub.export.gguf import vocabulary_of
 
     try:
