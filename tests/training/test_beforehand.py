@@ -161,7 +161,7 @@ def test_exports_are_foreseen_as_they_are_refused(family: str, block: str, tmp_p
 
 def test_a_package_that_an_export_lacks_is_told_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny(tmp_path, family="ar", network={"block": "llama"})
-    monkeypatch.setattr("redraft.commands.plan.find_spec", lambda name: None)
+    monkeypatch.setattr("redraft.commands.plan_sentences.find_spec", lambda name: None)
     assert "a GGUF file (needs: pip install 'redraft[gguf]')" in exports_sentence(config)
     extras = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"][
         "optional-dependencies"

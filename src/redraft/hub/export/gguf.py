@@ -59,12 +59,16 @@ class Vocabulary:
 
 
 def write_gguf(path: Path, model: Model, stock: Stock) -> None:
-    """`UserError` where the tokenizer cannot be said in GGUF."""
+    """`UserError` where the tokenizer, or the scaling of rotary angles, cannot be said in GGUF."""
     try:
         import gguf
     except ImportError:
         raise UserError("a GGUF file needs the package 'gguf': pip install 'redraft[gguf]'") from None
     vocabulary, shape = vocabulary_of(model.tokenizer, stock.spare), model.network.shape
+    if shape.scaling is not None and shape.scaling.kind != "linear":
+        raise UserError(
+            f"a GGUF file cannot say all of the scaling {shape.scaling.kind!r} of the rotary angles: export --to hf instead"
+        )
 
     def write(aside: Path) -> None:
         writer = gguf.GGUFWriter(aside, stock.layout)
