@@ -13,11 +13,11 @@ from typing import Any
 import torch
 
 from redraft.hub.model import Model, load
-from redraft.serving.address import bound
-from redraft.serving.api import create_app
-from redraft.serving.asking import Limits
+from redraft.serving.http.address import bound
+from redraft.serving.http.api import create_app
+from redraft.serving.http.asking import Limits
+from redraft.serving.http.server import Serving
 from redraft.serving.scheduler import Scheduler
-from redraft.serving.server import Serving
 from tests.hub.models import folder
 
 FAMILIES = ("ar", "mdlm", "duo", "esolm", "bd3lm")

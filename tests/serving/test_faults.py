@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from redraft.cli import main
-from redraft.serving.asking import Limits
-from redraft.serving.guard import BODY
+from redraft.serving.http.asking import Limits
+from redraft.serving.http.guard import BODY
 from redraft.types import View
 from tests.hub.models import folder
 from tests.serving.served import Served, models, offline, served, wait

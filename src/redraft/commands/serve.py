@@ -47,13 +47,13 @@ def arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace, overrides: dict[str, Any]) -> None:
     key = options.api_key or os.environ.get("REDRAFT_API_KEY") or None
     places = check(options, key)
-    from redraft.serving.address import bound
+    from redraft.serving.http.address import bound
 
     listening = bound(options.host, options.port)
-    from redraft.serving.api import create_app
-    from redraft.serving.asking import Limits
+    from redraft.serving.http.api import create_app
+    from redraft.serving.http.asking import Limits
+    from redraft.serving.http.server import serve
     from redraft.serving.scheduler import Scheduler
-    from redraft.serving.server import serve
 
     compute = device_flags.compute(options)
     models = {name: compute.load(folder) for name, folder in places.items()}
@@ -75,7 +75,7 @@ def check(options: Namespace, key: str | None) -> dict[str, Path]:
     """The folder of each model by its name, or what is wrong, before torch is loaded."""
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise UserError(f"serving needs the package {missing[0]!r}: pip install 'redraft[serve]'")
-    from redraft.serving.address import loopback
+    from redraft.serving.http.address import loopback
 
     if not loopback(options.host) and not key:
         raise UserError(f"--host {options.host} lets others in: give --api-key too, or leave --host out")

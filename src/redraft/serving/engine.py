@@ -43,6 +43,15 @@ class Asked:
     guidance_kind: str = "unsupervised"
 
 
+def unwritten(model: Model, before: NDArray[np.int64], new: int, after: NDArray[np.int64], number: int) -> Canvas:
+    """The canvas [1, L] of one text, sample `number`: as `Model.canvas`, of ids."""
+    row = np.concatenate([before, np.full(new, model.family.vocab), after])
+    place = torch.arange(len(row))
+    fixed = (place < len(before)) | (place >= len(before) + new)
+    tokens = torch.as_tensor(row, dtype=torch.int64, device=model.device)
+    return Canvas(tokens[None], fixed[None].to(model.device), torch.tensor([number]))
+
+
 class Call(NamedTuple):
     """What a sampler waits for: hidden states of a view, or logits of hidden rows, or ids drawn from those by uniforms `u`."""
 

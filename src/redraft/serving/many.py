@@ -10,8 +10,7 @@ from typing import Any
 import torch
 
 from redraft.hub.model import Model
-from redraft.serving.asking import unwritten
-from redraft.serving.engine import Asked, Engine, Row, on_host
+from redraft.serving.engine import Asked, Engine, Row, on_host, unwritten
 from redraft.serving.writing import Ids, Writing
 
 

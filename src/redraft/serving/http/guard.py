@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from redraft.errors import UserError
-from redraft.serving.address import loopback
 from redraft.serving.engine import out_of_memory
+from redraft.serving.http.address import loopback
 from redraft.serving.metrics import Metrics
 from redraft.serving.scheduler import Closed, Full
 

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from redraft.hub.model import MARK, Model
 from redraft.hub.recording import cells
-from redraft.serving.asking import Asking
+from redraft.serving.http.asking import Asking
 from redraft.serving.scheduler import Text
 from redraft.serving.writing import Frame, TokenLogP
 

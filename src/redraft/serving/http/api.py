@@ -15,12 +15,12 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from redraft.errors import UserError, unknown
 from redraft.hub.model import Model
-from redraft.serving.asking import Asking, Limits, asked_chat, asked_completion, checked_score
-from redraft.serving.guard import Answer, Guard, dumped, explained, failure
-from redraft.serving.replies import Reply
+from redraft.serving.http.asking import Asking, Limits, asked_chat, asked_completion, checked_score
+from redraft.serving.http.guard import Answer, Guard, dumped, explained, failure
+from redraft.serving.http.replies import Reply
+from redraft.serving.http.schema import Chat, Completion, Scored, Writes
+from redraft.serving.http.stream import events
 from redraft.serving.scheduler import Closed, Full, Job, Scheduler
-from redraft.serving.schema import Chat, Completion, Scored, Writes
-from redraft.serving.stream import events
 from redraft.text.examples.chat import template
 
 

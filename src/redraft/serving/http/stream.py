@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-from redraft.serving.guard import dumped, explained
-from redraft.serving.replies import Reply
+from redraft.serving.http.guard import dumped, explained
+from redraft.serving.http.replies import Reply
 from redraft.serving.scheduler import Job
 
 DONE = b"data: [DONE]\n\n"

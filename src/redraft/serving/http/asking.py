@@ -11,7 +11,6 @@ from types import UnionType
 from typing import Any, get_type_hints
 
 import numpy as np
-import torch
 
 from redraft.errors import UserError
 from redraft.files import clean
@@ -19,14 +18,13 @@ from redraft.hub.model import Model
 from redraft.numbers import WIDEST
 from redraft.registry import SAMPLERS, checked_options, find
 from redraft.sampling.base import Sampler
-from redraft.serving.engine import Asked
+from redraft.serving.engine import Asked, unwritten
+from redraft.serving.http.schema import Chat, Completion, Scored, Writes
 from redraft.serving.scheduler import Text
-from redraft.serving.schema import Chat, Completion, Scored, Writes
 from redraft.serving.writing import Ids, Writing, token_log_p
 from redraft.text.examples import chat
 from redraft.text.examples.examples import encoded
 from redraft.text.examples.prompts import Part
-from redraft.types import Canvas
 
 
 @dataclass(frozen=True)
@@ -111,15 +109,6 @@ def _asking(
             writing = Writing(model.tokenizer, before, suffix, once, request.stops, request.stream)
             texts.append(Text(asked, writing, after))
     return Asking(texts, seed, sum(map(len, prompts)) + len(suffix) * len(prompts))
-
-
-def unwritten(model: Model, before: Ids, new: int, after: Ids, number: int) -> Canvas:
-    """The canvas [1, L] of one text, sample `number`: as `Model.canvas`, of ids."""
-    row = np.concatenate([before, np.full(new, model.family.vocab), after])
-    place = torch.arange(len(row))
-    fixed = (place < len(before)) | (place >= len(before) + new)
-    tokens = torch.as_tensor(row, dtype=torch.int64, device=model.device)
-    return Canvas(tokens[None], fixed[None].to(model.device), torch.tensor([number]))
 
 
 def _room(model: Model, limits: Limits, before: Ids, after: Ids, most: int | None) -> int:

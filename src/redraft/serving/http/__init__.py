@@ -1,0 +1,1 @@
+"""The HTTP server: OpenAI's endpoints in FastAPI, its guard, and uvicorn around them."""
