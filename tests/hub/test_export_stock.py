@@ -168,6 +168,7 @@ def test_what_no_layout_holds_is_one_line(family: str, shape: Shape, target: str
 
 @pytest.mark.parametrize("kind", ["llama3", "yarn"])
 def test_a_scaling_that_gguf_cannot_say_is_refused(kind: str, tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
     shape = Shape("llama", 1, 2, 16, 24, BYTES, 0, scaling=Scaling(kind, 2.0, original=16))
     saved(tmp_path / "run", "ar", shape)
     with pytest.raises(UserError, match=f"cannot say all of the scaling '{kind}'"):
