@@ -159,6 +159,7 @@ class Engine:
         self._keep([*self.rows, row])
         return row
 
+    @torch.no_grad()  # which a sampler that ends leaves as it found it: switched off
     def remove(self, row: Row) -> None:
         """End a text where it is; its place is free at once."""
         row.stop()
