@@ -76,4 +76,4 @@ def _ended(model: Model, engine: Engine, running: dict[Row, tuple[int, Writing]]
             engine.remove(row)
             del running[row]
             text = model.text(torch.as_tensor(ids), len(writing.before))
-            yield Written(place, text, len(writing.ids), row.denoiser.calls)
+            yield Written(place, text, len(writing.ids), row.calls)
