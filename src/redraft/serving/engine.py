@@ -104,8 +104,8 @@ def guided_by_fixed(plain: Denoiser, asked: Asked) -> Denoiser:
 
 
 class Row:
-    """A text on its way: its latest `canvas`, which took so many `frames` and `calls`, whether it is `done`, and the `error` that
-    ended it if one did."""
+    """A text on its way: its latest `canvas`, which took so many `frames` and `calls`, whether it is `done`, and
+    the `error` that ended it if one did."""
 
     def __init__(self, model: Model, network: RowNetwork, asked: Asked):
         self.model, self.network, self.asked = model, network, asked
