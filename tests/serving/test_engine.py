@@ -147,6 +147,7 @@ def test_rows_that_are_removed_change_no_other(name: str) -> None:
         engine.step()
     engine.remove(rows[0])
     engine.remove(rows[2])
+    assert torch.is_grad_enabled(), "a sampler that is ended leaves nothing switched off"
     late = engine.add(wanted[0])
     while engine.rows:
         engine.step()

@@ -104,11 +104,12 @@ def guided_by_fixed(plain: Denoiser, asked: Asked) -> Denoiser:
 
 
 class Row:
-    """A text on its way: its latest `canvas`, whether it is `done`, and the `error` that ended it if one did."""
+    """A text on its way: its latest `canvas`, which took so many `frames` and `calls`, whether it is `done`, and
+    the `error` that ended it if one did."""
 
     def __init__(self, model: Model, network: RowNetwork, asked: Asked):
         self.model, self.network, self.asked = model, network, asked
-        self.canvas, self.done, self.frames = asked.canvas, False, 0
+        self.canvas, self.done, self.frames, self.calls = asked.canvas, False, 0, 0
         self.error: BaseException | None = None
         self.call: Call | None = None
         self.denoiser = RowDenoiser(cast(Network, network), model.family, asked.temperature, asked.top_p)
@@ -119,7 +120,7 @@ class Row:
         sampler = self.model.sampler(asked.sampler, asked.steps, asked.options)
         # The engine has switched gradients off: what is stopped in the middle must restore nothing.
         for canvas in sampler(denoiser, asked.canvas, sampling_key(asked.seed)):
-            self.canvas = canvas
+            self.canvas, self.calls = canvas, self.denoiser.calls
             self.frames += 1
 
     def go_on(self, found: Tensor | None = None) -> None:

@@ -50,20 +50,30 @@ def written(model: Model, wanted: Sequence[Wanted], at_once: int, compiled: bool
     sampler raises."""
     left = deque(sorted(range(len(wanted)), key=lambda place: -wanted[place].length))
     engine, running = Engine(model, compiled), dict[Row, tuple[int, Writing]]()
-    while left or running:
-        while left and len(running) < at_once:
-            asked, writing = wanted[place := left.popleft()].asked(model)
-            running[engine.add(asked)] = place, writing
-        engine.step() if engine.rows else None
-        if engine.fits:
-            at_once, engine.fits = engine.fits, 0
-        rows = list(running)
-        for row, ids in zip(rows, on_host(rows), strict=True):
-            if row.error is not None:
-                raise row.error
-            place, writing = running[row]
-            if writing.see(ids, row.done):
-                engine.remove(row)
-                del running[row]
-                text = model.text(torch.as_tensor(ids), len(writing.before))
-                yield Written(place, text, len(writing.ids), row.denoiser.calls)
+    try:
+        while left or running:
+            while left and len(running) < at_once:
+                asked, writing = wanted[place := left.popleft()].asked(model)
+                running[engine.add(asked)] = place, writing
+            if engine.rows:
+                engine.step()
+            if engine.fits:
+                at_once, engine.fits = engine.fits, 0
+            yield from _ended(model, engine, running)
+    finally:
+        for row in running:
+            engine.remove(row)
+
+
+def _ended(model: Model, engine: Engine, running: dict[Row, tuple[int, Writing]]) -> Iterator[Written]:
+    """The texts that the last step has finished, which leave."""
+    rows = list(running)
+    for row, ids in zip(rows, on_host(rows), strict=True):
+        if row.error is not None:
+            raise row.error
+        place, writing = running[row]
+        if writing.see(ids, row.done):
+            engine.remove(row)
+            del running[row]
+            text = model.text(torch.as_tensor(ids), len(writing.before))
+            yield Written(place, text, len(writing.ids), row.calls)

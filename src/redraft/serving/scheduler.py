@@ -199,7 +199,7 @@ class Scheduler(Thread):
         job, text = lane.running[row]
         if row.error is None and job.frames and row.frames > text.seen:
             seconds = time.monotonic() - text.began
-            text.frames.append(Frame(row.frames, ids.copy(), row.denoiser.calls, seconds))
+            text.frames.append(Frame(row.frames, ids.copy(), row.calls, seconds))
         text.seen = row.frames
         error = row.error
         if error is None:
