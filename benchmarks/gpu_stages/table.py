@@ -82,14 +82,14 @@ def laws(stage: Stage) -> list[str]:
         f"{name}: {'equal' if n['same_bits'] else 'not equal'} bits" for name, n in found.items() if "same_bits" in n
     ]
     waits = {name.removeprefix("waits of "): n for name, n in found.items() if name.startswith("waits of ")}
-    each = ", ".join(f"{name} {n['training']:.0f} / {n['sampling']:.1f}" for name, n in waits.items())
+    each = ", ".join(f"{name} {n['training']:.0f}/{n['sampling']:.1f}" for name, n in waits.items())
     places: Counter[str] = Counter()
     for n in waits.values():
         places.update(n["training, where"])
-    most = ", ".join(f"{place} {count}" for place, count in places.most_common(5))
+    most = ", ".join(f"{place} {count}" for place, count in places.most_common(4))
     out = [f"largest difference of a loss, gradient or bound: {max(off):.1e}"] if off else []
     out += [", ".join(bits)] if bits else []
-    return out + ([*_folded(f"host waits, a step / a call: {each}"), f"in training most at: {most}"] if each else [])
+    return out + ([*_folded(f"host waits, step/call: {each}"), f"in training most at: {most}"] if each else [])
 
 
 def steps(stage: Stage) -> list[str]:
