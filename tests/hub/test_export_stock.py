@@ -174,3 +174,12 @@ def test_a_scaling_that_gguf_cannot_say_is_refused(kind: str, tmp_path: Path) ->
     with pytest.raises(UserError, match=f"cannot say all of the scaling '{kind}'"):
         export(tmp_path / "run", "gguf", tmp_path / "out.gguf")
     assert not (tmp_path / "out.gguf").exists()
+
+
+def test_a_text_beyond_learned_positions_is_refused(tmp_path: Path) -> None:
+    model = saved(tmp_path / "run", "ar", OURS["gpt2"])
+    assert model.sample("ab", n=1, length=32)
+    with pytest.raises(UserError, match="33 tokens are more than the 32 positions"):
+        model.sample("ab", n=1, length=33)
+    with pytest.raises(UserError, match="40 tokens are more than the 32 positions"):
+        model.log_p(torch.zeros(1, 40, dtype=torch.int64))

@@ -38,9 +38,8 @@ class XDLM(MaskUniform):
     sampler: ClassVar[str] = "ancestral"
     exported: ClassVar[str] = "stationary"
     clocked: ClassVar[bool] = True
-    latest: ClassVar[float] = (
-        1 - 3e-5
-    )  # under a cosine, alpha goes as (1 - t)^2, and is a difference of two numbers near 1
+    # Under a cosine, alpha goes as (1 - t)^2, and is a difference of two numbers near 1.
+    latest: ClassVar[float] = 1 - 3e-5
     vocab: int
     uniform: float = 0.1
     schedule: Schedule = field(default_factory=Linear)

@@ -80,6 +80,7 @@ class Model:
         """
         tokens = torch.as_tensor(tokens, device=self.device)
         self._check_ids(tokens)
+        self._check_positions(tokens.shape[1])
         tokens = self._one_mask(tokens)
         if t is not None:
             t = torch.as_tensor(t, dtype=torch.float64, device=self.device).reshape(-1).expand(len(tokens))
@@ -153,6 +154,7 @@ class Model:
         """An unwritten canvas, id V, with the prompt fixed at its beginning and the suffix at its end."""
         _check_text(prompt)
         _check_text(suffix)
+        self._check_positions(length)
         before, after = (torch.as_tensor(self.tokenizer.encode(part), dtype=torch.int64) for part in (prompt, suffix))
         if n < 1 or length <= len(before) + len(after):
             raise UserError(
@@ -234,6 +236,12 @@ class Model:
             f"{length} tokens are more than the {self.length} of a row in training: what comes after those was never "
             f"learned (a length of {self.length} or less)"
         )
+
+    def _check_positions(self, length: int) -> None:
+        """`UserError` where a network of learned positions has none for so many tokens."""
+        context = self.network.shape.context
+        if context and length > context:
+            raise UserError(f"{length} tokens are more than the {context} positions that this network has learned")
 
     def _one_mask(self, tokens: Tensor) -> Tensor:
         """A converted model may have its [MASK] among the text ids (`convert.layouts.vocabulary`): that one is id V too."""
