@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from redraft.config import RunConfig
 from redraft.network.flops import training_flops_per_token
@@ -56,7 +57,8 @@ def cpu_rate(budgets: Sequence[Budget], threads: int = 0, at_a_time: int = 1) ->
     some = [
         shapes[i * (len(shapes) - 1) // max(1, min(TIMED, len(shapes)) - 1)] for i in range(min(TIMED, len(shapes)))
     ]
-    rates = [(b.shape.width, _rate(b.shape, max(1, round(b.row)), own, cores)) for b in some]
+    with threadpool_limits(1):  # threads of BLAS wait for each other in a loop: where cores are busy that is all they do
+        rates = [(b.shape.width, own * _rate(b.shape, max(1, round(b.row)))) for b in some]
     near = lambda width: min(rates, key=lambda known: abs(math.log(known[0] / width)))[1]
     work = sum(b.flops["full"] for b in budgets)
     spent = sum(b.flops["full"] / near(b.shape.width) for b in budgets)
@@ -70,16 +72,15 @@ def available() -> int:
     return min(int(told), cores) if told.isdigit() and int(told) else cores
 
 
-def _rate(shape: Shape, length: int, threads: int, cores: int) -> float:
-    """Of one pass forward and back. What is no product runs on one core here, and on `threads` where it trains."""
+def _rate(shape: Shape, length: int) -> float:
+    """FLOP/s of one pass forward and back on one thread."""
     width = max(shape.width, shape.hidden)
     tokens = max(32, min(1024, int(PRODUCTS / (2 * shape.width * width))))
     rows, own = max(1, tokens // length), min(length, tokens)
     products, rest = _block(shape, rows, own)
     head, entropy = _head(shape, rows * own)
     each = lambda some: sum(_timed(part) for part in some) / (rows * own)
-    forward = shape.depth * (each(products) * cores / threads + each(rest) / threads)
-    forward += each(head) * cores / threads + each(entropy) / threads
+    forward = shape.depth * each(products + rest) + each(head + entropy)
     return training_flops_per_token(shape, own, "full") / (FORWARD_AND_BACK * forward)
 
 
