@@ -6,7 +6,7 @@ import math
 import time
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,8 +101,16 @@ def _factor(word: str) -> float:
     return factor
 
 
+Watcher = Callable[[list["Status"]], None]  # told where the runs stand, twice a second
+
+
 def carry_out(
-    table: dict[str, Any], folder: Path, quiet: bool = False, launcher: str = "local", diverged: bool = False
+    table: dict[str, Any],
+    folder: Path,
+    quiet: bool = False,
+    launcher: str = "local",
+    diverged: bool = False,
+    watcher: Watcher | None = None,
 ) -> None:
     """Plan, say the plan, train every run. `UserError` where runs failed (the others are kept), `diverged` ones apart."""
     from redraft.commands.plan import check_sources
@@ -121,7 +129,7 @@ def carry_out(
     study = open_study(table, folder)
     how, count = study.config, min(study.config.workers, len(study.runs))
     workers = Jobs(folder, count, how.slurm) if launcher == "slurm" else Processes(folder, count, how.gpus)
-    failed = follow(study, execute(study, folder, workers), quiet)
+    failed = follow(study, execute(study, folder, workers), quiet, watcher)
     failed = [s for s in failed if not (diverged and s.state == "diverged")]
     if failed:
         raise UserError(f"{len(failed)} of {len(study.runs)} runs failed; {failed[0].run.name}: {failed[0].why}")
@@ -155,7 +163,7 @@ def _devices(table: dict[str, Any]) -> set[str]:
     return {pick_device(name).type for name in sorted(named)}
 
 
-def follow(study: Study, states: Iterator[list[Status]], quiet: bool) -> list[Status]:
+def follow(study: Study, states: Iterator[list[Status]], quiet: bool, watcher: Watcher | None = None) -> list[Status]:
     """Show runs as they go: a live table on a terminal, a line for each finished run elsewhere. Returns the failed."""
     began, told = time.monotonic(), set[str]()
     now: list[Status] = []
@@ -170,6 +178,8 @@ def follow(study: Study, states: Iterator[list[Status]], quiet: bool) -> list[St
                     told.add(s.run.name)
                     if not quiet and not table:
                         print(f"[{len(told)}/{len(now)}, {duration(spent)}] {_sentence(s)}", flush=True)
+            if watcher:
+                watcher(now)
     finally:
         if table:
             table.close()

@@ -18,7 +18,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -59,11 +59,14 @@ class StudyConfig(Part):
     arm: list[ArmConfig] = Field(description="each a table [[arm]]")
     frontier: FrontierConfig | None = Field(None, description="who samples how, and who judges")
     workers: Count = Field(1, description="runs at a time")
+    order: Literal["largest", "smallest"] = Field(
+        "largest", description="runs to begin with: the largest pack best, the smallest tell something of all soon"
+    )
     gpus: int = Field(0, ge=0, le=WIDEST, description="GPUs that local workers share out; 0 leaves it to them")
     slurm: dict[str, Any] = Field(default_factory=dict, description="what submitit hands to Slurm")
 
 
-HOW = ("workers", "gpus", "slurm", "frontier")  # settings that may change without making it another study
+HOW = ("workers", "order", "gpus", "slurm", "frontier")  # settings that may change without making it another study
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ class Study:
 
 
 def plan_study(table: dict[str, Any]) -> Study:
-    """Every run of a study, dearest first (they pack best on parallel workers); a run named twice is run once."""
+    """Every run of a study, largest first or smallest first; a run named twice is run once."""
     check_study(table)
     check_places(table)
     if not table.get("arm"):
@@ -111,7 +114,8 @@ def plan_study(table: dict[str, Any]) -> Study:
         _add(runs, _runs(config.base, judge, JUDGE))
     if not runs:
         raise UserError("the study has no runs: an [[arm]] needs families, sizes, flops and seeds")
-    return Study(config, tuple(sorted(runs.values(), key=lambda run: -run.budget.flops["full"])))
+    sign = 1 if config.order == "smallest" else -1
+    return Study(config, tuple(sorted(runs.values(), key=lambda run: sign * run.budget.flops["full"])))
 
 
 HOMES: dict[str, type[Part]] = {
@@ -222,7 +226,7 @@ def branched(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
         raise UserError(
             f"reuse needs the same settings at every budget; those of {first.arm} follow the budget (a preset)"
         )
-    if FAMILIES[family.name].paced(family.options):
+    if FAMILIES[family.name].paced(family.options) or (train.adapt is not None and train.adapt.open):
         raise UserError(
             f"reuse cannot serve {first.arm}: its objective depends on the share of the budget that is spent"
         )

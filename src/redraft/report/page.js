@@ -38,6 +38,7 @@ for (const svg of document.querySelectorAll(".panels svg")) {
     document.querySelectorAll("tr.on").forEach((other) => other.classList.remove("on"));
     row.classList.add("on");
     row.hidden = false;
+    for (let part = row.closest("details"); part; part = part.parentElement.closest("details")) part.open = true;
     row.scrollIntoView({ block: "center" });
   });
 }
@@ -78,3 +79,4 @@ for (const tools of document.querySelectorAll(".tools")) {
   input.addEventListener("input", filter);
   filter();
 }
+window.addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((part) => { part.open = true; }));

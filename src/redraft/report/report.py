@@ -17,7 +17,7 @@ from redraft.frontier.matched_entropy import Matching, match
 from redraft.frontier.pareto import FRONTIER, SAMPLES, TEXT, Frontier, load_frontier
 from redraft.report.conclusions import conclude, matched_lines
 from redraft.report.page import render, visible
-from redraft.scaling.fit import fit
+from redraft.scaling.fit import RESAMPLES, fit
 from redraft.scaling.influence_text import influence_rows
 from redraft.scaling.records import JUDGE, Point, json_lines, load_points, read_records
 from redraft.scaling.results import Fits, ordered
@@ -49,27 +49,37 @@ class StudyResults:
     matching: Matching | None
 
 
-def results(study_dir: str | Path) -> StudyResults:
+def results(study_dir: str | Path, resamples: int = RESAMPLES) -> StudyResults:
     """Reads and fits a study directory. Raises `UserError` where it holds no records or a file in it cannot be read."""
     folder = Path(study_dir)
     points, speeds = load_points(folder), load_frontier(folder)
     matching = match(speeds, stated_entropy(folder)) if speeds else None
-    return StudyResults(_title(folder), points, fit(points), speeds, matching)
+    return StudyResults(_title(folder), points, fit(points, resamples=resamples), speeds, matching)
 
 
-def write_report(study_dir: str | Path, *, title: str | None = None) -> Path:
+def write_report(
+    study_dir: str | Path, *, title: str | None = None, underway: str = "", resamples: int = RESAMPLES
+) -> Path:
     """Write `report.html` into a study directory and return its path.
 
     Reads `runs/*/record.json` and, where they are there, `study.toml`, `frontier.jsonl` and `samples.jsonl`; the page
-    loads nothing else. Raises `UserError` where the directory holds no records or a file in it cannot be read.
+    loads nothing else. `underway`: what is still being done; the page then says so and reloads itself. Raises `UserError`
+    where the directory holds no records or a file in it cannot be read.
     """
+    from redraft.report.answer import answer_figure, answers, setting
     from redraft.report.figures import figures
 
-    folder, found = Path(study_dir), results(study_dir)
+    folder, found = Path(study_dir), results(study_dir, resamples)
     records = read_records(folder)
+    budget, rows = answers(found.fits, found.matching)
     page = render(
         "report.html.j2",
         title=title or found.title,
+        underway=underway,
+        budget=budget,
+        answers=[(row, setting(row.fastest), setting(row.best)) for row in rows],
+        matching=found.matching,
+        answer_figure=answer_figure(found.fits),
         conclusions=[*conclude(found.fits, found.speeds, found.matching), *_carried(folder)],
         warnings=found.fits.warnings,
         figures=figures(found.points, found.fits, found.speeds, found.matching),

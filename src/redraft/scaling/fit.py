@@ -23,9 +23,11 @@ from redraft.scaling.laws.robustness import Robustness, robustness
 from redraft.scaling.records import Point, names, require_comparable, with_budgets
 from redraft.scaling.results import REFERENCE, FamilyFit, Fits, Pair, label, ordered
 
+RESAMPLES = 400
+
 
 @np.errstate(all="ignore")  # a resample may leave the numbers; what is not finite is left out or null
-def fit(points: Sequence[Point], *, reference: str = REFERENCE, seed: int = 0, resamples: int = 400) -> Fits:
+def fit(points: Sequence[Point], *, reference: str = REFERENCE, seed: int = 0, resamples: int = RESAMPLES) -> Fits:
     """Fit every family: IsoFLOP minima and power laws, L(N, D), compute multipliers against `reference`, paired arms.
 
     The result depends on the set of points, not on their order. A family's draws depend on (seed, its name) alone.

@@ -1,0 +1,69 @@
+"""A study's recipe scaled to the time that this machine may spend on it: all its budgets by one factor. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from redraft.config import validated
+from redraft.network.flops import training_flops_per_token
+from redraft.planning.pace import FORWARD_AND_BACK, scoring_flops, seconds
+from redraft.planning.study import ArmConfig, PlannedRun, Study, plan_study, study_rate
+from redraft.registry import FAMILIES
+from redraft.scaling.records import JUDGE
+
+SWEPT = (
+    1.5  # settings that are sampled for each in the recipe: sweeps of temperature go on until they reach the entropy
+)
+LEAST = 0.3  # of the recipe's budgets: below, the smallest runs are a few dozen steps, and all families look alike
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A recipe whose budgets were multiplied by `factor`, and the minutes it is expected to take."""
+
+    table: dict[str, Any]
+    factor: float
+    minutes: float
+
+
+def to_minutes(table: dict[str, Any], minutes: float) -> Scaled:
+    """The recipe with budgets that train, score and sample in about so many minutes on this machine, as busy as it is; or the
+    smallest that tells anything, where that takes longer. A grid's sizes move with the budgets by its own law."""
+    study = plan_study(table)
+    rate = study_rate(study)
+    runs, at_a_time = [run.own for run in study.runs], min(study.config.workers, len(study.runs))
+    fixed = sum(scoring_flops(run.config, run.budget) for run in study.runs) / rate
+    fixed += sampling_flops(study) / (rate / at_a_time)
+    training = seconds(runs, rate, at_a_time)
+    factor = max(LEAST, (60 * minutes - fixed) / training)
+    return Scaled(scaled(table, factor), factor, (fixed + factor * training) / 60)
+
+
+def scaled(table: dict[str, Any], factor: float) -> dict[str, Any]:
+    """The recipe with every budget times `factor`, to two digits."""
+    arms = [_scaled(arm, factor) for arm in table["arm"]]
+    frontier = dict(table.get("frontier") or {})
+    if isinstance(frontier.get("judge"), dict):
+        frontier["judge"] = _scaled(frontier["judge"], factor)
+    return table | {"arm": arms} | ({"frontier": frontier} if frontier else {})
+
+
+def _scaled(arm: dict[str, Any], factor: float) -> dict[str, Any]:
+    return arm | {"flops": [float(f"{flops * factor:.2g}") for flops in validated(ArmConfig, arm).flops]}
+
+
+def sampling_flops(study: Study) -> float:
+    """FLOPs (everything counted) of the frontier: a middling network of each family at all steps and temperatures."""
+    frontier = study.config.frontier
+    if frontier is None:
+        return 0.0
+    sampled = {arm: _middle([r for r in study.runs if r.arm == arm]) for arm in {r.arm for r in study.runs} - {JUDGE}}
+    tokens = SWEPT * frontier.samples * frontier.length * len(frontier.temperatures)
+    calls = {name: 1 if FAMILIES[r.config.family.name].causal else sum(frontier.steps) for name, r in sampled.items()}
+    passes = lambda r: training_flops_per_token(r.budget.shape, frontier.length, "full") / FORWARD_AND_BACK
+    return tokens * sum(calls[name] * passes(run) for name, run in sampled.items())
+
+
+def _middle(runs: list[PlannedRun]) -> PlannedRun:
+    return sorted(runs, key=lambda run: run.budget.params)[len(runs) // 2]
