@@ -22,7 +22,7 @@ def written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     """What pages were written."""
     pages: list[str] = []
 
-    def write(folder: Path, *, underway: str, resamples: int) -> Path:
+    def write(folder: Path, *, underway: str) -> Path:
         pages.append(underway)
         return folder / "report.html"
 
@@ -55,9 +55,9 @@ def test_pages_take_a_small_part_of_the_time(
 def test_a_study_under_way_reloads_its_page_and_a_finished_one_does_not(tmp_path: Path) -> None:
     folder = tmp_path / "study"
     write_study(folder)
-    page = write_report(folder, underway="3 of 9 runs are done.", resamples=40).read_text(encoding="utf-8")
+    page = write_report(folder, underway="3 of 9 runs are done.").read_text(encoding="utf-8")
     assert '<meta http-equiv="refresh"' in page and "3 of 9 runs are done. This page reloads itself." in page
-    page = write_report(folder, resamples=40).read_text(encoding="utf-8")
+    page = write_report(folder).read_text(encoding="utf-8")
     assert "refresh" not in page and "reloads" not in page
 
 

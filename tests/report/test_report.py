@@ -109,7 +109,7 @@ def test_ids_on_the_page_are_unique(page: str) -> None:
 
 
 def test_the_page_holds_every_part(page: str, said: list[str], study: Path) -> None:
-    assert page.count("<svg") == 4 + 2 + 1 + 2 + 2 + 1 + 2 + 1 + 1  # panels of the nine figures
+    assert page.count("<svg") == 1 + 4 + 2 + 1 + 2 + 2 + 1 + 2 + 1 + 1  # panels of the answer and the nine figures
     for run in load_points(study):
         assert str(run.name) in page
     for word in ("AR", "MDLM", "Duo", "Eso-LM", "ab12" * 16, "blocks+head", "0123abcd", "x86_64", "judge-150k"):
@@ -123,7 +123,7 @@ def test_a_study_without_samples_or_frontier_says_so(tmp_path: Path) -> None:
     for name in ("frontier.jsonl", "samples.jsonl", "study.toml"):
         (tmp_path / name).unlink()
     page = write_report(tmp_path, title="Other").read_text(encoding="utf-8")
-    assert "<h1>Other</h1>" in page and page.count("<svg") == 4 + 2 + 1 + 2 + 2 + 1
+    assert "<h1>Other</h1>" in page and page.count("<svg") == 1 + 4 + 2 + 1 + 2 + 2 + 1
     assert "There is no frontier.jsonl" in page and "There is no samples.jsonl" in page
 
 

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 MINUTES = 5.0
 PART = 0.15  # of the time, at most, that is spent on writing pages of a study that is under way
-FEW = 60  # resamples of such a page
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -105,7 +104,7 @@ class Pages:
         from redraft.report.report import write_report
 
         began, first = time.monotonic(), not self.spent
-        path = write_report(self.folder, underway=underway, resamples=FEW)
+        path = write_report(self.folder, underway=underway)
         self.spent = time.monotonic() - began
         self.free = time.monotonic() + self.spent / PART
         if first and not self.quiet:

@@ -27,6 +27,7 @@ __all__ = ["REPORT", "StudyResults", "conclusions", "results", "visible", "write
 
 REPORT = "report.html"
 LONGEST_SAMPLE = 1200  # characters
+BRIEF = 60  # resamples of a page of a study that is under way
 CONVENTIONS = {
     "6ND": "6 times parameters (without embedding and head) times tokens",
     "blocks+head": "3 x 2 times the matrices of blocks and head, times tokens; attention scores are not counted",
@@ -49,17 +50,20 @@ class StudyResults:
     matching: Matching | None
 
 
-def results(study_dir: str | Path, resamples: int = RESAMPLES) -> StudyResults:
-    """Reads and fits a study directory. Raises `UserError` where it holds no records or a file in it cannot be read."""
+def results(study_dir: str | Path, brief: bool = False) -> StudyResults:
+    """Reads and fits a study directory; `brief`: with few resamples and no checks.
+
+    Raises `UserError` where it holds no records or a file in it cannot be read.
+    """
     folder = Path(study_dir)
     points, speeds = load_points(folder), load_frontier(folder)
     matching = match(speeds, stated_entropy(folder)) if speeds else None
-    return StudyResults(_title(folder), points, fit(points, resamples=resamples), speeds, matching)
+    return StudyResults(
+        _title(folder), points, fit(points, resamples=BRIEF if brief else RESAMPLES, checks=not brief), speeds, matching
+    )
 
 
-def write_report(
-    study_dir: str | Path, *, title: str | None = None, underway: str = "", resamples: int = RESAMPLES
-) -> Path:
+def write_report(study_dir: str | Path, *, title: str | None = None, underway: str = "") -> Path:
     """Write `report.html` into a study directory and return its path.
 
     Reads `runs/*/record.json` and, where they are there, `study.toml`, `frontier.jsonl` and `samples.jsonl`; the page
@@ -69,7 +73,7 @@ def write_report(
     from redraft.report.answer import answer_figure, answers, setting
     from redraft.report.figures import figures
 
-    folder, found = Path(study_dir), results(study_dir, resamples)
+    folder, found = Path(study_dir), results(study_dir, brief=bool(underway))
     records = read_records(folder)
     budget, rows = answers(found.fits, found.matching)
     page = render(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -27,9 +28,17 @@ RESAMPLES = 400
 
 
 @np.errstate(all="ignore")  # a resample may leave the numbers; what is not finite is left out or null
-def fit(points: Sequence[Point], *, reference: str = REFERENCE, seed: int = 0, resamples: int = RESAMPLES) -> Fits:
+def fit(
+    points: Sequence[Point],
+    *,
+    reference: str = REFERENCE,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    checks: bool = True,
+) -> Fits:
     """Fit every family: IsoFLOP minima and power laws, L(N, D), compute multipliers against `reference`, paired arms.
 
+    `checks`: also what tells how far to trust it: other intervals and conventions, influence, the joint law.
     The result depends on the set of points, not on their order. A family's draws depend on (seed, its name) alone.
     Raises `UserError` for no points, too few resamples, an unknown reference, or runs that cannot be compared.
     """
@@ -59,20 +68,23 @@ def fit(points: Sequence[Point], *, reference: str = REFERENCE, seed: int = 0, r
             engines[family].envelope,
             held_out(own, every, engines[family], seed),
             tight.get(family),
-            _robustness(own, engines[family].parametric, seed, resamples),
+            _robustness(own, engines[family].parametric, seed, resamples) if checks else None,
             fit_data_constrained(own),
             (min(p.params for p in own), max(p.params for p in own)),
             (min(p.tokens for p in own), max(p.tokens for p in own)),
-            influence(own, engines[family].parametric),
+            influence(own, engines[family].parametric) if checks else None,
         )
         for family, own in runs.items()
     }
     pairs = tuple(_pairs(points))
     convention = next((p.convention for p in points if p.convention), None)
     warnings = tuple(study_caveats(points, families, {pair.arm for pair in pairs}, reference, label))
+    plain = Fits(reference, seed, resamples, convention, families, pairs, warnings)
+    if not checks:
+        return plain
+    laws = {name: law for name, fitted in engines.items() if (law := fitted.parametric.law)}
     counted = recount(points, engines, reference, seed, resamples)
-    joint = fit_joint(runs, {name: law for name, fitted in engines.items() if (law := fitted.parametric.law)})
-    return Fits(reference, seed, resamples, convention, families, pairs, warnings, counted, joint)
+    return replace(plain, conventions=counted, joint=fit_joint(runs, laws))
 
 
 def _robustness(points: Sequence[Point], fitted: Parametric, seed: int, resamples: int) -> Robustness | None:
