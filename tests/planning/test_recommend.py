@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from redraft.errors import UserError
-from redraft.planning.calls import Calls
 from redraft.planning.recommend import Demand, Option, Recommendation, recommend
 from redraft.planning.recommend_text import recommendation_json, recommendation_lines
-from redraft.planning.serving_cost import HARDWARE, hardware, writing
+from redraft.planning.serving_cost import HARDWARE, Calls, hardware, writing
 from redraft.scaling.fit import fit
 from redraft.scaling.laws.parametric import Law
 from redraft.scaling.loss_surface import surface

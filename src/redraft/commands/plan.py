@@ -31,7 +31,7 @@ from redraft.planning.budget import (
 from redraft.planning.serving_cost import USEFUL, hardware
 
 if TYPE_CHECKING:
-    from redraft.planning.calls import Calls
+    from redraft.planning.serving_cost import Calls
     from redraft.planning.study import Study
 
 OVERRIDES = True
@@ -243,7 +243,7 @@ def _measured_calls(study: Path) -> Calls | None:
     """What the frontier of a study folder says of samples by calls, at its common entropy; None where none was measured."""
     from redraft.frontier.matched_entropy import match
     from redraft.frontier.pareto import load_frontier
-    from redraft.planning.calls import Calls
+    from redraft.planning.serving_cost import Calls
     from redraft.report.report import stated_entropy
 
     found = load_frontier(study) if study.is_dir() else None

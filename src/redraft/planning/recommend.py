@@ -14,8 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from redraft.errors import UserError
-from redraft.planning.calls import Calls
-from redraft.planning.serving_cost import Hardware, writing
+from redraft.planning.serving_cost import Calls, Hardware, writing
 from redraft.scaling.laws.multiplier import Estimate
 from redraft.scaling.loss_surface import LossSurface, surface
 from redraft.scaling.results import Fits

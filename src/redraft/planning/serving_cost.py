@@ -1,4 +1,4 @@
-"""Cost of generation by family, in FLOPs and seconds. No torch.
+"""Cost of generation by family, in FLOPs and seconds, and what few calls lose. No torch.
 
 A pass over one token costs a third of what training spends on it. How many calls write a text, and how many tokens each of
 them reads, a family says in the registry.
@@ -7,7 +7,9 @@ them reads, a family says in the registry.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from redraft.errors import UserError, unknown
 from redraft.registry import FAMILIES
@@ -78,3 +80,34 @@ def writing(family: str, kind: str | None, length: int, steps: int) -> Writing:
     if stem in FAMILIES:
         return Writing(*FAMILIES[stem].writing(length, steps))
     return Writing(steps, float(length)) if kind == "bound" else Writing(length, 1.0)
+
+
+Curve = Sequence[tuple[float, float]]  # calls for each token, nats per token under the judge
+
+
+@dataclass(frozen=True)
+class Calls:
+    """What samples lose by few calls, as a study's frontier measured it, and how, in words.
+
+    A family in s calls for a text of L tokens makes s / L calls for each token; that is what carries over to another length.
+    The loss of quality is counted within the family: nats per token under the judge, at one entropy, above the best that its
+    measured calls give. Between two measured numbers of calls it is interpolated in their logarithm; with more calls than
+    were measured it is that of the most; with fewer it is not known.
+    """
+
+    curves: Mapping[str, Curve]
+    source: str
+
+    def lost(self, family: str, per_token: float) -> float | None:
+        """Nats per token that samples lose; None where nobody measured it."""
+        curve = sorted(self.curves.get(family, ()))
+        if not curve or per_token < curve[0][0] * (1 - 1e-9):
+            return None
+        best = min(quality for _, quality in curve)
+        if per_token >= curve[-1][0]:
+            return curve[-1][1] - best
+        for (less, poor), (more, good) in pairwise(curve):
+            if less * (1 - 1e-9) <= per_token <= more:
+                share = math.log(per_token / less) / math.log(more / less)
+                return poor + share * (good - poor) - best
+        return None
