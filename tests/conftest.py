@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.processes import stop_server
 from tests.slow import SLOW
 
 torch.set_num_threads(1)
@@ -20,6 +21,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         name = item.nodeid.removeprefix("tests/").partition("[")[0]
         if name in SLOW or name.partition("::")[0] in SLOW:
             item.add_marker(pytest.mark.slow)
+
+
+def pytest_unconfigure() -> None:
+    stop_server()
 
 
 @pytest.fixture(scope="session", autouse=True)

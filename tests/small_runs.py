@@ -23,7 +23,7 @@ def corpus(folder: Path) -> Path:
 def tiny(source: Path, **over: Any) -> RunConfig:
     base: dict[str, Any] = {
         "family": "mdlm",
-        "network": {"depth": 2, "heads": 2, "width": 16, "cond": 8},
+        "network": {"depth": 1, "heads": 2, "width": 16, "cond": 8},
         "data": {"source": str(source), "length": 16},
         "budget": {"steps": 30},
         "train": {"batch": 4, "lr": 3e-3, "threads": 1, "precision": "float32", "device": "cpu", "save_every": 4},

@@ -53,8 +53,7 @@ def scorer_of(whole: Model, **settings: Any) -> Scorer:
 # A function of the request
 
 
-@pytest.mark.parametrize("weight", [0.0, 1.0])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(("name", "weight"), [*((name, 1.0) for name in FAMILIES), ("mdlm", 0.0)])
 def test_a_score_does_not_depend_on_batch_order_or_company(name: str, weight: float) -> None:
     whole, asked = model(name), requests()
     first = scorer_of(whole, guidance=Guidance(weight)).score(asked)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -30,7 +29,9 @@ from redraft.registry import FAMILIES
 from redraft.runs.claim import open_run
 from redraft.runs.run import carry_out
 from tests.evaluation.models import model
+from tests.processes import ended, redraft
 from tests.small_runs import corpus, tiny
+from tests.training.spawned import environment, free_port
 
 DOCS = [{"q": f"Is {n} odd?", "c": ["yes", "no", "who knows"], "gold": n % 3} for n in range(7)]
 TEXTS = [{"t": f"A text of number {n}, " * (1 + 2 * n)} for n in range(4)]
@@ -81,6 +82,12 @@ def numbers(result: dict[str, Any]) -> dict[tuple[str, str], float]:
 
 def asked(context: str, *continuations: str, kind: str = "loglikelihood") -> list[Instance]:
     return [Instance(kind, {"q": context}, (context, c), n, ("task", 0, 1)) for n, c in enumerate(continuations)]
+
+
+@pytest.fixture(autouse=True)
+def _resampled_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """lm-eval would start a pool of processes for each bootstrap, however short."""
+    monkeypatch.setenv("DISABLE_MULTIPROC", "1")
 
 
 # Every family, every kind
@@ -230,15 +237,15 @@ def test_a_setting_out_of_its_range_is_refused(settings: dict[str, Any]) -> None
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_repeats_are_independent_draws_and_the_same_ones_again(name: str, tmp_path: Path) -> None:
-    """Eight repeats of a question are eight texts; asked again, or from a file of answers, they are the same eight."""
-    kwargs = {"until": [], "max_gen_toks": 12, "do_sample": True, "temperature": 1.0}
-    once = [Instance("generate_until", doc, (doc["q"], kwargs), 0, ("t", n, 8)) for n, doc in enumerate(DOCS[:2])]
-    requests = [one for one in once for _ in range(8)]
+    """Four repeats of a question are four texts; asked again, or from a file of answers, they are the same four."""
+    kwargs = {"until": [], "max_gen_toks": 8, "do_sample": True, "temperature": 1.0}
+    once = [Instance("generate_until", doc, (doc["q"], kwargs), 0, ("t", n, 4)) for n, doc in enumerate(DOCS[:2])]
+    requests = [one for one in once for _ in range(4)]
     lm = RedraftLM(model(name, length=32), cache=tmp_path / "answers")
     texts = lm.generate_until(requests)
-    assert len(set(texts[:8])) == len(set(texts[8:])) == 8
+    assert len(set(texts[:4])) == len(set(texts[4:])) == 4
     assert lm.generate_until(requests) == texts == RedraftLM(model(name, length=32)).generate_until(requests)
-    assert RedraftLM(model(name, length=32)).generate_until(once) == [texts[0], texts[8]]
+    assert RedraftLM(model(name, length=32)).generate_until(once) == [texts[0], texts[4]]
 
 
 def test_a_text_of_no_tokens_is_empty() -> None:
@@ -409,13 +416,12 @@ def test_without_lm_eval_the_command_says_what_to_install(
     assert "redraft[harness]" in capsys.readouterr().err
 
 
-@pytest.mark.slow
-def test_two_ranks_have_the_numbers_of_one(trained: Path) -> None:
-    flags = command(trained, "--limit", "9", "--json")
-    alone = subprocess.run([sys.executable, "-m", "redraft", *flags], capture_output=True, text=True, check=True)
-    launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29517", "-m", "redraft"]
-    two = subprocess.run([sys.executable, *launch, *flags], capture_output=True, text=True, check=True)
-    one, both = json.loads(alone.stdout), json.loads(two.stdout)
+def test_two_ranks_have_the_numbers_of_one(trained: Path, tmp_path: Path) -> None:
+    main(command(trained, "--limit", "9", "--out", str(tmp_path / "one")))
+    flags, port = command(trained, "--limit", "9", "--out", str(tmp_path / "two")), free_port()
+    ranks = [redraft(*flags, **environment(rank, 2, port)) for rank in range(2)]
+    assert [ended(rank) for rank in ranks] == [0, 0]
+    one, both = (json.loads((tmp_path / name).read_text()) for name in ("one", "two"))
     assert (
         both["ranks"] == 2 and one["tasks"] == both["tasks"] and one["requests"]["scored"] == both["requests"]["scored"]
     )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from redraft.families.base import DiffusionFamily, Family, build
-from redraft.registry import FAMILIES
+from redraft.registry import FAMILIES, SAMPLERS
 from tests.hybrid import MASK_HEAVY, HybridFamily
 from tests.world import Exact, Hybrid, LeaveOneOut, Moving, Oracle, Score, V
 
@@ -62,5 +62,26 @@ def registered() -> list[Case]:
 
 
 CASES = registered()
+# What is crossed with the samplers: one of each family with every part that a sampler can meet, and a schedule that bends
+# where samplers invert it. The other options of a family are held against the sampler that it has by itself.
+WHOLE = {
+    "mdlm": ("mdlm", "mdlm-schedule=cosine"),
+    "sedd": ("sedd", "sedd-schedule=cosine"),
+    "esolm": ("esolm-alpha_0=0.3-variant=B", "esolm-alpha_0=0.3-variant=A"),
+    "bd3lm": ("bd3lm-block=2",),
+}
 HYBRID = Case("hybrid", HybridFamily(V, MASK_HEAVY), Hybrid(torch.tensor(MASK_HEAVY, dtype=torch.float64)))
+
+
+def fitting() -> list[tuple[Case, str]]:
+    """Every registered sampler with every family that it fits, and every option of a family with the family's own sampler."""
+    out = []
+    for case in CASES:
+        crossed = case.name in WHOLE.get(case.family.name, (case.family.name,))
+        for name in SAMPLERS if crossed else [case.family.sampler]:
+            if SAMPLERS[name].load()().refusal(case.family) is None:
+                out.append((case, name))
+    return out
+
+
 WITH_CLOCK = [case for case in [*CASES, HYBRID] if isinstance(case.family, DiffusionFamily)]

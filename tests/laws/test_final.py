@@ -11,7 +11,7 @@ from redraft.noise.counter_rng import Key
 from redraft.registry import SAMPLERS
 from redraft.sampling.base import Denoiser, build, final
 from redraft.types import Canvas
-from tests.laws.cases import CASES, Case
+from tests.laws.cases import Case, fitting
 from tests.world import L
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {
@@ -25,8 +25,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
 
 def cases() -> list[tuple[Case, str, dict[str, Any]]]:
     """Every registered sampler, in several settings, with every family that it fits."""
-    pairs = [(case, name) for case in CASES for name in SAMPLERS if not SAMPLERS[name].load()().refusal(case.family)]
-    return [(case, name, more) for case, name in pairs for more in [{}, *VARIANTS.get(name, [])]]
+    return [(case, name, more) for case, name in fitting() for more in [{}, *VARIANTS.get(name, [])]]
 
 
 @pytest.mark.parametrize(("case", "name", "more"), cases())

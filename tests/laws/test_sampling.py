@@ -24,7 +24,7 @@ from redraft.sampling.base import Denoiser, build, sharpen
 from redraft.sampling.guided import Guided
 from redraft.sampling.ordered import Ordered, window
 from redraft.types import Attention, Batch, Canvas, View
-from tests.laws.cases import CASES, HYBRID, WITH_CLOCK, Case
+from tests.laws.cases import CASES, HYBRID, WITH_CLOCK, Case, fitting
 from tests.rounding import CLOSE, in_float64
 from tests.world import TEXTS, L, P, V
 
@@ -32,17 +32,7 @@ KEY = Key.of(3)
 N = 8_000
 
 
-def pairs() -> list[tuple[Case, str]]:
-    """Every registered sampler with every family that it fits."""
-    out = []
-    for case in CASES:
-        for name, entry in SAMPLERS.items():
-            if entry.load()().refusal(case.family) is None:
-                out.append((case, name))
-    return out
-
-
-PAIRS = pairs()
+PAIRS = fitting()
 EXACT = [(case, name) for case, name in PAIRS if SAMPLERS[name].load().exact]
 
 

@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 
 from redraft.cli import main
+from redraft.scaling import fit as fitting
+from redraft.scaling.records import Point
+from redraft.scaling.results import Fits
 
 LAW = {"E": 1.6, "A": 400.0, "B": 900.0, "alpha": 0.34, "beta": 0.3}
 SLOWER = 12.0  # compute that "mdm" needs for the loss of "ar"
@@ -67,13 +70,31 @@ def test_planted_laws_come_back_from_every_format(
     assert math.log(k) == pytest.approx(math.log(SLOWER), abs=0.15)
 
 
-@pytest.mark.parametrize("budgets", [1, 2, 3, 5])
-@pytest.mark.parametrize("sizes", [1, 3, 4])
-@pytest.mark.parametrize(("noise", "seeds"), [(0.0, 1), (0.02, 1), (0.02, 3)])
+# Every design with noise; without any, and with seeds, the smallest, one where laws begin, and the largest.
+SHAPES = [(budgets, sizes) for budgets in (1, 2, 3, 5) for sizes in (1, 3, 4)]
+DESIGNS = [(*shape, 0.02, 1) for shape in SHAPES]
+DESIGNS += [(*shape, *kind) for shape in ((1, 1), (3, 3), (5, 4)) for kind in ((0.0, 1), (0.02, 3))]
+
+
+@pytest.mark.parametrize(("budgets", "sizes", "noise", "seeds"), DESIGNS)
 def test_any_design_gives_strict_json(
-    budgets: int, sizes: int, noise: float, seeds: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    budgets: int,
+    sizes: int,
+    noise: float,
+    seeds: int,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Too few budgets, sizes or seeds is said in the warnings or left null; it is never an error or a NaN."""
+    """Too few budgets, sizes or seeds is said in the warnings or left null; it is never an error or a NaN. Both outputs are
+    of one fit."""
+    fits, fit = list[Fits](), fitting.fit
+
+    def once(runs: list[Point], **settings: Any) -> Fits:
+        fits[:] = fits or [fit(runs, **settings)]
+        return fits[0]
+
+    monkeypatch.setattr(fitting, "fit", once)
     out = fitted(write(table(budgets, sizes, noise, seeds), tmp_path / "runs.csv"), capsys)
     assert set(out["families"]) == {"ar", "mdm"}
     main(["study", "fit", str(tmp_path / "runs.csv"), "--resamples", "60"])

@@ -23,7 +23,7 @@ PARAMETERS = ("E", "A", "B", "alpha", "beta")
 def fitted(points: list[Point], folder: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     path = folder / "runs.jsonl"
     path.write_text("".join(json.dumps({k: asdict(p)[k] for k in COLUMNS}) + "\n" for p in points))
-    main(["study", "fit", str(path), "--json", "--resamples", "200"])
+    main(["study", "fit", str(path), "--json", "--resamples", "60"])
     return json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -16,11 +16,13 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
+from redraft.cli import main
 from redraft.errors import UserError
 from redraft.planning.study import Study, plan_study, study_sentences
 from redraft.registry import FAMILIES
 from redraft.studies.execute import FORKS, Status, claimed, execute, fork, open_study, read_study, status, work
 from redraft.studies.workers import Jobs, Processes
+from tests.processes import ended, redraft, start
 from tests.small_runs import corpus
 
 
@@ -60,10 +62,37 @@ def finish(table: dict[str, Any], folder: Path) -> None:
     assert {s.state for s in status(study, folder)} == {"done"}
 
 
+class Forks(Processes):
+    """Workers that the driver forks, since it has imported torch, and not programs that import it anew."""
+
+    def _start(self, number: int) -> Any:
+        return Fork(self.folder)
+
+
+class Fork:
+    """A worker as `Processes` uses it."""
+
+    def __init__(self, folder: Path):
+        self.process = multiprocessing.get_context("fork").Process(target=Fork.run, args=(folder,))
+        self.process.start()
+        self.poll, self.terminate, self.wait = lambda: self.process.exitcode, self.process.terminate, self.process.join
+
+    @staticmethod
+    def run(folder: Path) -> None:
+        os.setsid()
+        main(["study", "work", str(folder)])
+
+
+def drive(folder: Path) -> None:
+    study = read_study(folder)
+    for _ in execute(study, folder, Forks(folder, study.config.workers), poll=0.05):
+        pass
+
+
 def settle(study: Study, folder: Path) -> list[Status]:
     """By workers in processes of their own."""
-    *_, states = execute(study, folder, Processes(folder, study.config.workers), poll=0.1)
-    return states
+    assert ended(start(drive, folder)) == 0
+    return status(study, folder)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -78,26 +107,20 @@ def test_a_study_of_any_family_reads_back_as_it_was_opened(family: str, source: 
 
 def test_study_killed_at_random_moments_continues_to_the_same_bits(source: Path, tmp_path: Path) -> None:
     """SIGKILL of the driver, of a worker, and of the driver again; workers do not outlive it for long."""
-    table = recipe(source)
+    table = recipe(source, 2e8)
     finish(table, tmp_path / "whole")
     open_study(table, tmp_path / "broken")
-    program = (
-        "import sys; from pathlib import Path; from redraft.studies.execute import execute, read_study\n"
-        "from redraft.studies.workers import Processes; folder = Path(sys.argv[1])\n"
-        "for _ in execute(read_study(folder), folder, Processes(folder, 2), poll=0.05): pass"
-    )
     rng = random.Random(5)
     for victim in ("driver", "worker", "driver"):
-        driver = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "broken")])
+        driver = start(drive, tmp_path / "broken")
         _until(lambda: any((tmp_path / "broken" / "runs").glob("*/journal.jsonl")))
-        time.sleep(rng.uniform(0.1, 1.0))
+        time.sleep(rng.uniform(0.0, 0.3))
         if victim == "worker":
             for child in _children(driver.pid)[:1]:
                 os.kill(child, signal.SIGKILL)
-            driver.wait()
         else:
-            driver.send_signal(signal.SIGKILL)
-            driver.wait()
+            driver.kill()
+        ended(driver)
     finish(table, tmp_path / "broken")
     assert artefacts(tmp_path / "broken") == artefacts(tmp_path / "whole")
 
@@ -115,13 +138,14 @@ def without_branch(found: dict[str, tuple[bytes, dict[str, Any]]]) -> dict[str, 
 
 def test_branch_off_a_trunk_is_the_run_it_stands_for(source: Path, tmp_path: Path) -> None:
     """Bit for bit: weights, moving average, record; every family that a branch can serve."""
-    families = [{"name": name} for name in FAMILIES]
-    table = reusing(source, families, [1e8, 2e8, 4e8])
+    table = reusing(source, [{"name": name} for name in FAMILIES if name != "mdlm"], [4e7, 8e7])
+    table["arm"] += reusing(source, ["mdlm"], [4e7, 8e7, 1.6e8])["arm"]  # two branches of one trunk
     finish(table, tmp_path / "branched")
-    table["arm"][0]["reuse"] = False
+    for arm in table["arm"]:
+        arm["reuse"] = False
     finish(table, tmp_path / "alone")
     branched, alone = artefacts(tmp_path / "branched"), artefacts(tmp_path / "alone")
-    assert sum(record["branch"] is not None for _, record in branched.values()) == 2 * len(families)
+    assert sum(record["branch"] is not None for _, record in branched.values()) == len(FAMILIES) + 1
     assert without_branch(branched) == without_branch(alone)
     assert not any((tmp_path / "branched" / FORKS).iterdir())
 
@@ -136,17 +160,22 @@ def test_branch_trains_its_own_steps_alone(source: Path, tmp_path: Path) -> None
 
 
 def test_branched_study_killed_at_random_moments_continues_to_the_same_bits(source: Path, tmp_path: Path) -> None:
-    table = reusing(source, ["mdlm", "duo"], [2e8, 4e8, 8e8])
+    table = reusing(source, ["mdlm", "duo"], [1e8, 2e8, 4e8])
     finish(table, tmp_path / "whole")
     open_study(table, tmp_path / "broken")
     rng = random.Random(3)
     for _ in range(4):
-        driver = subprocess.Popen([sys.executable, "-m", "redraft", "study", "work", str(tmp_path / "broken")])
-        time.sleep(3 + rng.uniform(0.0, 2.0))
-        driver.send_signal(signal.SIGKILL)
-        driver.wait()
+        before, worker = steps(tmp_path / "broken"), redraft("study", "work", tmp_path / "broken")
+        _until(lambda before=before, worker=worker: steps(tmp_path / "broken") > before or not worker.is_alive())
+        time.sleep(rng.uniform(0.0, 0.5))
+        worker.kill()
+        ended(worker)
     finish(table, tmp_path / "broken")
     assert artefacts(tmp_path / "broken") == artefacts(tmp_path / "whole")
+
+
+def steps(folder: Path) -> int:
+    return sum(one.step for one in status(read_study(folder), folder))
 
 
 def test_branch_whose_fork_is_lost_starts_afresh(source: Path, tmp_path: Path) -> None:
@@ -199,8 +228,7 @@ def test_a_run_that_keeps_killing_its_worker_is_given_up(source: Path, tmp_path:
     place = tmp_path / "study" / "runs" / study.runs[0].name
     place.mkdir(parents=True)
     (place / ".tries.json").write_text('{"step": 0, "tries": 3}')
-    work = [sys.executable, "-m", "redraft", "study", "work", str(tmp_path / "study")]
-    subprocess.run(work, check=True)
+    assert ended(redraft("study", "work", tmp_path / "study")) == 0
     states = status(study, tmp_path / "study")
     assert [s.state for s in states] == ["died"] + ["done"] * (len(states) - 1)
     assert {s.state for s in settle(study, tmp_path / "study")} == {"done"}  # asked again, it is tried again
@@ -208,11 +236,11 @@ def test_a_run_that_keeps_killing_its_worker_is_given_up(source: Path, tmp_path:
 
 def test_a_worker_that_is_asked_to_end_leaves_its_state(source: Path, tmp_path: Path) -> None:
     study = open_study(recipe(source, 4e9), tmp_path / "study")
-    worker = subprocess.Popen([sys.executable, "-m", "redraft", "study", "work", str(tmp_path / "study")])
+    worker = redraft("study", "work", tmp_path / "study")
     _until(lambda: any((tmp_path / "study" / "runs").glob("*/journal.jsonl")))
     _until(lambda: any(s.step > 0 for s in status(study, tmp_path / "study")))
     worker.terminate()
-    assert worker.wait(timeout=60) == 0
+    assert ended(worker) == 0
     [state] = (tmp_path / "study" / "runs").glob("*/state.safetensors")
     assert not (state.parent / ".tries.json").exists()
     with safe_open(state, "pt") as file:
@@ -254,13 +282,13 @@ def test_recorded_runs_are_skipped(source: Path, tmp_path: Path) -> None:
 
 def test_run_is_claimed_by_one_worker_at_a_time(tmp_path: Path) -> None:
     with claimed(tmp_path / "run") as first:
-        program = (
-            "import sys; from pathlib import Path; from redraft.studies.execute import claimed\n"
-            "with claimed(Path(sys.argv[1])) as mine: print(mine)"
-        )
-        other = [sys.executable, "-c", program, str(tmp_path / "run")]
-        assert first and subprocess.run(other, capture_output=True, text=True, check=True).stdout.strip() == "False"
-    assert subprocess.run(other, capture_output=True, text=True, check=True).stdout.strip() == "True"
+        assert first and ended(start(claim, tmp_path / "run")) == int(False)
+    assert ended(start(claim, tmp_path / "run")) == int(True)
+
+
+def claim(run: Path) -> None:
+    with claimed(run) as mine:
+        sys.exit(int(mine))
 
 
 def test_failed_run_is_named_and_the_others_go_on(source: Path, tmp_path: Path) -> None:

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import os
 import socket
+import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from redraft.training.distributed.ranks import Ranks, joined
+from tests.processes import CONTEXT, ended, start
 
 
 def on_ranks(size: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
     """What `work(ranks, *arguments)` returned on each of `size` ranks."""
-    port = free_port()
-    queue = torch.multiprocessing.get_context("spawn").SimpleQueue()
-    torch.multiprocessing.spawn(_rank, (size, port, queue, work, arguments), nprocs=size)
-    return [found for _, found in sorted((queue.get() for _ in range(size)), key=lambda pair: pair[0])]
+    port, queue = free_port(), CONTEXT.SimpleQueue()
+    ranks = [start(_rank, queue, work, arguments, **environment(rank, size, port)) for rank in range(size)]
+    found = dict(queue.get() for _ in range(size))
+    assert [ended(rank) for rank in ranks] == [0] * size
+    return [_value(found[rank]) for rank in range(size)]
+
+
+def _value(found: Any) -> Any:
+    if isinstance(found, _Failed):
+        raise AssertionError(found.text)
+    return found
 
 
 def free_port() -> int:
@@ -27,11 +35,19 @@ def free_port() -> int:
         return int(door.getsockname()[1])
 
 
-def _rank(rank: int, size: int, port: int, queue: Any, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    torch.set_num_threads(1)
-    os.environ |= environment(rank, size, port)
-    with joined(timeout=60) as ranks:
-        queue.put((rank, work(ranks, *arguments)))
+def _rank(queue: Any, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    rank = int(os.environ["RANK"])
+    try:
+        with joined(timeout=60) as ranks:
+            queue.put((rank, work(ranks, *arguments)))
+    except BaseException:
+        queue.put((rank, _Failed(traceback.format_exc())))
+        os._exit(0)  # the others may wait for this one: they time out, and say so
+
+
+@dataclass(frozen=True)
+class _Failed:
+    text: str
 
 
 def environment(rank: int, size: int, port: int) -> dict[str, str]:

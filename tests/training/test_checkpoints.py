@@ -30,8 +30,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(source: Path, **train: Any) -> RunConfig:
-    options = {"precision": "float64", "parallel": {"kind": "fsdp"}, "ema": 0.9, "save_every": 10, **train}
-    return tiny(source, family="duo", budget={"steps": 40}, train=options)
+    options = {"precision": "float64", "parallel": {"kind": "fsdp"}, "ema": 0.9, "save_every": 5, **train}
+    return tiny(source, family="duo", network={"depth": 1}, budget={"steps": 25}, train=options)
 
 
 def until(setup: Any, folder: Path, stop: int) -> list[float]:
@@ -47,15 +47,15 @@ def until(setup: Any, folder: Path, stop: int) -> list[float]:
 
 
 def begun(ranks: Ranks, setting: RunConfig, folder: Path) -> dict[str, Any]:
-    """What two ranks do: a run that is left at step 30, a disk that is full for them, data that rank 1 cannot read."""
+    """What two ranks do: a run that is left at step 20, a disk that is full for them, data that rank 1 cannot read."""
     folder.mkdir(exist_ok=True) if ranks.first else None
     for name in ("left", "once", "twice", "lost"):
         (folder / name).mkdir() if ranks.first else None
     ranks.agree()
-    found: dict[str, Any] = {"left": until(set_up(setting), folder / "left", 30)}
+    found: dict[str, Any] = {"left": until(set_up(setting), folder / "left", 20)}
     for name, fails in (("once", 1), ("twice", 9)):
-        found[name] = _said(lambda name=name: until(set_up(setting), folder / name, 40), ranks, fails)
-    found["lost"] = _said(lambda: until(_unreadable(set_up(setting), ranks), folder / "lost", 40), ranks, 0)
+        found[name] = _said(lambda name=name: until(set_up(setting), folder / name, 20), ranks, fails)
+    found["lost"] = _said(lambda: until(_unreadable(set_up(setting), ranks), folder / "lost", 20), ranks, 0)
     return found
 
 
@@ -110,7 +110,7 @@ def copied(folder: Path, into: Path) -> Path:
 
 def test_newest_are_kept_and_all_are_whole(two: Any) -> None:
     paths = candidates(two[0] / "left")
-    assert [path.name for path in paths] == ["step-00000030", "step-00000020"]
+    assert [path.name for path in paths] == ["step-00000020", "step-00000015"]
     for path in paths:
         verify(path)
     assert not list((two[0] / "left" / "checkpoints").glob("*.tmp"))
@@ -120,12 +120,12 @@ def test_continues_on_another_number_of_ranks(two: Any, source: Path, tmp_path: 
     """Begun on two, ended on one and on three: the losses of the run that was never interrupted."""
     alone = copied(two[0] / "left", tmp_path / "alone")
     trainer = Trainer.start(set_up(config(source)), alone)
-    assert trainer.step == 30
+    assert trainer.step == 20
     found = [step.loss.item() for step in trainer.run()]
-    np.testing.assert_allclose(found, two[2][30:], rtol=1e-9)
+    np.testing.assert_allclose(found, two[2][20:], rtol=1e-9)
     copied(two[0] / "left", tmp_path / "0")
     three = on_ranks(3, losses, [config(source)], tmp_path)
-    np.testing.assert_allclose(three[0][0], two[2][30:], rtol=1e-9)
+    np.testing.assert_allclose(three[0][0], two[2][20:], rtol=1e-9)
 
 
 def test_run_begun_alone_continues_on_several(source: Path, two: Any, tmp_path: Path) -> None:
@@ -141,13 +141,13 @@ def test_damaged_newest_is_named_and_the_one_before_is_used(
     damage: str, two: Any, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = copied(two[0] / "left", tmp_path / "run")
-    file = next((folder / "checkpoints" / "step-00000030").glob("__1_*"))
+    file = next((folder / "checkpoints" / "step-00000020").glob("__1_*"))
     content = file.read_bytes()
     file.unlink()
     if damage != "gone":
         file.write_bytes(content[: len(content) // 2] if damage == "cut" else content[:-1] + bytes([content[-1] ^ 1]))
     trainer = Trainer.start(set_up(config(source)), folder)
-    assert trainer.step == 20
+    assert trainer.step == 15
     train(trainer, folder).__next__()
     assert "is missing or damaged" in capsys.readouterr().err
     assert [event["kind"] for event in read_events(folder / "journal.jsonl")][-2] == "damage"
@@ -163,8 +163,8 @@ def test_nothing_whole_is_one_line(two: Any, source: Path, tmp_path: Path) -> No
 
 def test_what_a_killed_writer_left_is_not_read(two: Any, source: Path, tmp_path: Path) -> None:
     folder = copied(two[0] / "left", tmp_path / "run")
-    (folder / "checkpoints" / "step-00000030").rename(folder / "checkpoints" / "step-00000030.tmp")
-    assert Trainer.start(set_up(config(source)), folder).step == 20
+    (folder / "checkpoints" / "step-00000020").rename(folder / "checkpoints" / "step-00000030.tmp")
+    assert Trainer.start(set_up(config(source)), folder).step == 15
 
 
 def test_weights_of_a_run_that_trains_come_out_whole(
@@ -174,11 +174,11 @@ def test_weights_of_a_run_that_trains_come_out_whole(
     left = two[0] / "left"
     step, weights = consolidate(left)
     trainer = Trainer.start(set_up(config(source)), left)
-    assert step == trainer.step == 30
+    assert step == trainer.step == 20
     run = copied(left, tmp_path / "run")
     write_text(run / "config.toml", dump_toml(config(source)))
     main(["export", str(run), "--to", "native", "--into", str(tmp_path / "model")])
-    assert "30 steps" in (tmp_path / "model" / "README.md").read_text()
+    assert "20 steps" in (tmp_path / "model" / "README.md").read_text()
     model = redraft.load(tmp_path / "model", "cpu")
     given = dict(model.network.named_parameters())
     for (name, _), mean in zip(trainer.network.named_parameters(), trainer.average, strict=True):
@@ -192,7 +192,7 @@ def test_weights_of_a_run_that_trains_come_out_whole(
 
 def test_a_full_disk_costs_one_checkpoint_and_the_second_in_a_row_stops(two: Any) -> None:
     folder, found, alone = two
-    np.testing.assert_allclose(found[0]["once"], alone[9::10], rtol=1e-9)
+    np.testing.assert_allclose(found[0]["once"], alone[9:20:10], rtol=1e-9)
     [event] = [e for e in read_events(folder / "once" / "journal.jsonl") if e["kind"] == "save failed"]
     assert "no space is left" in event["text"] and "the one before is kept" in event["text"]
     assert found[0]["twice"] == found[1]["twice"]

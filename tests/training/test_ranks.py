@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,28 +16,24 @@ from redraft.text.shards.prepare import prepare
 from redraft.text.shards.shards import spot
 from redraft.text.tokenizers.tokenizer import Bytes
 from redraft.training.checkpoint import STATE, cursor_of
-from redraft.training.distributed.ranks import Preempted, Ranks, joined
+from redraft.training.distributed.ranks import Preempted, Ranks, joined, rank_zero_errors
 from redraft.training.journal import read_events
+from tests.processes import ended, start
 from tests.small_runs import corpus, tiny
 from tests.training.spawned import environment, free_port
 
-ENDS = """
-import sys
-from redraft.errors import UserError
-from redraft.training.distributed.ranks import Preempted, joined, rank_zero_errors
-from redraft.runs.run import train
 
-with joined(60) as ranks, rank_zero_errors(ranks):
-    if sys.argv[1] == "unknown":
-        raise KeyError("what nobody thought of")
-    if sys.argv[1] == "mistake":
-        raise UserError("no such thing")
-    if sys.argv[1] == "lost":
-        raise RuntimeError("[gloo/pair.cc:1] Connection closed by peer. More")
-    import os, signal
-    os.kill(os.getpid(), signal.SIGTERM)
-    raise AssertionError("a first rank that nobody looks after leaves at once")
-"""
+def ends(how: str) -> None:
+    """A rank that ends so."""
+    with joined(60) as ranks, rank_zero_errors(ranks):
+        if how == "unknown":
+            raise KeyError("what nobody thought of")
+        if how == "mistake":
+            raise UserError("no such thing")
+        if how == "lost":
+            raise RuntimeError("[gloo/pair.cc:1] Connection closed by peer. More")
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("a first rank that nobody looks after leaves at once")
 
 
 @pytest.mark.parametrize(
@@ -51,12 +45,14 @@ with joined(60) as ranks, rank_zero_errors(ranks):
         ("asked", ASKED, "redraft: interrupted; the same command continues"),
     ],
 )
-def test_a_rank_ends_there_and_then_with_a_status_that_says_why(how: str, status: int, said: str) -> None:
+def test_a_rank_ends_there_and_then_with_a_status_that_says_why(
+    how: str, status: int, said: str, tmp_path: Path
+) -> None:
     """No teardown that waits for others: on an accelerator it would never come back."""
-    env = os.environ | environment(0, 1, free_port())
-    done = subprocess.run([sys.executable, "-c", ENDS, how], env=env, capture_output=True, text=True, check=False)
-    assert (done.returncode, said in done.stderr) == (status, True), done.stderr
-    assert ("Traceback" in done.stderr) == (how == "unknown")
+    rank = start(ends, how, said=tmp_path / "said", **environment(0, 1, free_port()))
+    found, told = ended(rank), (tmp_path / "said").read_text()
+    assert (found, said in told) == (status, True), told
+    assert ("Traceback" in told) == (how == "unknown")
 
 
 def test_while_a_run_looks_after_its_signals_they_wait_for_it() -> None:

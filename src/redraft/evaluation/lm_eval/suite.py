@@ -32,7 +32,7 @@ def evaluate(lm: Any, suite: Suite, limit: int | None = None) -> dict[str, Any] 
 
     began = time.perf_counter()
     # What lm-eval prints would stand in the middle of our JSON.
-    with quiet(), contextlib.redirect_stdout(sys.stderr), no_git():
+    with quiet(), contextlib.redirect_stdout(sys.stderr), unasked():
         out: Any = simple_evaluate(
             model=lm,
             tasks=suite.items,
@@ -57,16 +57,17 @@ def evaluate(lm: Any, suite: Suite, limit: int | None = None) -> dict[str, Any] 
 
 
 @contextlib.contextmanager
-def no_git() -> Iterator[None]:
-    """lm-eval asks git for the commit of the folder it is started in, which is not ours to say, and git complains aloud."""
+def unasked() -> Iterator[None]:
+    """lm-eval asks git for the commit of the folder it is started in, which is not ours to say, and git complains aloud; and a
+    dozen programs what machine this is, which takes them a second and is not in our result."""
     from lm_eval import evaluator
 
-    asked: Any = evaluator.get_git_commit_hash
-    evaluator.get_git_commit_hash = lambda: None
+    asked: tuple[Any, Any] = evaluator.get_git_commit_hash, evaluator.add_env_info
+    evaluator.get_git_commit_hash, evaluator.add_env_info = lambda: None, lambda results: None
     try:
         yield
     finally:
-        evaluator.get_git_commit_hash = asked
+        evaluator.get_git_commit_hash, evaluator.add_env_info = asked
 
 
 def added(counts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
