@@ -15,6 +15,7 @@ from redraft.commands.plan import recipe_table
 from redraft.commands.study_queue import carry_out
 from redraft.commands.study_results import measure_frontier
 from redraft.display import emit
+from redraft.errors import require
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -24,6 +25,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace, overrides: dict[str, Any]) -> None:
+    require("the demo's report", "figures", "altair", "vl_convert")
     carry_out(recipe_table(options.recipe, {}), options.into, options.json)
     from redraft.evaluation.compute import AUTO
     from redraft.report.report import conclusions, write_report
