@@ -18,6 +18,7 @@ nitpick_ignore_regex = [("py:.*", r"(?!redraft\.(load|Model|register|Entry)$).*"
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
 python_use_unqualified_type_names = True
+maximum_signature_line_length = 88
 html_theme = "furo"
 html_title = "redraft"
 html_static_path = ["_static"]
