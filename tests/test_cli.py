@@ -217,7 +217,7 @@ def test_a_model_multiplies_in_bfloat16_where_it_is_asked_to(trained: Path, caps
 
 def test_module_and_command_are_the_same_program() -> None:
     done = subprocess.run([sys.executable, "-m", "redraft", "--version"], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "0.1.0"
+    assert done.stdout.strip() == redraft.__version__
 
 
 @pytest.mark.parametrize(

@@ -1,45 +1,66 @@
-"""The wheel works where the source is not: package data, recipes and the page template are inside it."""
+"""The sdist and the wheel made of it work where the source is not: package data, recipes and page templates are inside."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import sysconfig
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+RECIPE = """
+title = "tiny"
+[base]
+data = { source = "book.txt", length = 16 }
+network = { cond = 8 }
+train = { batch = 2, threads = 1 }
+evaluate = { rows = 2, draws = 1 }
+[[arm]]
+families = ["ar", "mdlm"]
+sizes = ["3.1k"]
+flops = [1e7]
+seeds = [0]
+"""
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The built wheel, unpacked into an empty folder; dependencies come from the environment."""
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built sdist, unpacked."""
+    folder = tmp_path_factory.mktemp("sdist")
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(folder)]
+    subprocess.run(build, check=True, capture_output=True, cwd=ROOT)
+    (archive,) = folder.glob("redraft-*.tar.gz")
+    with tarfile.open(archive) as packed:
+        packed.extractall(folder, filter="data")
+    return folder / archive.name.removesuffix(".tar.gz")
+
+
+@pytest.fixture(scope="module")
+def installed(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty virtual environment, and in it the wheel that is built from the sdist; dependencies are those of this one."""
     folder = tmp_path_factory.mktemp("wheel")
-    build = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        str(ROOT),
-        "--no-deps",
-        "--no-build-isolation",
-        "-q",
-        "-w",
-        str(folder),
-    ]
-    subprocess.run(build, check=True, capture_output=True)
+    build = [sys.executable, "-m", "pip", "wheel", str(source), "--no-deps", "--no-build-isolation", "-q", "-w", "."]
+    subprocess.run(build, check=True, capture_output=True, cwd=folder)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", "environment"], check=True, cwd=folder)
+    (site,) = (folder / "environment").glob("lib/python*/site-packages")
     (wheel,) = folder.glob("redraft-*.whl")
     with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(folder / "site")
-    return folder / "site"
+        archive.extractall(site)
+    (site / "dependencies.pth").write_text("\n".join({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}))
+    return site
 
 
 def run(installed: Path, program: str, cwd: Path) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    python = installed.parents[2] / "bin" / "python"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
-        [sys.executable, "-P", "-c", program], capture_output=True, text=True, env=environment, cwd=cwd, check=False
+        [python, "-P", "-c", program], capture_output=True, text=True, env=environment, cwd=cwd, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -52,24 +73,28 @@ def test_wheel_holds_everything_the_source_does(installed: Path) -> None:
     assert any(p.name == "LICENSE" for p in installed.rglob("*"))
 
 
-def test_installed_package_plans_trains_and_samples(installed: Path, tmp_path: Path) -> None:
+def test_sdist_holds_tests_pages_and_examples(source: Path) -> None:
+    for name in (
+        "tests/test_wheel.py",
+        "docs/index.md",
+        "docs/conf.py",
+        "examples/my_family.py",
+        "Makefile",
+        "CHANGELOG.md",
+    ):
+        assert (source / name).exists(), name
+
+
+def test_installed_package_plans_runs_a_study_reports_and_samples(installed: Path, tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_text(RECIPE)
+    (tmp_path / "book.txt").write_text("so the cat sat on the mat\n\n" * 400)
     program = (
         "import redraft; from redraft.cli import main\n"
         f"assert redraft.__file__.startswith({str(installed)!r}), redraft.__file__\n"
         "main(['plan', 'demo'])\n"
-        "main('train --into run --steps 2 --size 6k --network.cond 8 --length 16 --batch 2 "
-        "--evaluate.rows 2 --evaluate.draws 1 --json'.split())\n"
-        "main('sample run --length 8 --steps 2'.split())\n"
-        "from redraft.report.report import write_report"
+        "for words in ('run tiny.toml --into study', 'fit study', 'report study'): main(['study', *words.split()])\n"
+        "main('sample study/runs/mdlm-3.1k-1e07-s0 --length 8 --steps 2'.split())"
     )
-    assert "runs (" in run(installed, program, tmp_path)
-    assert (tmp_path / "run" / "record.json").exists()
-
-
-def test_installed_package_writes_a_report(installed: Path, tmp_path: Path) -> None:
-    """The page template is found through the package, not through the source tree."""
-    program = (
-        "from importlib import resources; import redraft.report\n"
-        "print(len((resources.files(redraft.report) / 'report.html.j2').read_text()))"
-    )
-    assert int(run(installed, program, tmp_path)) > 1000
+    assert "2 runs of 2 families" in run(installed, program, tmp_path)
+    record = json.loads((tmp_path / "study" / "runs" / "ar-3.1k-1e07-s0" / "record.json").read_text())
+    assert record["versions"]["redraft"] and "<title>tiny" in (tmp_path / "study" / "report.html").read_text()

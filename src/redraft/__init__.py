@@ -6,16 +6,24 @@ from typing import TYPE_CHECKING, Any
 
 from redraft import former
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from redraft.hub.model import Model as Model
     from redraft.hub.model import load as load
+    from redraft.registry import Entry as Entry
+    from redraft.registry import register as register
     from redraft.types import Canvas as Canvas
 
 former.install()
 
-_PUBLIC = {"load": "redraft.hub.model", "Model": "redraft.hub.model", "Canvas": "redraft.types"}
+_PUBLIC = {
+    "load": "redraft.hub.model",
+    "Model": "redraft.hub.model",
+    "Canvas": "redraft.types",
+    "Entry": "redraft.registry",
+    "register": "redraft.registry",
+}
 
 
 def __getattr__(name: str) -> Any:

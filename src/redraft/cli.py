@@ -74,6 +74,15 @@ def dispatch(arguments: list[str]) -> None:
     if arguments[0] == "--version":
         return print(redraft.__version__)
     name, *rest = arguments
+    command, parser = command_of(name)
+    if rest and rest[0] in getattr(command, "PARTS", {}) and {"-h", "--help"} & set(rest):
+        return narrow(parser, rest[0], command.PARTS[rest[0]]).print_help()
+    command.run(*parsed(name, rest))
+    return None
+
+
+def command_of(name: str) -> tuple[Any, Parser]:
+    """The module of a command, and its parser."""
     if name not in COMMANDS:
         raise unknown("command", name, COMMANDS)
     command = importlib.import_module(f"redraft.commands.{name}")
@@ -82,14 +91,17 @@ def dispatch(arguments: list[str]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     command.arguments(parser)
-    if rest and rest[0] in getattr(command, "PARTS", {}) and {"-h", "--help"} & set(rest):
-        return narrow(parser, rest[0], command.PARTS[rest[0]]).print_help()
+    return command, parser
+
+
+def parsed(name: str, rest: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """What a command's own arguments say, and the keys of a run that the others set. `UserError` for what it does not take."""
+    command, parser = command_of(name)
     own, others = split_flags(rest, parser._option_string_actions)
     if others and not getattr(command, "OVERRIDES", False):
         raise unknown(f"flag of `redraft {name}`:", others[0].partition("=")[0], parser._option_string_actions)
     _known(name, others, list(parser._option_string_actions))
-    command.run(parser.parse_args(own), overrides(others))
-    return None
+    return parser.parse_args(own), overrides(others)
 
 
 def narrow(parser: Parser, part: str, of: Part) -> Parser:

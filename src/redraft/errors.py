@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from importlib.util import find_spec
 
 # Exit statuses: the user can mend it; a rank was lost, so try again (EX_TEMPFAIL); asked to leave, and left in order.
 MISTAKE, LOST_RANK, ASKED = 2, 75, 130
@@ -15,6 +16,13 @@ class UserError(Exception):
 
 class Diverged(UserError):
     """Training left the numbers. Doing the same again would end the same."""
+
+
+def require(what: str, extra: str, *packages: str) -> None:
+    """`UserError` where one of the packages is not installed: it names the extra of redraft that brings it."""
+    for package in packages:
+        if find_spec(package) is None:
+            raise UserError(f"{what} needs the package {package!r}: pip install 'redraft[{extra}]'")
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:

@@ -1,6 +1,7 @@
 """Families, samplers and estimators by name. An entry is `module:attribute`, imported when used, so listing loads no torch.
 
-A new family is one new file and one entry here; it then gets training, sampling, scoring, studies and every law test.
+A new family is one new file and one entry: here, or in a package of one's own as an entry point of the group
+`redraft.families`, or by `register` in a script. It then gets training, sampling, scoring, studies and every law test.
 """
 
 from __future__ import annotations
@@ -210,8 +211,35 @@ RENAMED = {"confident": "low_confidence", "blockwise": "semi_autoregressive", "b
 """Samplers of earlier versions: their names still load."""
 
 
+def register(name: str, entry: Entry) -> None:
+    """Makes a family known by that name in this process. `UserError` where another family has it.
+
+    Workers are other processes: a study needs families of installed packages (docs/guides/add-a-family.md).
+
+    >>> entry = Entry("my_family:ARDM", "masked diffusion trained by counts")  # module:class, imported when used
+    >>> register("ardm", entry)
+    >>> find("family", FAMILIES, "ardm").target
+    'my_family:ARDM'
+    """
+    if FAMILIES.setdefault(name, entry) != entry:
+        raise UserError(f"there is a family {name!r} already ({FAMILIES[name].target}): choose another name")
+
+
+def add_installed() -> None:
+    """Registers the families of installed packages: entry points of the group `redraft.families`, each naming an `Entry`."""
+    from importlib.metadata import entry_points
+
+    for point in entry_points(group="redraft.families"):
+        entry = point.load()
+        if not isinstance(entry, Entry):
+            raise UserError(f"the entry point {point.name} = {point.value} is no redraft.registry.Entry")
+        register(point.name, entry)
+
+
 def find(kind: str, entries: Mapping[str, Entry], name: str) -> Entry:
     """The entry of that name, or a `UserError` with the nearest names."""
+    if name not in entries and entries is FAMILIES:
+        add_installed()
     if name not in entries and entries is SAMPLERS:
         name = RENAMED.get(name, name)
     if name not in entries:

@@ -32,7 +32,7 @@ from redraft.registry import FAMILIES
 from redraft.text.tokenizers.tokenizer import Bytes, HuggingFace
 from redraft.types import View
 from tests.evaluation.models import model
-from tests.laws.cases import ORACLES
+from tests.laws.oracles import ORACLES
 from tests.world import TEXTS, Oracle, P, V
 
 QUESTIONS = ["What is it?", "Why?", "Because of the long winter nights,", ""]

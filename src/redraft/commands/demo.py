@@ -18,7 +18,7 @@ from redraft.commands.plan import recipe_table
 from redraft.commands.study_queue import carry_out
 from redraft.commands.study_results import measure_frontier
 from redraft.display import emit
-from redraft.errors import UserError
+from redraft.errors import UserError, require
 from redraft.numbers import real
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace, overrides: dict[str, Any]) -> None:
+    require("the demo's report", "figures", "altair", "vl_convert")
     table = _table(options)
     pages = Pages(options.into, options.json)
     carry_out(table, options.into, options.json, watcher=pages)

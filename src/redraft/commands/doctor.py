@@ -13,11 +13,24 @@ from typing import Any
 from redraft.display import emit, quantity
 from redraft.text.shards.prepare import default_cache
 
-# module: what it is for, and how to get it
+# module: what it is for, and the extra of redraft that brings it
 OPTIONAL = {
-    "sentencepiece": ("sentencepiece tokenizers", "pip install 'redraft[hf]'"),
-    "datasets": ("hf:DATASET sources", "pip install 'redraft[hf]'"),
-    "transformers": ("benchmarks against transformers", "pip install 'redraft[hf]'"),
+    "altair": ("figures and reports", "figures"),
+    "vl_convert": ("figures and reports", "figures"),
+    "pyarrow": (".parquet and .zst", "parquet"),
+    "sentencepiece": ("sentencepiece tokenizers", "hf"),
+    "datasets": ("hf:DATASET sources", "hf"),
+    "transformers": ("judges of transformers", "hf"),
+    "gguf": ("GGUF files", "gguf"),
+    "fastapi": ("redraft serve", "serve"),
+    "uvicorn": ("redraft serve", "serve"),
+    "greenlet": ("redraft serve, and sample --prompts", "serve"),
+    "peft": ("train.lora", "lora"),
+    "lm_eval": ("eval --tasks", "harness"),
+    "mauve": ("MAUVE of samples", "mauve"),
+    "submitit": ("the Slurm launcher", "slurm"),
+    "datatrove": ("tokenising on many machines", "cluster"),
+    "wandb": ("--track wandb", "track"),
 }
 
 
@@ -91,4 +104,4 @@ def _torch() -> dict[str, Any]:
 
 def _missing() -> dict[str, str]:
     absent = {m: why for m, why in OPTIONAL.items() if importlib.util.find_spec(m) is None}
-    return {module: f"{purpose}; {remedy}" for module, (purpose, remedy) in absent.items()}
+    return {module: f"{purpose}; pip install 'redraft[{extra}]'" for module, (purpose, extra) in absent.items()}

@@ -17,7 +17,7 @@ from redraft.errors import unknown
 from redraft.network.sizes import LADDER, from_size
 from redraft.planning.presets import PRESETS
 from redraft.planning.study import StudyConfig
-from redraft.registry import FAMILIES, SAMPLERS
+from redraft.registry import FAMILIES, SAMPLERS, add_installed
 
 KINDS = ("families", "samplers", "sizes", "recipes", "presets", "keys")
 
@@ -46,6 +46,7 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
 
 def _rows(kind: str) -> dict[str, Any]:
     if kind in ("families", "samplers"):
+        add_installed()
         entries = FAMILIES if kind == "families" else SAMPLERS
         return {n: {"summary": e.summary, "options": dict(e.options)} for n, e in entries.items()}
     if kind == "sizes":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from redraft.commands import device_flags
 from redraft.commands.study_queue import into
 from redraft.display import emit, quantity
-from redraft.errors import UserError
+from redraft.errors import UserError, require
 
 if TYPE_CHECKING:
     from redraft.evaluation.compute import Compute
@@ -121,6 +121,7 @@ def measure_frontier(
 
 
 def report(options: Namespace, overrides: dict[str, Any]) -> None:
+    require("a report", "figures", "altair", "vl_convert")
     from redraft.report.comparison import write_comparison
     from redraft.report.exports import save_figures, save_numbers
     from redraft.report.report import write_report

@@ -28,7 +28,7 @@ from typing import Any
 from redraft.commands import Part, device_flags
 from redraft.commands.task_puzzles import PUZZLES, puzzle_arguments, puzzle_of
 from redraft.display import Line, duration, emit, quantity
-from redraft.errors import UserError, unknown
+from redraft.errors import UserError, require, unknown
 from redraft.numbers import WIDEST, real, seed, whole
 
 OVERRIDES = True
@@ -133,6 +133,8 @@ def check(options: Namespace, overrides: dict[str, Any]) -> None:
     from redraft.hub.config import there
     from redraft.text.sources.corpus import check_named
 
+    if options.figures is not None:
+        require("--figures", "figures", "altair", "vl_convert")
     validated(RunConfig, merge({"family": _families(options)[0]}, overrides))
     if options.task in PUZZLES:
         puzzle_of(options)

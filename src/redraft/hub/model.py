@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -53,7 +53,12 @@ class Score:
 
 @dataclass(frozen=True)
 class Model:
-    """A trained network with its family and tokenizer. `length`: tokens in a row when it was trained."""
+    """A trained network with its family and tokenizer. `length`: tokens in a row when it was trained.
+
+    >>> model = load("runs/first", device="cpu")
+    >>> model.family.name, model.tokenizer.name, model.length
+    ('mdlm', 'bytes', 16)
+    """
 
     family: Family
     network: Transformer
@@ -77,6 +82,11 @@ class Model:
 
         `t` [B] or a number: the time, for a family with a clock. `order` [B, L]: permutations, for Eso-LM. For AR, row l
         is the token after position l. Ids run to V, the spare id ([MASK]) included where the family has one.
+
+        >>> model = load("runs/first", device="cpu")
+        >>> hidden = torch.full((1, 8), model.family.vocab)  # a row of [MASK]
+        >>> model.log_p(hidden).shape
+        torch.Size([1, 8, 257])
         """
         tokens = torch.as_tensor(tokens, device=self.device)
         self._check_ids(tokens)
@@ -95,6 +105,10 @@ class Model:
 
         A text longer than the training length is scored in windows, each on its own. Of an AR model that reads nothing
         before a text (family.bos none) the first token of each window is given: `tokens` are those that are scored.
+
+        >>> (score,) = load("runs/first", device="cpu").score("the cat", draws=8)
+        >>> score.tokens, score.bytes, score.exact
+        (7, 7, False)
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
         for text in texts:
@@ -120,6 +134,42 @@ class Model:
         error = 0.0 if self.family.exact else float(total.std() / math.sqrt(draws)) if draws > 1 else math.inf
         return Score(float(total.mean()), error, scored, len(text.encode()), self.family.exact, lost)
 
+    @overload
+    def sample(
+        self,
+        prompt: str = "",
+        n: int = 4,
+        length: int = 256,
+        steps: int = 64,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        *,
+        sampler: str = "",
+        options: Mapping[str, Any] | None = None,
+        suffix: str = "",
+        stream: Literal[False] = False,
+        compiled: bool = False,
+    ) -> list[str]: ...
+
+    @overload
+    def sample(
+        self,
+        prompt: str = "",
+        n: int = 4,
+        length: int = 256,
+        steps: int = 64,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        *,
+        sampler: str = "",
+        options: Mapping[str, Any] | None = None,
+        suffix: str = "",
+        stream: Literal[True],
+        compiled: bool = False,
+    ) -> Iterator[Canvas]: ...
+
     def sample(
         self,
         prompt: str = "",
@@ -141,6 +191,15 @@ class Model:
         A text ends at its first end-of-document after the prompt. `steps` is what the sampler makes of it: left to right
         takes one a token. `show` makes text of a canvas that is not finished. `sampler` by name, else the family's own;
         `options` are its further settings. `compiled`: see `denoiser`. A length beyond that of training is warned of.
+
+        >>> model = load("runs/first", device="cpu")
+        >>> texts = model.sample("the ", n=2, length=16, steps=8, seed=1)
+        >>> [text.startswith("the ") for text in texts]
+        [True, True]
+        >>> for canvas in model.sample("the ", n=1, length=16, steps=8, stream=True):
+        ...     shown = model.show(canvas)[0]  # the text so far, with a mark for every token that is not written yet
+        >>> shown.startswith("the ") and MARK not in shown
+        True
         """
         if told := self.beyond(length):
             warnings.warn(told, stacklevel=2)

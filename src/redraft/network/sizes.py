@@ -193,7 +193,12 @@ def _parts(config: NetworkConfig) -> dict[str, Any]:
 
 
 def from_size(size: str, block: str, vocab: int, cond: int = 128) -> Shape:
-    """The network of a ladder name, or one whose block matrices hold nearly `size` weights ("150k", "3M", "1.5B")."""
+    """The network of a ladder name, or one whose block matrices hold nearly `size` weights ("150k", "3M", "1.5B").
+
+    >>> shape = from_size("3M", "dit", vocab=257)
+    >>> shape.depth, shape.width, shape.block_weights
+    (5, 224, 3010560)
+    """
     if size in LADDER:
         depth, heads, width = LADDER[size]
         hidden = 1600 if (size, block) == ("75M", "llama") else 4 * width

@@ -73,7 +73,13 @@ def _uniform(state: Tensor, *counters: Tensor) -> Tensor:
 
 
 def field(key: Key, index: Tensor, length: int) -> Noise:
-    """purpose -> uniforms [B, L], a function of (key, purpose, sample index, position)."""
+    """purpose -> uniforms [B, L], a function of (key, purpose, sample index, position): company changes nothing.
+
+    >>> alone = field(Key.of(0), torch.tensor([7]), 4)("corrupt")
+    >>> in_company = field(Key.of(0), torch.tensor([3, 7]), 4)("corrupt")
+    >>> torch.equal(alone[0], in_company[1])
+    True
+    """
     positions = torch.arange(length, device=index.device)
     return lambda purpose: uniform(key.fold_in(purpose), index[:, None], positions)
 

@@ -14,7 +14,11 @@ from torch import Tensor
 
 
 def marginal(p0: Tensor, alpha: Tensor, pi: Tensor) -> Tensor:
-    """q(x_t | x_0 ~ p0): `p0` [..., K], `alpha` broadcastable to [...], `pi` [..., K]."""
+    """q(x_t | x_0 ~ p0): `p0` [..., K], `alpha` broadcastable to [...], `pi` [..., K].
+
+    >>> marginal(torch.tensor([1.0, 0.0, 0.0]), torch.tensor(0.25), torch.tensor([0.0, 0.0, 1.0]))  # the last state is [MASK]
+    tensor([0.2500, 0.0000, 0.7500])
+    """
     alpha = alpha[..., None]
     return alpha * p0 + (1 - alpha) * pi
 

@@ -22,7 +22,12 @@ class Schedule(ABC):
 
 @dataclass(frozen=True)
 class Linear(Schedule):
-    """alpha = 1 - t. At t = 1 nothing is left, so the prior is reached exactly and the bound has no prior term."""
+    """alpha = 1 - t. At t = 1 nothing is left, so the prior is reached exactly and the bound has no prior term.
+
+    >>> alpha, dalpha = Linear()(torch.tensor([0.0, 0.25, 1.0]))
+    >>> alpha, dalpha
+    (tensor([1.0000, 0.7500, 0.0000]), tensor([-1., -1., -1.]))
+    """
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return 1 - t, -t.new_ones(()).expand_as(t)

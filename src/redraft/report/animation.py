@@ -15,7 +15,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from redraft.errors import UserError
+from redraft.errors import UserError, require
 from redraft.files import whole_file, write_text
 from redraft.hub.recording import Cell, Frame, Recording
 from redraft.report.page import render, visible
@@ -35,6 +35,7 @@ def check_animation(path: Path) -> None:
     if not path.absolute().parent.is_dir():
         raise UserError(f"--animate {path}: there is no folder {path.absolute().parent}")
     if path.suffix.lower() == ".gif":
+        require("--animate to .gif", "figures", "vl_convert")
         try:
             import PIL  # noqa: F401
         except ImportError:

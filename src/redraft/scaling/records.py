@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from redraft.errors import UserError
+from redraft.errors import UserError, require
 from redraft.files import lines, read_text, whereabouts
 
 REQUIRED = ("family", "params", "tokens", "flops", "loss")
@@ -208,6 +208,7 @@ def missing(value: Any) -> bool:
 
 
 def _parquet(path: Path) -> Iterator[Row]:
+    require(str(path), "parquet", "pyarrow")
     from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
 

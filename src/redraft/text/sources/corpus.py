@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, final
 
 from redraft.errors import UserError
 from redraft.files import clean, whereabouts
-from redraft.text.sources.formats import ACCEPTED, is_usable, read_documents, text_field
+from redraft.text.sources.formats import ACCEPTED, check_readable, is_usable, read_documents, text_field
 
 TRAIN, VALIDATION = "train", "validation"
 _LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
@@ -177,6 +177,7 @@ def check_named(spec: str | None) -> None:
     for path in _entries(spec):
         if not (path.exists() or glob.has_magic(str(path))):
             raise _not_here(path)
+        check_readable(path)
 
 
 def _entries(spec: str) -> list[Path]:

@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, cast
 
-from redraft.errors import UserError
+from redraft.errors import UserError, require
 from redraft.files import clean
 
 TEXT_FIELDS = ("text", "content")
@@ -64,6 +64,7 @@ def read_records(path: Path) -> Iterator[tuple[int, str | Mapping[str, Any]]]:
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
     """A file's bytes, decompressed and as they are; what is wrong with it is a `UserError`."""
+    check_readable(path)
     try:
         with path.open("rb") as raw, closing(_decompressed(path, raw)) as stream:
             if raw.seek(0, io.SEEK_END) == 0:
@@ -87,6 +88,12 @@ def text_field(names: Sequence[str], where: str) -> str:
 
 def _kind(path: Path) -> str:
     return Path(path.stem).suffix if path.suffix in _COMPRESSIONS else path.suffix
+
+
+def check_readable(path: Path) -> None:
+    """`UserError` where what reads such a file is not installed."""
+    if {".zst", ".parquet"} & set(path.suffixes):
+        require(str(path), "parquet", "pyarrow")
 
 
 def _decompressed(path: Path, raw: BinaryIO) -> BinaryIO:
