@@ -1,4 +1,4 @@
-"""The page at `/`, and in headless Chromium: a race of two models, pause, scrub, infilling, errors shown, no violation by axe."""
+"""The page at `/`, and in headless Chromium: a race of two models, pause, scrub, infilling, errors, and what axe finds."""
 
 from __future__ import annotations
 
