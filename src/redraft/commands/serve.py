@@ -88,6 +88,14 @@ def check(options: Namespace, key: str | None) -> dict[str, Path]:
 
 
 def templates(options: Namespace, places: dict[str, Path]) -> dict[str, str]:
-    """The chat template of each model: the one asked for, else the folder's own file, else `plain`."""
-    own = {name: folder / "chat_template.jinja" for name, folder in places.items()}
-    return {name: options.chat_template or (str(file) if file.is_file() else "plain") for name, file in own.items()}
+    """The Jinja text of each model's chat template: the one asked for, else the folder's own file, else the one that the
+    model was trained with, else `plain`."""
+    from redraft.hub.config import read_config
+    from redraft.text.examples.chat import source
+
+    def own(folder: Path) -> str:
+        if (file := folder / "chat_template.jinja").is_file():
+            return source(str(file))
+        return read_config(folder).record.get("data", {}).get("chat_template") or source("plain")
+
+    return {name: source(options.chat_template) if options.chat_template else own(at) for name, at in places.items()}

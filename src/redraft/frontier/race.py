@@ -55,9 +55,9 @@ class Racer:
     def prompts(self) -> list[Tensor]:
         """Ids of each prompt. `UserError` where one leaves no room, or the model cannot begin a text."""
         out = [torch.as_tensor(self.model.tokenizer.encode(text), dtype=torch.int64) for text in self.course.prompts]
-        if longest := next((ids for ids in out if len(ids) >= self.course.length), None):
+        if (longest := max(map(len, out))) >= self.course.length:
             raise UserError(
-                f"a prompt of {len(longest)} tokens leaves no room on a canvas of {self.course.length}: raise --length"
+                f"a prompt of {longest} tokens leaves no room on a canvas of {self.course.length}: raise --length"
             )
         return out
 

@@ -18,7 +18,7 @@ TALL = 26  # pixels of a setting
 def race_figure(laps: Sequence[Lap], matching: Matching | None) -> Figure:
     """A row a setting, from the median to the 99th percentile; beside it quality against tokens/s."""
     names = list(dict.fromkeys(lap.racer.name for lap in laps))
-    latency = _spread(laps, names, [lap.latency() for lap in laps], "seconds of a text alone: p50, p90, p99")
+    latency = _spread(laps, names, [lap.latency() for lap in laps], "seconds of a text alone: p50, p90, p99", "~g")
     batch = laps[0].racer.course.batch
     rates = _spread(
         laps, names, [lap.rates() for lap in laps], f"tokens/s that 50, 90 and 99 % of batches of {batch} reach"
@@ -31,7 +31,7 @@ def race_figure(laps: Sequence[Lap], matching: Matching | None) -> Figure:
     return Figure("race", "Speed and quality side by side", told + more, tuple(panels), len(panels))
 
 
-def _spread(laps: Sequence[Lap], names: list[str], found: list[list[float]], title: str) -> Any:
+def _spread(laps: Sequence[Lap], names: list[str], found: list[list[float]], title: str, ticks: str = "~s") -> Any:
     rows = [
         {"family": label(lap.racer.name), "setting": _setting(lap), "x": value, "size": 90 if at == 0 else 25,
          "low": min(values), "high": max(values), "d": f"{_setting(lap)}: {value:.4g}"}
@@ -39,7 +39,7 @@ def _spread(laps: Sequence[Lap], names: list[str], found: list[list[float]], tit
     ]  # fmt: skip
     colour, shape = family_keys(names, names, legend=False)
     y = alt.Y("setting:N", title=None, sort=[_setting(lap) for lap in laps], axis=alt.Axis(labelLimit=220))
-    x = x_axis(title)
+    x = x_axis(title).axis(format=ticks, tickCount=5, labelOverlap="greedy")
     rule = chart_of(rows).mark_rule(strokeWidth=1.5, aria=False).encode(alt.X("low:Q"), alt.X2("high:Q"), y, colour)
     dots = points(rows, x, y, colour, shape, alt.Size("size:Q", scale=None))
     return panel(rule, dots, width=300, height=max(120, TALL * len(laps)))
@@ -47,14 +47,14 @@ def _spread(laps: Sequence[Lap], names: list[str], found: list[list[float]], tit
 
 def _quality(matching: Matching, names: list[str]) -> Any:
     rows: list[Row] = [
-        {"family": label(m.name), "x": m.tokens_per_second, **ends(m.quality), "text": str(m.steps),
+        {"family": label(m.name), "x": m.tokens_per_second, **ends(m.quality), "text": f"{label(m.name)} {m.steps}",
          "d": f"{label(m.name)}, {m.steps} steps: {span(m.quality)} nats/token"}
         for m in matching.matches
     ]  # fmt: skip
     x, y, (colour, shape) = x_axis("tokens/s"), y_axis("nats/token under the evaluator"), family_keys(names, names)
     rule = chart_of(rows).mark_rule(strokeWidth=1.5, aria=False).encode(x, alt.Y("low:Q"), alt.Y2("high:Q"), colour)
     return panel(
-        rule, points(rows, x, y, colour, shape, size=60), words(rows, x, y, dx=9, dy=-7), width=300, height=240
+        rule, points(rows, x, y, colour, shape, size=60), words(rows, x, y, align="left", dx=7), width=300, height=240
     )
 
 

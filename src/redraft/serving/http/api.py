@@ -23,7 +23,7 @@ from redraft.serving.http.replies import Reply
 from redraft.serving.http.schema import Chat, Completion, Scored, Writes
 from redraft.serving.http.stream import events
 from redraft.serving.scheduler import Closed, Full, Job, Scheduler
-from redraft.text.examples.chat import template
+from redraft.text.examples.chat import compiled
 
 
 class Gone(Exception):
@@ -31,11 +31,11 @@ class Gone(Exception):
 
 
 class Server:
-    """What the endpoints share. `templates`: the chat template of each model."""
+    """What the endpoints share. `templates`: the chat template of each model, as Jinja text."""
 
     def __init__(self, scheduler: Scheduler, limits: Limits, templates: Mapping[str, str]):
         self.scheduler, self.limits, self.created = scheduler, limits, int(time.time())
-        self.templates = {name: template(style) for name, style in templates.items()}
+        self.templates = {name: compiled(text, f"of {name}") for name, text in templates.items()}
 
     def model(self, name: str) -> Model:
         if name not in self.scheduler.models:
