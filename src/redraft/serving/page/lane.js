@@ -45,7 +45,7 @@ export class Lane {
   offer(chosen) {
     const { samplers, sampler: own } = this.model;
     const others = Object.keys(samplers).filter((name) => name !== own);
-    const options = [new Option(`${own} (its own)`, ""), ...others.map((name) => new Option(name, name))];
+    const options = [new Option(`${own} (own)`, ""), ...others.map((name) => new Option(name, name))];
     this.find("sampler").replaceChildren(...options);
     this.find("sampler").value = chosen && chosen !== own && samplers[chosen] !== undefined ? chosen : "";
     this.remark();
@@ -147,10 +147,11 @@ export class Lane {
   async judge(text, signal) {
     const judge = this.page.judge() || this.name;
     if (!text) return;
+    this.find("judged").textContent = judge === this.name ? "Bits/byte" : `Bits/byte, ${judge}`;
     try {
       const found = await score(judge, text, signal);
       const value = found.bits_per_byte === null ? "not known" : found.bits_per_byte.toFixed(2);
-      this.find("bits").textContent = `${found.exact ? "" : "≤ "}${value}${judge === this.name ? "" : ` by ${judge}`}`;
+      this.find("bits").textContent = `${found.exact ? "" : "≤ "}${value}`;
     } catch (error) {
       if (error.name === "AbortError") throw error;
       this.find("bits").textContent = "not scored";
