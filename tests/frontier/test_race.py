@@ -163,3 +163,16 @@ def test_a_prompt_that_leaves_no_room_is_refused(racers: list[Racer], places: di
     with pytest.raises(SystemExit):
         main(["race", str(places["ar"]), "--length", "12", "--prompts", str(tmp_path / "asked.txt")])
     assert written(racers[0], [2], 2, 1.0).new == 16 - len(PROMPTS[2])
+
+
+def test_an_interrupted_race_leaves_nothing(
+    places: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("redraft.frontier.race.written", stop)
+    with pytest.raises(SystemExit) as left:
+        main(["race", str(places["ar"]), "--figure", str(tmp_path / "race.svg"), "--alone", "1"])
+    assert left.value.code == 130 and "nothing was written" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from redraft.commands import device_flags
 from redraft.commands.named import HELP, named
 from redraft.display import Left, Line, duration, emit, quantity
-from redraft.errors import UserError
+from redraft.errors import ASKED, UserError
 from redraft.numbers import WIDEST, real, seed, whole
 from redraft.registry import SAMPLERS, find
 
@@ -92,6 +92,21 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
     compute = device_flags.compute(options)
     racers = racers_of(options, places, samplers, prompts, compute)
     bench = bench_of(options, racers, places, compute)
+    try:
+        ran, found = raced(options, racers, bench)
+    except KeyboardInterrupt:
+        print("redraft: interrupted; nothing was written, and the same command begins anew", file=sys.stderr)
+        sys.exit(ASKED)
+    if options.figure:
+        draw(options.figure, ran, found)
+    if options.json:
+        return emit(as_json(ran, found, compute))
+    print("\n".join(table(ran, found)))
+    return None
+
+
+def raced(options: Namespace, racers: list[Racer], bench: Bench | None) -> tuple[list[Lap], Judged | None]:
+    """First what it costs, then how much is left of it."""
     from redraft.frontier.race import expected, laps, work
     from redraft.frontier.race_quality import judged
 
@@ -106,15 +121,11 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
         count += 1
         line.show(left(min(count, pieces)))
 
-    ran = list(laps(racers, options.temperature, done))
-    found = judged(ran, options.temperature, bench, done) if bench else None
-    line.close()
-    if options.figure:
-        draw(options.figure, ran, found)
-    if options.json:
-        return emit(as_json(ran, found, compute))
-    print("\n".join(table(ran, found)))
-    return None
+    try:
+        ran = list(laps(racers, options.temperature, done))
+        return ran, judged(ran, options.temperature, bench, done) if bench else None
+    finally:
+        line.close()
 
 
 def check(options: Namespace, names: list[str]) -> dict[str, str]:
