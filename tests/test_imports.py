@@ -123,6 +123,8 @@ WITHOUT_MODELS = [
     ["plan", "demo"],
     ["plan", "--flops", "1e12"],
     ["train", "--help"],
+    ["race", "--help"],
+    ["serve", "--help"],
 ]
 
 

@@ -18,6 +18,7 @@ from redraft.serving.http.api import create_app
 from redraft.serving.http.asking import Limits
 from redraft.serving.http.server import Serving
 from redraft.serving.scheduler import Scheduler
+from redraft.text.examples.chat import source
 from tests.hub.models import folder
 
 FAMILIES = ("ar", "mdlm", "duo", "esolm", "bd3lm")
@@ -45,7 +46,7 @@ def served(
     loaded: Mapping[str, Model], rows: int = 16, queue: int = 64, limits: Limits | None = None, key: str | None = None
 ) -> Iterator[Served]:
     scheduler = Scheduler(loaded, rows, queue)
-    app = create_app(scheduler, limits or Limits(), dict.fromkeys(loaded, "plain"), key)
+    app = create_app(scheduler, limits or Limits(), dict.fromkeys(loaded, source("plain")), key)
     listening = bound("127.0.0.1", 0)
     server = Serving(app, scheduler)
     scheduler.start()

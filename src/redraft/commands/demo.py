@@ -14,6 +14,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from redraft.commands.demo_next import next_commands, next_lines
 from redraft.commands.plan import recipe_table
 from redraft.commands.study_queue import carry_out
 from redraft.commands.study_results import measure_frontier
@@ -52,9 +53,10 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
     path = write_report(options.into)
     said = conclusions(options.into)
     if options.json:
-        return emit({"conclusions": said, "report": str(path)})
+        return emit({"conclusions": said, "report": str(path), "next": next_commands(options.into)})
     print("\n" + "\n".join(said))
     print(f"\nThe report: {path.resolve().as_uri()}")
+    print("\n".join(next_lines(options.into)))
     return None
 
 

@@ -1,6 +1,6 @@
 """Serve models over HTTP, as OpenAI's clients speak to it: completions, chat, scores; docs/serving.md has the fields.
 
-redraft serve runs/first runs/second
+redraft serve runs/first runs/second                                (and a page at / that shows them writing side by side)
 curl localhost:8000/v1/completions -H 'Content-Type: application/json' -d '{"model": "first", "prompt": "def "}'
 redraft serve --host 0.0.0.0 --api-key KEY NAME=runs/first          (for others: with a key; under a name of its own)
 
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from redraft.commands import device_flags
+from redraft.commands.named import HELP, named
 from redraft.display import emit
 from redraft.errors import UserError
 from redraft.numbers import WIDEST, whole
@@ -25,9 +26,7 @@ NEEDED = ("fastapi", "uvicorn", "greenlet")
 
 
 def arguments(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "models", nargs="+", metavar="MODEL", help="a run folder, an exported model folder or owner/name; or NAME=MODEL"
-    )
+    parser.add_argument("models", nargs="+", metavar="MODEL", help=HELP)
     parser.add_argument("--host", default="127.0.0.1", help="other than this machine alone: with --api-key")
     parser.add_argument("--port", type=whole(0, 65535), default=8000, help="0: any that is free")
     parser.add_argument("--api-key", help="what clients must send; REDRAFT_API_KEY if left out")
@@ -81,24 +80,22 @@ def check(options: Namespace, key: str | None) -> dict[str, Path]:
         raise UserError(f"--host {options.host} lets others in: give --api-key too, or leave --host out")
     if key and not (key.isascii() and key.isprintable() and " " not in key):
         raise UserError("--api-key must be printable ASCII characters without spaces: it is sent in a header")
-    from redraft.hub.config import located, read_config
     from redraft.text.examples.chat import template
 
     if options.chat_template:
         template(options.chat_template)
-    places = dict[str, Path]()
-    for given in options.models:
-        name, equals, spec = given.partition("=")
-        spec = spec if equals else given
-        name = name if equals else Path(spec).resolve().name
-        if name in places or not name:
-            raise UserError(f"two models are called {name!r}: give one another name, NAME={spec}")
-        places[name] = located(spec)
-        read_config(places[name])
-    return places
+    return named(options.models)
 
 
 def templates(options: Namespace, places: dict[str, Path]) -> dict[str, str]:
-    """The chat template of each model: the one asked for, else the folder's own file, else `plain`."""
-    own = {name: folder / "chat_template.jinja" for name, folder in places.items()}
-    return {name: options.chat_template or (str(file) if file.is_file() else "plain") for name, file in own.items()}
+    """The Jinja text of each model's chat template: the one asked for, else the folder's own file, else the one that the
+    model was trained with, else `plain`."""
+    from redraft.hub.config import read_config
+    from redraft.text.examples.chat import source
+
+    def own(folder: Path) -> str:
+        if (file := folder / "chat_template.jinja").is_file():
+            return source(str(file))
+        return read_config(folder).record.get("data", {}).get("chat_template") or source("plain")
+
+    return {name: source(options.chat_template) if options.chat_template else own(at) for name, at in places.items()}

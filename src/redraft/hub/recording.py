@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from os.path import commonprefix
 from typing import Literal
 
 State = Literal["given", "unwritten", "new", "written"]
@@ -74,9 +75,7 @@ def _pieces(decode: Callable[[Sequence[int]], str], ids: Sequence[int], vocab: i
             run = []
             continue
         known, now = decode(run), decode([*run, number])
-        shared = next(
-            (i for i, (a, b) in enumerate(zip(known, now, strict=False)) if a != b), min(len(known), len(now))
-        )
+        shared = len(known) if now.startswith(known) else len(commonprefix((known, now)))  # noqa: RUF071, by characters
         back, at = len(known) - shared, len(out) - 1
         while back > 0 and at >= 0:  # tokens before were parts of a character, shown as if damaged
             taken = min(back, len(out[at]))

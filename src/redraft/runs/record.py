@@ -8,7 +8,9 @@ from typing import Any
 from redraft.evaluation.compute import recorded
 from redraft.evaluation.likelihood.nelbo import Bound
 from redraft.evaluation.provenance import git_state, machine, versions
+from redraft.text.examples.chat import source
 from redraft.text.examples.examples import PromptCorpus
+from redraft.text.examples.prompts import DEFAULT_TEMPLATE
 from redraft.text.shards.shards import Corpus
 from redraft.text.tokenizers.tokenizer import MOST_LOST
 from redraft.training.setup import Setup
@@ -84,6 +86,8 @@ def data_summary(setup: Setup) -> dict[str, Any]:
         "tokenizer_fingerprint": setup.tokenizer.fingerprint,
         "validation_lost": setup.corpus.split("validation").lost_share,
     }
+    if data.format == "chat":
+        summary["chat_template"] = source(data.template or DEFAULT_TEMPLATE["chat"])
     if isinstance(setup.corpus, PromptCorpus):
         return summary | _examples(setup, setup.corpus)
     train = setup.corpus.split("train")

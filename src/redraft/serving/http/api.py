@@ -15,13 +15,15 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from redraft.errors import UserError, unknown
 from redraft.hub.model import Model
+from redraft.registry import FAMILIES, SAMPLERS
 from redraft.serving.http.asking import Asking, Limits, asked_chat, asked_completion, checked_score
 from redraft.serving.http.guard import Answer, Guard, dumped, explained, failure
+from redraft.serving.http.page import show_page
 from redraft.serving.http.replies import Reply
 from redraft.serving.http.schema import Chat, Completion, Scored, Writes
 from redraft.serving.http.stream import events
 from redraft.serving.scheduler import Closed, Full, Job, Scheduler
-from redraft.text.examples.chat import template
+from redraft.text.examples.chat import compiled
 
 
 class Gone(Exception):
@@ -29,11 +31,11 @@ class Gone(Exception):
 
 
 class Server:
-    """What the endpoints share. `templates`: the chat template of each model."""
+    """What the endpoints share. `templates`: the chat template of each model, as Jinja text."""
 
     def __init__(self, scheduler: Scheduler, limits: Limits, templates: Mapping[str, str]):
         self.scheduler, self.limits, self.created = scheduler, limits, int(time.time())
-        self.templates = {name: template(style) for name, style in templates.items()}
+        self.templates = {name: compiled(text, f"of {name}") for name, text in templates.items()}
 
     def model(self, name: str) -> Model:
         if name not in self.scheduler.models:
@@ -97,13 +99,14 @@ class Events(StreamingResponse):
 
 
 def create_app(scheduler: Scheduler, limits: Limits, templates: Mapping[str, str], key: str | None = None) -> FastAPI:
-    """The application. It reads no file and knows no path."""
+    """The application. No request makes it read a file."""
     app = FastAPI(title="redraft", docs_url=None, redoc_url=None)
     app.add_middleware(Guard, key=key, metrics=scheduler.metrics)
     _errors(app)
     server = Server(scheduler, limits, templates)
     _writing(app, server)
     _knowing(app, server)
+    show_page(app)
     return app
 
 
@@ -160,8 +163,12 @@ def _knowing(app: FastAPI, server: Server) -> None:
 
 
 def described(name: str, model: Model, server: Server) -> dict[str, Any]:
-    """OpenAI's fields, and what a client needs to know to ask: the family, its own sampler, the context."""
-    own = {"family": model.family.name, "sampler": model.family.sampler, "context": server.limits.of(model)}
+    """OpenAI's fields, and what a client needs to know to ask: the family, its own sampler and the others that fit, with
+    whether they have steps, the context, the id that ends a text, and whether it can only write from left to right."""
+    family = model.family
+    fitting = {n: "steps" in entry.options for n, entry in SAMPLERS.items() if not entry.load()().refusal(family)}
+    own = {"family": family.name, "sampler": family.sampler, "samplers": fitting, "context": server.limits.of(model)}
+    own |= {"end": model.tokenizer.eos, "left_to_right": FAMILIES[family.name].causal}
     return {"id": name, "object": "model", "created": server.created, "owned_by": "redraft", **own}
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from redraft.errors import UserError
 from redraft.serving.engine import out_of_memory
+from redraft.serving.http import page
 from redraft.serving.http.address import loopback
 from redraft.serving.metrics import Metrics
 from redraft.serving.scheduler import Closed, Full
@@ -20,6 +21,7 @@ BODY = 1 << 20  # bytes
 HEARD = 32 << 20  # bytes of a body that is too large
 PATIENCE = 60  # seconds for a body to arrive
 PATHS = ("/v1/models", "/v1/completions", "/v1/chat/completions", "/v1/score", "/health", "/metrics", "/openapi.json")
+OPEN = ("/health", *page.PATHS)  # without a key
 Answer = tuple[int, dict[str, Any], dict[str, str]]  # status, JSON, headers
 
 
@@ -69,7 +71,7 @@ class Guard:
             status = 500
             raise
         finally:
-            path = scope["path"] if scope["path"] in PATHS else "other"
+            path = scope["path"] if scope["path"] in (*PATHS, *page.PATHS) else "other"
             self.metrics.add("requests", path=path, status=status)
             self.metrics.took(time.monotonic() - began)
 
@@ -79,7 +81,7 @@ class Guard:
         if self.key is None and not loopback(re.sub(r":\d*$", "", host).strip("[]")):
             # a page of the web whose name was made to lead here
             return await answered(send, failure(403, f"this server is not {host}: it is for this machine alone"))
-        if self.key is not None and scope["path"] != "/health":
+        if self.key is not None and scope["path"] not in OPEN:
             given = headers.get(b"authorization", b"")
             if not hmac.compare_digest(given, b"Bearer " + self.key.encode()):
                 return await answered(send, failure(401, "this server asks for its API key", "invalid_api_key"))

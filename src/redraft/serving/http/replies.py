@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -12,6 +13,8 @@ from redraft.hub.recording import cells
 from redraft.serving.http.asking import Asking
 from redraft.serving.scheduler import Text
 from redraft.serving.writing import Frame, TokenLogP
+
+MOST_KNOWN = 1 << 16  # texts of a few ids that are kept for the frames to come
 
 
 @dataclass
@@ -25,6 +28,15 @@ class Reply:
     echo: bool = False
     created: int = field(default_factory=lambda: int(time.time()))
     id: str = field(default_factory=lambda: uuid4().hex)
+    _known: dict[tuple[int, ...], str] = field(default_factory=dict)  # most of a frame was there in the one before
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        key = tuple(ids)
+        if (text := self._known.get(key)) is None:
+            if len(self._known) >= MOST_KNOWN:
+                self._known.clear()
+            text = self._known[key] = self.model.tokenizer.decode(key)
+        return text
 
     def whole(self) -> dict[str, Any]:
         """The answer to a request that is over."""
@@ -78,7 +90,7 @@ class Reply:
     def _canvas(self, text: Text, frame: Frame) -> dict[str, Any]:
         """The canvas by tokens; those that are not written are null."""
         ids, vocab, fixed = frame.ids.tolist(), self.model.family.vocab, [False] * len(frame.ids)
-        shown = cells(self.model.tokenizer.decode, ids, fixed, vocab, MARK)
+        shown = cells(self._decode, ids, fixed, vocab, MARK)
         return {
             "frame": frame.number,
             "calls": frame.calls,

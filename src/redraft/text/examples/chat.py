@@ -41,7 +41,15 @@ TEMPLATES = {
 
 def template(name: str) -> Any:
     """The compiled template of that name, or in that file. `UserError` for anything else."""
-    return _compiled(name if name in TEMPLATES else str(Path(name).expanduser()), name in TEMPLATES)
+    return compiled(source(name), name)
+
+
+def source(name: str) -> str:
+    """The Jinja text of the template of that name, or in that file. `UserError` for anything else."""
+    file = Path(name).expanduser()
+    if name not in TEMPLATES and not file.is_file():
+        raise unknown("chat template, and no such file:", name, TEMPLATES)
+    return TEMPLATES.get(name) or read_text(file)
 
 
 def turns(row: Any, compiled: Any, where: str) -> Iterator[tuple[str, bool]]:
@@ -91,16 +99,15 @@ def _rendered(compiled: Any, messages: Sequence[dict[str, str]], prompting: bool
 
 
 @cache
-def _compiled(name: str, built_in: bool) -> Any:
+def compiled(text: str, name: str) -> Any:
+    """The template with that Jinja text; `name` is for the error where it is none."""
     import jinja2
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    if not built_in and not Path(name).is_file():
-        raise unknown("chat template, and no such file:", name, TEMPLATES)
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
     environment.globals["raise_exception"] = _refuse
     try:
-        return environment.from_string(TEMPLATES[name] if built_in else read_text(Path(name)))
+        return environment.from_string(text)
     except jinja2.TemplateError as error:
         raise UserError(f"data.template {name} is no Jinja template that can be read: {error}") from None
 
