@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`. Each sets itself up first, with what it needs:
-# the demo the package and its figures, the tests all that can be tested, `make docs` what builds the site.
+# the demo the package, its figures and its server, the tests all that can be tested, `make docs` what builds the site.
 #
 # An active virtual environment is used as it is; else one is made in .venv. PyTorch is installed only where none is.
 PYTHON ?= python3
@@ -56,7 +56,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY) $(WITH_FIGURES)
 
 $(WITH_FIGURES): pyproject.toml constraints.txt
-	$(call install,.[figures])
+	$(call install,.[figures,serve])
 	touch $@
 
 $(WITH_DOCS): pyproject.toml constraints.txt

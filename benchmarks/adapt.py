@@ -1,10 +1,11 @@
-"""What an AR model that exists is worth to a diffusion model: adapted against trained from scratch, on books, one table and one figure.
+"""What an AR model that exists is worth to a diffusion model: adapted against trained from scratch, on books.
 
-An AR model of compute C, then MDLM, BD3-LM, Duo and Eso-LM made of it with C/16 to C/2 more, beside the same families from scratch at equal
-*additional* and at equal *total* compute; for MDLM also attention that opens by a schedule, and predictions one place earlier. Learning rates
-are chosen first, by family, for fresh and for trained weights apart, on a seed of their own. Studies of redraft do the work: what is there is not done again.
+An AR model of compute C, then MDLM, BD3-LM, Duo and Eso-LM made of it with C/16 to C/2 more, beside the same families from
+scratch at equal *additional* and at equal *total* compute; for MDLM also attention that opens by a schedule, and predictions
+one place earlier. Learning rates are chosen first, by family, for fresh and for trained weights apart, on a seed of their own.
+Studies of redraft do the work: what is there is not done again.
 
-    python benchmarks/adapt.py --data-dir DATA --into runs/adapt --json docs/results/adapt.json --figure docs/results/figures/adapt.svg
+    python benchmarks/adapt.py --data-dir DATA --into F --json docs/results/adapt.json --figure docs/results/figures/adapt.svg
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ from redraft.studies import execute
 
 FAMILIES = ("mdlm", "bd3lm", "duo", "esolm")
 SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
-TRIED, TUNING = (0.25, 0.5, 1.0, 2.0, 4.0), 1 / 8  # learning rates as multiples of --lr, and the share of C they are compared at
+TRIED, TUNING = (
+    (0.25, 0.5, 1.0, 2.0, 4.0),
+    1 / 8,
+)  # learning rates as multiples of --lr; the share of C to compare them at
 VARIANTS = {
     "at once": {"family": "mdlm", "adapt": {"open": 0.0}},
     "by schedule": {"family": "mdlm", "adapt": {"open": 0.1}},
@@ -58,7 +62,9 @@ def study(args: argparse.Namespace, name: str, arms: list[Table]) -> dict[str, f
     return {one.run.name: one.loss for one in runs if one.loss is not None}
 
 
-def arm(args: argparse.Namespace, name: str, family: Any, shares: Any, seed: int, reuse: bool = True, **train: Any) -> Table:
+def arm(
+    args: argparse.Namespace, name: str, family: Any, shares: Any, seed: int, reuse: bool = True, **train: Any
+) -> Table:
     flops = [float(f"{share * args.flops:.4g}") for share in shares]
     own = {"name": name, "families": [family], "sizes": [args.size], "flops": flops, "seeds": [seed]}
     return own | {"reuse": reuse and len(flops) > 1, "set": {"train": train}}
@@ -82,10 +88,11 @@ def rates(args: argparse.Namespace, seed: int) -> dict[tuple[str, str], float]:
             name = f"{family}-{kind}-{factor:g}"
             tried[family, kind, lr] = run_name(args, name, TUNING, seed)
             arms.append(arm(args, name, family, [TUNING], seed, lr=lr, **more))
-    losses = study(args, "rates", arms)
+    scores = study(args, "rates", arms)
     best: dict[tuple[str, str], float] = {}
     for (family, kind, lr), name in tried.items():
-        if name in losses and losses[name] < losses.get(tried.get((family, kind, best.get((family, kind), 0.0)), ""), math.inf):
+        so_far = scores.get(tried.get((family, kind, best.get((family, kind), 0.0)), ""), math.inf)
+        if scores.get(name, math.inf) < so_far:
             best[family, kind] = lr
     return best
 
@@ -108,9 +115,9 @@ def table_of(args: argparse.Namespace, best: dict[tuple[str, str], float]) -> li
         adapted.append(arm(args, name, how["family"], SHARES, seed, reuse=not how["adapt"]["open"], **own))
         for share in SHARES:
             cells["adapted", run_name(args, name, share, seed)] = ("mdlm", label, share, seed)
-    losses = {("fresh", n): v for n, v in study(args, "fresh", fresh).items()}
-    losses |= {("adapted", n): v for n, v in study(args, "adapted", adapted).items()}
-    rows = [(*cell, losses[key]) for key, cell in cells.items() if key in losses]
+    found = {("fresh", n): v for n, v in study(args, "fresh", fresh).items()}
+    found |= {("adapted", n): v for n, v in study(args, "adapted", adapted).items()}
+    rows = [(*cell, found[key]) for key, cell in cells.items() if key in found]
     return [dict(zip(("family", "kind", "share", "seed", "loss"), row)) for row in rows]
 
 
@@ -120,24 +127,32 @@ def mean(values: list[float]) -> Table:
     return {"mean": fmean(values), "low": fmean(values) - half, "high": fmean(values) + half, "seeds": len(values)}
 
 
+def losses(rows: list[Table], family: str, kind: str, seed: int) -> dict[float, float]:
+    """Share of C -> loss."""
+    return {r["share"]: r["loss"] for r in rows if (r["family"], r["kind"], r["seed"]) == (family, kind, seed)}
+
+
+def by_seed(rows: list[Table], family: str, kind: str, share: float) -> dict[int, float]:
+    return {r["seed"]: r["loss"] for r in rows if (r["family"], r["kind"], r["share"]) == (family, kind, share)}
+
+
 def worth(rows: list[Table], family: str, kind: str, share: float, seed: int) -> tuple[float, bool]:
-    """ln of the share of C that the family needs from scratch for the loss of an adapted run, and whether it is inside of what was
-    trained; linear in ln C between the runs of the same seed, by the last two outside."""
-    curve = sorted((r["share"], r["loss"]) for r in rows if (r["family"], r["kind"], r["seed"]) == (family, "fresh", seed))
-    loss = next(r["loss"] for r in rows if (r["family"], r["kind"], r["share"], r["seed"]) == (family, kind, share, seed))
+    """ln of the share of C that the family needs from scratch for the loss of an adapted run, linear in ln C between the runs of
+    the same seed, and whether they have that loss between them; if not, the nearest end of what was trained."""
+    curve = sorted(losses(rows, family, "fresh", seed).items())
+    loss = losses(rows, family, kind, seed)[share]
     for (a, high), (b, low) in itertools.pairwise(curve):
-        if low <= loss <= high or (b, low) == curve[-1] or (loss > high and (a, high) == curve[0]):
-            slope = (low - high) / math.log(b / a)
-            return math.log(a) + (loss - high) / slope, low <= loss <= high
-    raise AssertionError("a curve has two points")
+        if low <= loss <= high:
+            return math.log(a) + math.log(b / a) * (high - loss) / (high - low), True
+    return math.log(curve[-1][0] if loss < curve[-1][1] else curve[0][0]), False
 
 
 def summary(args: argparse.Namespace, rows: list[Table]) -> list[Table]:
     out = []
     kinds = [(family, "adapted") for family in FAMILIES] + [("mdlm", label) for label in list(VARIANTS)[1:]]
     for (family, kind), share in itertools.product(kinds, SHARES):
-        of = lambda k, s: {r["seed"]: r["loss"] for r in rows if (r["family"], r["kind"], r["share"]) == (family, k, s)}
-        own, equal, total = of(kind, share), of("fresh", share), of("fresh", 1 + share)
+        own = by_seed(rows, family, kind, share)
+        equal, total = (by_seed(rows, family, "fresh", s) for s in (share, 1 + share))
         seeds = sorted(own.keys() & equal.keys() & total.keys())
         if not seeds:
             continue
@@ -161,28 +176,31 @@ def figure(rows: list[Table]) -> theme.Figure:
         shown = []
         for kind in ("fresh", "adapted"):
             for share in sorted({r["share"] for r in rows if (r["family"], r["kind"]) == (family, kind)}):
-                m = mean([r["loss"] for r in rows if (r["family"], r["kind"], r["share"]) == (family, kind, share)])
+                m = mean(list(by_seed(rows, family, kind, share).values()))
                 name = "from scratch" if kind == "fresh" else "adapted from AR"
                 text = f"{family}, {name}, {share:.3g} C: {m['mean']:.3f} nats/token"
                 shown.append({"x": share, "y": m["mean"], "low": m["low"], "high": m["high"], "kind": name, "d": text})
         x = alt.X("x:Q", title="compute spent on this family / that of the AR model", scale=alt.Scale(type="log"))
         y = alt.Y("y:Q", title="held-out nats/token", scale=alt.Scale(domain=domain, zero=False))
-        colour = alt.Color("kind:N", title=None, scale=alt.Scale(range=list(theme.COLOURS[:2])), legend=alt.Legend(orient="top"))
+        two = alt.Scale(range=list(theme.COLOURS[:2]))
+        colour = alt.Color("kind:N", title=None, scale=two, legend=alt.Legend(orient="top"))
         layers = (theme.lines(shown, x, y, colour), theme.bars(shown, x, colour), theme.points(shown, x, y, colour))
         panels.append(theme.panel(*layers, title=family, width=300, height=220))
-    caption = "Held-out loss (bounds) against the compute spent on the family itself, as a share of the AR model's; bars are 95 % over seeds."
+    caption = "Held-out loss (bounds) against the compute spent on the family itself, as a share of the AR model's; bars are 95 %."
     return theme.Figure("adapt", "An AR model adapted, and the same family from scratch", caption, tuple(panels))
 
 
 def show(best: dict[tuple[str, str], float], cells: list[Table]) -> None:
     print("learning rates: " + "; ".join(f"{f} {k} {lr:.2g}" for (f, k), lr in sorted(best.items())))
     three = lambda m: f"{m['mean']:.3g} ({m['low']:.3g} to {m['high']:.3g})"
-    print(f"{'family':7} {'kind':19} {'share':>6}  {'loss':24} {'less equal additional':26} {'less equal total':26} factor of additional compute")
+    heads = f"{'loss':24} {'less equal additional':26} {'less equal total':26} factor of additional compute"
+    print(f"{'family':7} {'kind':19} {'share':>6}  {heads}")
     for c in cells:
-        inside = "" if c["inside"] else " (beyond what was trained)"
+        inside = "" if c["inside"] else " (not all within what was trained)"
         print(
-            f"{c['family']:7} {c['kind']:19} {c['share']:6.3g}  {three(c['loss']):24} {three(c['less_equal_additional']):26} "
-            f"{three(c['less_equal_total']):26} {three(c['factor_additional'])}{inside}"
+            f"{c['family']:7} {c['kind']:19} {c['share']:6.3g}  {three(c['loss']):24} "
+            f"{three(c['less_equal_additional']):26} {three(c['less_equal_total']):26} "
+            f"{three(c['factor_additional'])}{inside}"
         )
 
 
@@ -193,7 +211,9 @@ def main() -> None:
     parser.add_argument("--size", default="301k")
     parser.add_argument("--flops", type=float, default=1e12, help="C, the compute of the AR model (blocks+head)")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--lr", type=float, default=4e-3, help="learning rate of AR, and the middle of those that are tried")
+    parser.add_argument(
+        "--lr", type=float, default=4e-3, help="learning rate of AR, and the middle of those that are tried"
+    )
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--figure", type=Path)
@@ -206,7 +226,8 @@ def main() -> None:
     print("AR: " + ", ".join(f"{loss:.4f}" for loss in judged.values()))
     show(best, cells)
     if args.json:
-        said = {"size": args.size, "flops": args.flops, "convention": "blocks+head", "ar": judged, "cells": cells, "runs": rows}
+        said = {"size": args.size, "flops": args.flops, "convention": "blocks+head", "ar": judged}
+        said |= {"cells": cells, "runs": rows}
         said["rates"] = [{"family": f, "kind": k, "lr": lr} for (f, k), lr in best.items()]
         write_text(args.json, json.dumps(said, indent=1) + "\n")
     if args.figure:
