@@ -24,6 +24,7 @@ from scipy import stats
 from redraft.commands.study_queue import carry_out
 from redraft.files import write_text
 from redraft.report import theme
+from redraft.scaling.results import label
 from redraft.studies import execute
 
 FAMILIES = ("mdlm", "bd3lm", "duo", "esolm")
@@ -109,12 +110,12 @@ def table_of(args: argparse.Namespace, best: dict[tuple[str, str], float]) -> li
             cells["fresh", run_name(args, family, share, seed)] = (family, "fresh", share, seed)
         for share in SHARES:
             cells["adapted", run_name(args, f"{family}-{seed}", share, seed)] = (family, "adapted", share, seed)
-    for seed, (label, how) in itertools.product(range(args.seeds), list(VARIANTS.items())[1:]):
-        name = f"mdlm-{label.replace(', ', '-').replace(' ', '-')}-{seed}"
+    for seed, (variant, how) in itertools.product(range(args.seeds), list(VARIANTS.items())[1:]):
+        name = f"mdlm-{variant.replace(', ', '-').replace(' ', '-')}-{seed}"
         own = {"init_from": start(args, seed), "lr": best["mdlm", "adapted"], "adapt": how["adapt"]}
         adapted.append(arm(args, name, how["family"], SHARES, seed, reuse=not how["adapt"]["open"], **own))
         for share in SHARES:
-            cells["adapted", run_name(args, name, share, seed)] = ("mdlm", label, share, seed)
+            cells["adapted", run_name(args, name, share, seed)] = ("mdlm", variant, share, seed)
     found = {("fresh", n): v for n, v in study(args, "fresh", fresh).items()}
     found |= {("adapted", n): v for n, v in study(args, "adapted", adapted).items()}
     rows = [(*cell, found[key]) for key, cell in cells.items() if key in found]
@@ -137,8 +138,8 @@ def by_seed(rows: list[Table], family: str, kind: str, share: float) -> dict[int
 
 
 def worth(rows: list[Table], family: str, kind: str, share: float, seed: int) -> tuple[float, bool]:
-    """ln of the share of C that the family needs from scratch for the loss of an adapted run, linear in ln C between the runs of
-    the same seed, and whether they have that loss between them; if not, the nearest end of what was trained."""
+    """ln of the share of C that the family needs from scratch for the loss of an adapted run, linear in ln C between the runs
+    of the same seed, and whether they have that loss between them; if not, the nearest end of what was trained."""
     curve = sorted(losses(rows, family, "fresh", seed).items())
     loss = losses(rows, family, kind, seed)[share]
     for (a, high), (b, low) in itertools.pairwise(curve):
@@ -149,7 +150,7 @@ def worth(rows: list[Table], family: str, kind: str, share: float, seed: int) ->
 
 def summary(args: argparse.Namespace, rows: list[Table]) -> list[Table]:
     out = []
-    kinds = [(family, "adapted") for family in FAMILIES] + [("mdlm", label) for label in list(VARIANTS)[1:]]
+    kinds = [(family, "adapted") for family in FAMILIES] + [("mdlm", variant) for variant in list(VARIANTS)[1:]]
     for (family, kind), share in itertools.product(kinds, SHARES):
         own = by_seed(rows, family, kind, share)
         equal, total = (by_seed(rows, family, "fresh", s) for s in (share, 1 + share))
@@ -180,13 +181,17 @@ def figure(rows: list[Table]) -> theme.Figure:
                 name = "from scratch" if kind == "fresh" else "adapted from AR"
                 text = f"{family}, {name}, {share:.3g} C: {m['mean']:.3f} nats/token"
                 shown.append({"x": share, "y": m["mean"], "low": m["low"], "high": m["high"], "kind": name, "d": text})
-        x = alt.X("x:Q", title="compute spent on this family / that of the AR model", scale=alt.Scale(type="log"))
+        x = theme.x_axis("compute spent on this family / that of the AR model")
         y = alt.Y("y:Q", title="held-out nats/token", scale=alt.Scale(domain=domain, zero=False))
         two = alt.Scale(range=list(theme.COLOURS[:2]))
         colour = alt.Color("kind:N", title=None, scale=two, legend=alt.Legend(orient="top"))
-        layers = (theme.lines(shown, x, y, colour), theme.bars(shown, x, colour), theme.points(shown, x, y, colour))
-        panels.append(theme.panel(*layers, title=family, width=300, height=220))
-    caption = "Held-out loss (bounds) against the compute spent on the family itself, as a share of the AR model's; bars are 95 %."
+        layers = (
+            theme.lines(shown, x, y, colour),
+            theme.bars(shown, x, colour, clip=True),
+            theme.points(shown, x, y, colour),
+        )
+        panels.append(theme.panel(*layers, title=label(family), width=300, height=220))
+    caption = "Held-out bound against the compute spent on the family, as a share of the AR model's; bars are 95 % over seeds."
     return theme.Figure("adapt", "An AR model adapted, and the same family from scratch", caption, tuple(panels))
 
 
