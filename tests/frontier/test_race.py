@@ -69,7 +69,7 @@ def test_a_prompt_costs_nothing(racers: list[Racer]) -> None:
     ar, lap = racers[0], next(laps(racers[:1], 1.0, lambda: None))
     evaluator = RedraftEvaluator.of(ar.model)
     found = judged([lap], 1.0, Bench(evaluator, [], (), 1.0), lambda: None).speeds
-    scored = found.scores[found.places[0].speed.key]
+    scored = found.scores["ar", lap.steps, 1.0, 1.0]
     rows = torch.cat([one.tokens for one in lap.batches])
     starts = [len(PROMPTS[number % 3]) for number in range(COURSE.texts)]
     exact = [token_log_p(ar.model, row.numpy(), at, 0) for row, at in zip(rows, starts, strict=True)]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import altair as alt
 
 from redraft.frontier.matched_entropy import Matching
-from redraft.frontier.race import Lap
 from redraft.report.theme import Figure, Row, chart_of, ends, family_keys, panel, points, words, x_axis, y_axis
 from redraft.scaling.results import label, span
+
+if TYPE_CHECKING:
+    from redraft.frontier.race import Lap
 
 TALL = 26  # pixels of a setting
 
