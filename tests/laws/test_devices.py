@@ -65,7 +65,7 @@ def elsewhere(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def network(block: str = "dit", dtype: torch.dtype = torch.float32) -> Transformer:
-    return initialised(Shape(block, 2, 2, 16, 64, V, 8 if block == "dit" else 0), 0, dtype).to(AWAY)
+    return initialised(Shape(block, 1, 2, 16, 64, V, 8 if block == "dit" else 0), 0, dtype).to(AWAY)
 
 
 def batch() -> Batch:
