@@ -3,44 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 import redraft
 from redraft.cli import main
 from redraft.errors import UserError
 from redraft.hub.export.export import export
-from redraft.hub.model import Model
 from redraft.hub.remote import is_hub_name, push
+from tests.hub.hub_client import load, refused, told
 from tests.hub.hub_server import Hub
 from tests.hub.models import folder
-from tests.rounding import CLOSE, in_float64
+from tests.processes import ended, start
+from tests.rounding import CLOSE
 
 pytest.importorskip("huggingface_hub")
-
-LOAD = """
-import json, sys, torch, redraft
-model = redraft.load(sys.argv[1], "cpu")
-model.network.double().compute = torch.float64
-print(json.dumps(model.log_p(torch.arange(12)[None])[0, :, :3].tolist()))
-"""
-
-FETCH = """
-import json, sys
-from redraft.errors import UserError
-from redraft.hub.remote import fetch
-try:
-    fetch(sys.argv[1])
-except UserError as error:
-    print(json.dumps(str(error)))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -63,28 +44,23 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("hf")
 
 
-def at(home: Path, endpoint: str, *command: str, offline: bool = False) -> subprocess.CompletedProcess[str]:
-    """Runs Python with a hub at `endpoint`, which the library reads when it is imported."""
+def at(home: Path, endpoint: str, work: Callable[..., Any], *arguments: Any, offline: bool = False) -> tuple[int, str]:
+    """The status and words of a process with a hub at `endpoint`, which the library reads when it is imported."""
     environment = {
-        **os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_TOKEN": "hf_test", "NO_PROXY": "127.0.0.1",
+        "HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_TOKEN": "hf_test", "NO_PROXY": "127.0.0.1",
         "HF_HUB_OFFLINE": str(int(offline)), "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     }  # fmt: skip
-    return subprocess.run(
-        [sys.executable, *command], env=environment, capture_output=True, text=True, timeout=120, cwd=home, check=False
-    )
-
-
-def told(model: Model) -> Tensor:
-    """What LOAD prints."""
-    in_float64(model.network)
-    return model.log_p(torch.arange(12)[None])[0, :, :3]
+    said = home / "said"
+    said.unlink(missing_ok=True)
+    status = ended(start(work, *arguments, said=said, **environment))
+    return status, said.read_text()
 
 
 def test_what_goes_up_comes_down_the_same_and_stays_without_a_network(hub: Hub, run: Path, home: Path) -> None:
-    done = at(home, hub.url, "-m", "redraft", "push", str(run), "someone/first", "--private", "--json")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["url"].endswith("someone/first")
+    status, words = at(home, hub.url, main, ["push", str(run), "someone/first", "--private", "--json"])
+    assert status == 0, words
+    assert json.loads(words)["url"].endswith("someone/first")
     assert hub.private["someone/first"]
     assert set(hub.repositories["someone/first"]) == {
         "README.md", "bytes.json", "config.json", "model.safetensors", "tokenizer.json",
@@ -99,14 +75,12 @@ def test_what_goes_up_comes_down_the_same_and_stays_without_a_network(hub: Hub, 
         """In float64: another process may have other threads, and add in another order."""
         return bool(torch.allclose(torch.tensor(json.loads(printed), dtype=torch.float64), expected, **CLOSE))
 
-    fetched = at(home, hub.url, "-c", LOAD, "someone/first")
-    assert same(fetched.stdout), fetched.stderr
+    assert same(at(home, hub.url, load, "someone/first")[1])
     assert not list(home.rglob("evil.py"))
     before = len(hub.asked)
-    assert same(at(home, hub.url, "-c", LOAD, "someone/first", offline=True).stdout)
+    assert same(at(home, hub.url, load, "someone/first", offline=True)[1])
     assert len(hub.asked) == before
-    nobody = at(home, "http://127.0.0.1:9", "-c", LOAD, "someone/first")
-    assert same(nobody.stdout), nobody.stderr
+    assert same(at(home, "http://127.0.0.1:9", load, "someone/first")[1])
 
 
 def test_what_is_not_there_is_one_line(hub: Hub, home: Path) -> None:
@@ -119,14 +93,14 @@ def test_what_is_not_there_is_one_line(hub: Hub, home: Path) -> None:
             "cannot fetch some/other: http://127.0.0.1:9 cannot be reached, and the local cache",
         ),
     ):
-        done = at(home, endpoint, "-c", FETCH, "some/other", offline=offline)
-        assert json.loads(done.stdout).startswith(why), done.stderr
+        _, words = at(home, endpoint, refused, "some/other", offline=offline)
+        assert json.loads(words).startswith(why)
 
 
 def test_a_push_without_a_network_is_one_line(run: Path, home: Path) -> None:
-    done = at(home, "http://127.0.0.1:9", "-m", "redraft", "push", str(run), "someone/first")
-    assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert done.stderr.startswith("redraft: cannot push to someone/first")
+    status, words = at(home, "http://127.0.0.1:9", main, ["push", str(run), "someone/first"])
+    assert status == 2 and words.count("\n") == 1
+    assert words.startswith("redraft: cannot push to someone/first")
 
 
 def test_a_path_is_no_hub_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

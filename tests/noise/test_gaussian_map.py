@@ -96,7 +96,7 @@ def counted(vocab: int, gamma: float, form: str, samples: int) -> Tensor:
 
 @pytest.mark.parametrize("vocab", VOCABS)
 @pytest.mark.parametrize("form", ["dense", "sparse"])
-@pytest.mark.parametrize("level", [0.05, 0.2, 0.5, 0.8, 0.95])
+@pytest.mark.parametrize("level", [0.05, 0.5, 0.95])
 def test_argmax_is_the_token_as_often_as_alpha_says(vocab: int, form: str, level: float) -> None:
     """P(z = x) = alpha + (1 - alpha) / V, within 4 standard errors of a count."""
     gamma = gamma_at(level, vocab)

@@ -79,8 +79,9 @@ def test_a_text_in_company_is_the_text_alone(name: str, sampler: str) -> None:
         assert torch.equal(canvas.tokens, alone(model, one))
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("kind", ["unsupervised", "standard"])
+@pytest.mark.parametrize(
+    ("name", "kind"), [*((name, "unsupervised") for name in FAMILIES), ("mdlm", "standard"), ("duo", "standard")]
+)
 def test_a_guided_text_in_company_is_the_text_alone(name: str, kind: str) -> None:
     model = model_of(name)
     some = asked(model, "")

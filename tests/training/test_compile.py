@@ -79,7 +79,7 @@ def test_blocks_share_one_graph_and_the_teacher_is_fused_too(
     counter, plain = CompileCounterWithBackend("aot_eager"), torch.compile
     monkeypatch.setattr(torch, "compile", lambda function, **_: plain(function, backend=counter))
     options = {"name": "duo", "options": {"objective": "distillation", "rounds": 1}}
-    config = tiny(source, family=options, train={"compile": True, "checkpointing": checkpointing})
+    config = tiny(source, family=options, network={"depth": 2}, train={"compile": True, "checkpointing": checkpointing})
     setup = set_up(config)
     network = initialised(setup.budget.shape, 0)
     teacher = initialised(setup.budget.shape, 1).requires_grad_(False)

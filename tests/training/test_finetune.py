@@ -228,9 +228,12 @@ def test_adapters_resume_to_the_same_bits(family: str, pairs: Path, start: Path,
 
 
 @pytest.mark.usefixtures("_peft")
-def test_only_what_adapters_add_changes(pairs: Path, start: Path, tmp_path: Path) -> None:
+def test_only_what_adapters_add_changes(pairs: Path, text: Path, tmp_path: Path) -> None:
     """The saved model is an ordinary one: the old weights, and in the targets a difference of the adapters' rank."""
-    finish(sft(pairs, train={"init_from": str(start), "lr": 1e-2, **lora(targets=["qkv", "up"])}), tmp_path / "run")
+    deep, start = {"depth": 2}, tmp_path / "start"
+    finish(tiny(text, network=deep, budget={"steps": 10}), start)
+    train = {"init_from": str(start), "lr": 1e-2, **lora(targets=["qkv", "up"])}
+    finish(sft(pairs, network=deep, train=train), tmp_path / "run")
     before, after = (load_file(folder / "model.safetensors") for folder in (start, tmp_path / "run"))
     assert before.keys() == after.keys()
     for name in before:
