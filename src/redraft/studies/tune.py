@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from redraft.config import FamilyConfig, merge, validated
+from redraft.config import FamilyConfig, merge, said, validated
 from redraft.display import quantity
 from redraft.planning.study import ArmConfig, PlannedRun, Study, StudyConfig, plan_study
 
@@ -136,8 +136,8 @@ def _rate(run: PlannedRun, family: str, best: Sequence[Best]) -> float:
 
 
 def _given(arm: ArmConfig) -> dict[str, Any]:
-    """An arm without the settings that it leaves at their defaults, or out: TOML has no null."""
-    return arm.model_dump(exclude_defaults=True, exclude_none=True)
+    """An arm without the settings that it leaves at their defaults."""
+    return dict(said(arm.model_dump(exclude_defaults=True)))
 
 
 def tuning_sentences(best: Sequence[Best]) -> list[str]:
