@@ -75,21 +75,8 @@ def test_sdist_holds_tests_pages_and_examples(source: Path) -> None:
 def test_in_an_empty_environment_own_text_becomes_a_report(source: Path, installed: Path, tmp_path: Path) -> None:
     """The example, whole: a tokenizer, a study of two runs, its fit and its page; then a sample, by the installed package."""
     (tmp_path / "book.txt").write_text("so the cat sat on the mat\n\n" * 400)
-    words = [
-        "book.txt",
-        "--into",
-        "study",
-        "--vocabulary",
-        "270",
-        "--sizes",
-        "3.1k",
-        "--flops",
-        "1e7",
-        "--length",
-        "16",
-        "--workers",
-        "1",
-    ]
+    sizes = ["--vocabulary", "270", "--sizes", "3.1k", "--flops", "1e7", "--length", "16"]
+    words = ["book.txt", "--into", "study", *sizes, "--workers", "1"]
     program = (
         "import sys, redraft; from redraft.cli import main\n"
         f"assert redraft.__file__.startswith({str(installed)!r}), redraft.__file__\n"
