@@ -40,7 +40,7 @@ SHORT = {
     "device": "train.device", "precision": "train.precision", "seed": "seed",
 }  # fmt: skip
 
-# How long the threads of torch wait for each other in a loop before they sleep; read when torch is loaded. By its default, some
+# How long threads of torch wait for each other in a loop before they sleep; read when torch is loaded. By its default, some
 # milliseconds, a small network on two busy cores wrote a hundred times slower than it does with this.
 SPINS = "1000"
 
