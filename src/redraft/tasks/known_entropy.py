@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from redraft.errors import UserError
+from redraft.errors import UserError, require
 from redraft.files import make_folder, read_json, write_json, write_text
 from redraft.noise import counter_rng
 from redraft.noise.counter_rng import Key
@@ -31,10 +31,8 @@ class Source:
         path = folder / SOURCE
         if not path.is_file():
             raise UserError(f"{folder} holds no {SOURCE}: give the folder of llama2.c's stories260K")
-        try:
-            self.network: Any = read_network(path)
-        except ImportError:
-            raise UserError("this source needs the package 'transformers': pip install 'redraft[hf]'") from None
+        require("this source", "hf", "transformers")
+        self.network: Any = read_network(path)
         self.begin, self.vocab = BEGIN, int(self.network.config.vocab_size)
         self.sha256 = sha256(path.read_bytes()).hexdigest()
 
