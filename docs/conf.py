@@ -17,6 +17,7 @@ suppress_warnings = ["misc.highlighting_failure"]
 nitpick_ignore_regex = [("py:.*", r"(?!redraft\.(load|Model|register|Entry)$).*")]
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
+autodoc_mock_imports = ["altair"]  # figures are another extra
 python_use_unqualified_type_names = True
 maximum_signature_line_length = 88
 html_theme = "furo"

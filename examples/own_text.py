@@ -26,7 +26,9 @@ def learned(text: Path, size: int) -> Tokenizer:
     return tokenizer
 
 
-def recipe(text: Path, tokenizer: Path, flops: list[float], sizes: list[str], length: int) -> dict[str, object]:
+def recipe(
+    text: Path, tokenizer: Path, flops: list[float], sizes: list[str], length: int, workers: int = 2
+) -> dict[str, object]:
     """AR and MDLM at every size and budget; `redraft list keys` names what else can be said."""
     base = {
         "data": {"source": str(text), "tokenizer": str(tokenizer), "length": length},
@@ -35,7 +37,7 @@ def recipe(text: Path, tokenizer: Path, flops: list[float], sizes: list[str], le
         "evaluate": {"rows": 64, "draws": 4},
     }
     arm = {"families": ["ar", "mdlm"], "sizes": sizes, "flops": flops, "seeds": [0]}
-    return {"title": f"AR and MDLM on {text.name}", "workers": 2, "base": base, "arm": [arm]}
+    return {"title": f"AR and MDLM on {text.name}", "workers": workers, "base": base, "arm": [arm]}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -46,12 +48,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--flops", type=float, nargs="+", default=[1e10, 3e10])
     parser.add_argument("--sizes", nargs="+", default=["6k", "14k", "25k"])
     parser.add_argument("--length", type=int, default=64)
+    parser.add_argument("--workers", type=int, default=2, help="runs at a time")
     options = parser.parse_args(arguments)
     options.into.mkdir(parents=True, exist_ok=True)
     tokenizer = options.into.with_name(f"{options.into.name}-tokenizer.json")
     learned(options.text, options.vocabulary).save(str(tokenizer))
     plan = options.into.with_name(f"{options.into.name}.toml")
-    plan.write_text(tomli_w.dumps(recipe(options.text, tokenizer, options.flops, options.sizes, options.length)))
+    settings = (options.flops, options.sizes, options.length, options.workers)
+    plan.write_text(tomli_w.dumps(recipe(options.text, tokenizer, *settings)))
     command(["study", "run", str(plan), "--into", str(options.into)])
     command(["study", "fit", str(options.into)])
     command(["study", "report", str(options.into)])

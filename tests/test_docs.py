@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -82,6 +84,14 @@ def test_numbers_stand_on_the_page_they_link_to(name: str) -> None:
         known = set().union(*(numbers(source.read_text()) for source in linked))
         told = numbers(re.sub(r"\u2248 [\d.]+( to [\d.]+)?|`[^`]*`|```.*?```|arXiv:\S+", "", part, flags=re.DOTALL))
         assert told <= known, f"{name}, {part[:40]!r}: {sorted(told - known)} on none of {[p.name for p in linked]}"
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make here")
+def test_the_demo_installs_less_than_the_tests() -> None:
+    for target, extra in (("demo", ".[figures]"), ("test", ".[dev]"), ("docs", ".[docs]")):
+        command = ["make", "-n", target, "VENV=nowhere"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        assert re.findall(r'-e "(.*?)"', done.stdout) == [extra]
 
 
 def test_the_worked_example_is_the_file() -> None:

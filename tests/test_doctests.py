@@ -12,7 +12,7 @@ import pytest
 from redraft.registry import FAMILIES
 
 MODULES = (
-    "hub.model", "registry", "network.sizes", "noise.counter_rng", "noise.kernels", "noise.schedules", "scaling.fit",
+    "hub.model", "registry", "network.sizes", "noise.counter_rng", "noise.kernels", "noise.schedules", "scaling.records",
 )  # fmt: skip
 MODEL = Path(__file__).parent / "fixtures" / "v0.1.0" / "runs" / "mdlm"
 

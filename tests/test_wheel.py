@@ -14,19 +14,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-RECIPE = """
-title = "tiny"
-[base]
-data = { source = "book.txt", length = 16 }
-network = { cond = 8 }
-train = { batch = 2, threads = 1 }
-evaluate = { rows = 2, draws = 1 }
-[[arm]]
-families = ["ar", "mdlm"]
-sizes = ["3.1k"]
-flops = [1e7]
-seeds = [0]
-"""
 
 
 @pytest.fixture(scope="module")
@@ -85,16 +72,18 @@ def test_sdist_holds_tests_pages_and_examples(source: Path) -> None:
         assert (source / name).exists(), name
 
 
-def test_installed_package_plans_runs_a_study_reports_and_samples(installed: Path, tmp_path: Path) -> None:
-    (tmp_path / "tiny.toml").write_text(RECIPE)
+def test_in_an_empty_environment_own_text_becomes_a_report(source: Path, installed: Path, tmp_path: Path) -> None:
+    """The example, whole: a tokenizer, a study of two runs, its fit and its page; then a sample, by the installed package."""
     (tmp_path / "book.txt").write_text("so the cat sat on the mat\n\n" * 400)
+    sizes = ["--vocabulary", "270", "--sizes", "3.1k", "--flops", "1e7", "--length", "16"]
+    words = ["book.txt", "--into", "study", *sizes, "--workers", "1"]
     program = (
-        "import redraft; from redraft.cli import main\n"
+        "import sys, redraft; from redraft.cli import main\n"
         f"assert redraft.__file__.startswith({str(installed)!r}), redraft.__file__\n"
         "main(['plan', 'demo'])\n"
-        "for words in ('run tiny.toml --into study', 'fit study', 'report study'): main(['study', *words.split()])\n"
+        f"sys.path.insert(0, {str(source / 'examples')!r}); import own_text; own_text.main({words})\n"
         "main('sample study/runs/mdlm-3.1k-1e07-s0 --length 8 --steps 2'.split())"
     )
     assert "2 runs of 2 families" in run(installed, program, tmp_path)
     record = json.loads((tmp_path / "study" / "runs" / "ar-3.1k-1e07-s0" / "record.json").read_text())
-    assert record["versions"]["redraft"] and "<title>tiny" in (tmp_path / "study" / "report.html").read_text()
+    assert record["versions"]["redraft"] and "<title>AR and MDLM" in (tmp_path / "study" / "report.html").read_text()

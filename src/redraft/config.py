@@ -346,11 +346,11 @@ def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]
 
 def dump_toml(model: BaseModel) -> str:
     """The resolved configuration as TOML that reads back equal."""
-    return tomli_w.dumps(_said(model.model_dump()))
+    return tomli_w.dumps(said(model.model_dump()))
 
 
-def _said(value: Any) -> Any:
+def said(value: Any) -> Any:
     """The value without what is None: TOML has no word for it, and it reads back as the default."""
     if isinstance(value, Mapping):
-        return {k: _said(v) for k, v in value.items() if v is not None}
-    return [_said(v) for v in value] if isinstance(value, list) else value
+        return {k: said(v) for k, v in value.items() if v is not None}
+    return [said(v) for v in value] if isinstance(value, list) else value

@@ -14,12 +14,12 @@ from redraft.scaling.results import Fits
 
 @pytest.fixture(scope="session", autouse=True)
 def _fits_are_shared() -> Iterator[None]:
-    known: dict[str, Fits] = {}
+    known: dict[tuple[str, int, bool], Fits] = {}
 
-    def remembered(points: Sequence[Point]) -> Fits:
-        key = repr(points)
+    def remembered(points: Sequence[Point], *, resamples: int, checks: bool) -> Fits:
+        key = repr(points), resamples, checks
         if key not in known:
-            known[key] = fit(points)
+            known[key] = fit(points, resamples=resamples, checks=checks)
         return known[key]
 
     with pytest.MonkeyPatch.context() as patch:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import tomllib
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import tomli_w
 
 from redraft.planning.study import Study, plan_study
+from redraft.registry import FAMILIES
 from redraft.studies.tune import best_rates, tuned_table, tuning_sentences, tuning_table
 
 TABLE: dict[str, Any] = {
@@ -53,6 +57,23 @@ def test_a_rate_at_the_edge_is_named() -> None:
     best = best_rates(study, losses(study))
     assert not any(b.inside for b in best) and [b.lr for b in best] == pytest.approx([4e-5] * 4)
     assert all("edge" in line for line in tuning_sentences(best))
+
+
+def test_an_edge_tells_nothing_about_other_sizes() -> None:
+    study = plan_study(tuning_table(TABLE))
+    best = [replace(b, lr=1e-9, inside=False) if b.size == "25k" else b for b in best_rates(study, losses(study))]
+    for run in plan_study(tuned_table(TABLE, best)).runs:
+        found = next(b.lr for b in best if b.family == run.config.family.name and b.inside)
+        assert run.config.train.lr == pytest.approx(found, rel=5e-3)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_tuned_recipe_of_every_family_is_a_file(family: str) -> None:
+    table = {"base": TABLE["base"], "arm": [{"families": [family], "sizes": ["6k"], "flops": [1e11], "seeds": [0]}]}
+    study = plan_study(tuning_table(table))
+    best = best_rates(study, {run.name: 2.0 + math.log(run.config.train.lr / 1e-3) ** 2 for run in study.runs})
+    again = tomllib.loads(tomli_w.dumps(tuned_table(table, best)))
+    assert [run.config.train.lr for run in plan_study(again).runs] == pytest.approx([1e-3], rel=5e-3)
 
 
 def test_runs_that_diverged_are_left_out() -> None:

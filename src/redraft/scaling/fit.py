@@ -40,13 +40,6 @@ def fit(
 
     `checks`: also what tells how far to trust it: other intervals and conventions, influence, the joint law.
 
-    >>> from redraft.scaling.records import load_points
-    >>> fits = fit(load_points("published:scaling-beyond"))
-    >>> mdlm = fits.families["mdlm"]
-    >>> round(mdlm.laws.params.exponent.value, 2)  # of the best size, N* ~ C^a; .low and .high are its 95 % interval
-    0.46
-    >>> round(mdlm.multiplier.ratios[0].multiplier.value, 1)  # times the compute of AR, at the smallest budget
-    12.4
 
     The result depends on the set of points, not on their order. A family's draws depend on (seed, its name) alone.
     Raises `UserError` for no points, too few resamples, an unknown reference, or runs that cannot be compared.

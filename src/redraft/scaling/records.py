@@ -90,6 +90,11 @@ class Point:
 def load_points(path: str | Path, name: str | None = None) -> list[Point]:
     """The points of a .csv, .tsv, .json, .jsonl or .parquet table, or of the `runs/*/record.json` of a study directory.
 
+    >>> from redraft.scaling.fit import fit
+    >>> mdlm = fit(load_points("published:scaling-beyond")).families["mdlm"]
+    >>> round(mdlm.laws.params.exponent.value, 2)  # of the best size, N* ~ C^a; .low and .high are its 95 % interval
+    0.46
+
     `published:NAME` is a table that ships with the package (`redraft.scaling.published`). A table without a column `family`
     is one family, called `name`, or as its file is where that is left out. Raises `UserError`, one
     sentence, for a file that cannot be read, columns that are missing, a cell that is no positive finite number (named

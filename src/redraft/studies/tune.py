@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from redraft.config import FamilyConfig, merge, validated
+from redraft.config import FamilyConfig, merge, said, validated
 from redraft.display import quantity
 from redraft.planning.study import ArmConfig, PlannedRun, Study, StudyConfig, plan_study
 
@@ -124,8 +124,10 @@ def _every_size(recipe: StudyConfig, arm: ArmConfig) -> list[PlannedRun]:
 
 
 def _rate(run: PlannedRun, family: str, best: Sequence[Best]) -> float:
-    """lr* at a run's size: through the sizes that were tuned, as a power of N."""
-    own = sorted((b for b in best if b.family == family), key=lambda b: b.params)
+    """lr* at a run's size: through the sizes that were tuned, as a power of N. An edge of what was tried is no bottom, so it
+    has no say about other sizes where a bottom was found."""
+    every = [b for b in best if b.family == family]
+    own = sorted([b for b in every if b.inside] or every, key=lambda b: b.params)
     if not own:
         return run.config.train.lr
     first, last = own[0], own[-1]
@@ -135,7 +137,7 @@ def _rate(run: PlannedRun, family: str, best: Sequence[Best]) -> float:
 
 def _given(arm: ArmConfig) -> dict[str, Any]:
     """An arm without the settings that it leaves at their defaults."""
-    return arm.model_dump(exclude_defaults=True)
+    return dict(said(arm.model_dump(exclude_defaults=True)))
 
 
 def tuning_sentences(best: Sequence[Best]) -> list[str]:
