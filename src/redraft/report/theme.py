@@ -142,10 +142,8 @@ def flops_axis(budgets: Iterable[float]) -> alt.X:
 LABEL = "length(datum.label) > 7 ? format(datum.value, '.4~r') : datum.label"
 
 
-def x_axis(title: str, field: str = "x", type: Any = "log") -> alt.X:
-    return alt.X(
-        f"{field}:Q", title=title, scale=alt.Scale(type=type, nice=False, zero=False, padding=16), axis=short()
-    )
+def x_axis(title: str, type: Any = "log") -> alt.X:
+    return alt.X("x:Q", title=title, scale=alt.Scale(type=type, nice=False, zero=False, padding=16), axis=short())
 
 
 def y_axis(title: str, field: str = "y", type: Any = "linear", **axis: Any) -> alt.Y:

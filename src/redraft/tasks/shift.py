@@ -146,7 +146,7 @@ def _at(curve: list[tuple[float, float]], x: float) -> float:
     return curve[0][1] if x <= curve[0][0] else curve[-1][1]
 
 
-def lines(runs: Sequence[dict[str, Any]], reference: str = "ar") -> list[str]:
+def lines(runs: Sequence[dict[str, Any]]) -> list[str]:
     from redraft.tasks.table import table
 
     keys = dict.fromkeys((run["family"], run["steps"]) for run in sorted(runs, key=lambda r: (r["family"], r["steps"])))
@@ -160,11 +160,11 @@ def lines(runs: Sequence[dict[str, Any]], reference: str = "ar") -> list[str]:
         body.append([family, f"{steps}", f"{older:.3f}", f"{newer:.3f}", f"{gap:+.3f}", some[0]["loss_kind"]])
     out = table(["family", "steps", "older", "newer", "gap", "kind"], body)
     families = dict.fromkeys(run["family"] for run in runs)
-    for family in (name for name in families if name != reference and reference in families):
-        found = matched(runs, reference, family)
+    for family in (name for name in families if name != "ar" and "ar" in families):
+        found = matched(runs, "ar", family)
         if found is None:
-            out.append(f"{family}: no loss on older text that both it and {reference} reached.")
+            out.append(f"{family}: no loss on older text that both it and ar reached.")
         else:
             each = " ".join(f"{value:+.3f}" for value in found["by_seed"])
-            out.append(f"{family} less {reference} on newer text, at equal loss on older text: {each} by seed.")
+            out.append(f"{family} less ar on newer text, at equal loss on older text: {each} by seed.")
     return out

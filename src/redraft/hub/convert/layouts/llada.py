@@ -80,10 +80,7 @@ def plan(
 
 
 def _check_config(source: Source, facts: Facts) -> None:
-    for name, good in ONLY.items():
-        said = facts.table.get(name)
-        if said is not None and said not in good:
-            raise UserError(f"{source.path} has {name} {said!r}: only {' or '.join(map(repr, good))} is known")
+    facts.check(source.path, ONLY)
     if facts.table.get("clip_qkv") is not None:
         raise UserError(f"{source.path} clips its queries, keys and values (clip_qkv), which is not known here")
 
@@ -94,9 +91,7 @@ def _rows(have: dict[str, LazyTensor], name: str, otherwise: int) -> int:
 
 
 def _heads(source: Source, facts: Facts, choices: Choices, width: int, keys: int) -> tuple[int, int]:
-    heads = choices.heads or facts.number("n_heads")
-    if not heads:
-        raise UserError(f"{source.path} has no config.json that tells its number of heads: give --heads")
+    heads = choices.heads or facts.heads(source.path, "n_heads")
     groups = keys // (width // heads) if width % heads == 0 else 0
     if not groups or heads % groups or groups * (width // heads) != keys:
         raise UserError(
