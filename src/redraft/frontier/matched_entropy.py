@@ -137,7 +137,7 @@ def _at(
     """Between the neighbours that bracket the level; in each resample on the straight line through the same two."""
     for low, high in pairwise(path):
         if low.entropy <= level <= high.entropy and low.entropy < high.entropy:
-            (q0, h0), (q1, h1) = (scores[s.key].draws(resamples=len(levels)) for s in (low, high))
+            (q0, h0), (q1, h1) = (scores[s.key].draws() for s in (low, high))
             with np.errstate(divide="ignore", invalid="ignore"):
                 draws = q0 + (levels - h0) / (h1 - h0) * (q1 - q0)
             ends = np.array([[getattr(s, knob), np.log(s.tokens_per_second), s.quality] for s in (low, high)])
