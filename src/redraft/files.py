@@ -115,6 +115,33 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
+def check_new(into: Path) -> None:
+    """`UserError` where something is in the place of a new folder; an empty folder may be there."""
+    if into.exists() and (not into.is_dir() or any(into.iterdir())):
+        what = "not empty" if into.is_dir() else "a file"
+        raise UserError(f"{into} is {what}: give a new or empty folder")
+
+
+@contextmanager
+def whole_folder(into: Path) -> Iterator[Path]:
+    """A folder to fill beside `into`, which takes its name when it is done. `UserError` where something is there already."""
+    check_new(into)
+    make_folder(into.parent)
+    aside = into.with_name(f"{into.name}.tmp-{os.getpid()}")
+    with disk(into.parent):
+        try:
+            try:
+                aside.mkdir()
+            except FileNotFoundError:  # such places as /proc take no folders, and say so oddly
+                raise UserError(f"cannot write in {into.parent}: give another folder") from None
+            yield aside
+            if into.is_dir():
+                into.rmdir()
+            aside.rename(into)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """`text` as UTF-8."""
     with whole_file(path) as file:

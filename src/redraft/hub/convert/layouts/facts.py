@@ -40,11 +40,12 @@ class Facts:
         return heads
 
     def check(self, path: Path, only: Mapping[str, tuple[Any, ...]]) -> None:
-        """`UserError` where the table says something other than what is known here: `only` has what may be said of a name."""
+        """`UserError` for what is not known here: `only` has what may be said of a name, which may be nothing."""
         for name, good in only.items():
             said = self.table.get(name)
             if said is not None and said not in good:
-                raise UserError(f"{path} has {name} {said!r}: only {' or '.join(map(repr, good))} is known")
+                can = f": only {' or '.join(map(repr, good))} is known" if good else ", which is not known here"
+                raise UserError(f"{path} has {name} {str(said)[:60]}{can}")
 
     def _values(self, names: tuple[str, ...]) -> Iterator[Any]:
         for name in names:

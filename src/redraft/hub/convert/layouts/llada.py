@@ -21,7 +21,7 @@ ONLY = {
     "block_type": ("llama",), "activation_type": ("silu",), "layer_norm_type": ("rms", "default_rms"), "alibi": (False,),
     "rope": (True,), "include_bias": (False,), "include_qkv_bias": (False,), "attention_layer_norm": (False,),
     "multi_query_attention": (False,), "block_group_size": (1,), "layer_norm_with_affine": (True,),
-    "bias_for_layer_norm": (False,),
+    "bias_for_layer_norm": (False,), "clip_qkv": (),
 }  # fmt: skip
 
 
@@ -46,7 +46,7 @@ def plan(
 ) -> Plan:
     """The whole conversion. `have`: the network's tensors by their names, without prefix."""
     notes: list[str] = []
-    _check_config(source, facts)
+    facts.check(source.path, ONLY)
     rows, width = have["transformer.wte.weight"].shape
     hidden = _rows(have, "ff_proj", 4 * width)
     keys = _rows(have, "k_proj", width)
@@ -77,12 +77,6 @@ def plan(
     length = choices.length or facts.number("max_sequence_length") or 4096
     family = choices.family or "mdlm"
     return Plan("llada", family, dict(choices.options), shape, length, targets, vocab.mask, vocab.silent, notes)
-
-
-def _check_config(source: Source, facts: Facts) -> None:
-    facts.check(source.path, ONLY)
-    if facts.table.get("clip_qkv") is not None:
-        raise UserError(f"{source.path} clips its queries, keys and values (clip_qkv), which is not known here")
 
 
 def _rows(have: dict[str, LazyTensor], name: str, otherwise: int) -> int:
