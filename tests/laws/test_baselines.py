@@ -15,7 +15,7 @@ from redraft.families.gidd import GIDD
 from redraft.families.mask_uniform import divergence
 from redraft.families.mdlm import MDLM
 from redraft.families.sedd import SEDD, score_entropy
-from redraft.noise import counter_rng, kernels
+from redraft.noise import counter_rng
 from redraft.noise.counter_rng import Key
 from redraft.noise.schedules import SCHEDULES, Hybrid, Linear
 from redraft.noise.time_density import Power
@@ -25,6 +25,7 @@ from redraft.sampling.psi import Psi
 from redraft.types import Canvas
 from tests.laws.test_bound import Wrong
 from tests.laws.test_sampling import small_network
+from tests.rate_bound import rate_bound
 from tests.rounding import log_mixture_off
 from tests.world import TEXTS, Exact, L, Oracle, Score, V, states
 
@@ -85,7 +86,7 @@ def test_gidd_closed_form_is_the_rate_definition(uniform: float) -> None:
     keep = ((z == k) | (z == x))[:, 0] if uniform == 0 else torch.ones(len(z), dtype=torch.bool)
     log_p, z, x, t = log_p[keep], z[keep], x[keep], t[keep]
     alpha, dalpha = family.schedule(t)
-    slow = kernels.rate_bound(on_states(log_p.exp()), z, x, alpha, dalpha, *rates(family, t))
+    slow = rate_bound(on_states(log_p.exp()), z, x, alpha, dalpha, *rates(family, t))
     assert torch.allclose(family.token_nelbo(Oracle(), log_p, z, x, t), slow, rtol=1e-6, atol=1e-9)
 
 

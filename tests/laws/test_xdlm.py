@@ -11,12 +11,13 @@ from redraft.families.base import DiffusionFamily, build
 from redraft.families.duo import Duo
 from redraft.families.mdlm import MDLM
 from redraft.families.xdlm import XDLM
-from redraft.noise import counter_rng, kernels
+from redraft.noise import counter_rng
 from redraft.noise.counter_rng import Key
 from redraft.noise.schedules import Cosine, Linear, LogLinear
 from redraft.sampling.base import Prediction
 from tests.laws.test_baselines import on_states, random_case
 from tests.laws.test_bound import Wrong
+from tests.rate_bound import rate_bound
 from tests.world import TEXTS, Exact, L, LeaveOneOut, Oracle, V, states
 
 K = 6
@@ -27,7 +28,7 @@ K = 6
 def test_closed_form_is_the_rate_definition(uniform: float, schedule: Linear) -> None:
     family = XDLM(K, uniform, schedule)
     log_p, z, x, t = random_case(K, 0, K + 1)
-    slow = kernels.rate_bound(on_states(log_p.exp()), z, x, *schedule(t), family.law(t))
+    slow = rate_bound(on_states(log_p.exp()), z, x, *schedule(t), family.law(t))
     assert torch.allclose(family.token_nelbo(Oracle(), log_p, z, x, t), slow, rtol=1e-6, atol=1e-9)
 
 

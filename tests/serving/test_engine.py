@@ -18,7 +18,7 @@ from redraft.network.init import initialised
 from redraft.network.sizes import Shape
 from redraft.registry import FAMILIES, SAMPLERS
 from redraft.sampling.base import build as build_sampler
-from redraft.serving.engine import Asked, Engine, guided_by_fixed, write_all
+from redraft.serving.engine import Asked, Engine, guided_by_fixed
 from redraft.text.tokenizers.tokenizer import Bytes
 from redraft.types import Canvas, View, last
 
@@ -63,6 +63,21 @@ def asked(model: Model, sampler: str) -> list[Asked]:
         one = Canvas(canvas.tokens, canvas.fixed, torch.tensor([number]))
         out.append(Asked(one, sampler, steps, temperature, 1.0, seed))
     return out
+
+
+def write_all(model: Model, asked: list[Asked], at_once: int) -> list[Canvas]:
+    """The finished canvases of many texts, `at_once` at a time; a text that ends makes room for the next."""
+    engine, rows, left = Engine(model), [], iter(asked)
+    while True:
+        while len(engine.rows) < at_once and (one := next(left, None)) is not None:
+            rows.append(engine.add(one))
+        if not engine.rows:
+            break
+        engine.step()
+    for row in rows:
+        if row.error is not None:
+            raise row.error
+    return [row.canvas for row in rows]
 
 
 def alone(model: Model, one: Asked) -> Tensor:

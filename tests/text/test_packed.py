@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from redraft.errors import UserError
-from redraft.text.shards.packed import packed_tokens, read_packed, write_packed
+from redraft.text.shards.packed import packed_shard, packed_tokens, write_packed
 from redraft.text.shards.prepare import prepare
 from redraft.text.tokenizers.tokenizer import Bytes
 
@@ -20,7 +20,7 @@ def test_packed_tokens_come_back(tmp_path: Path, dtype: str) -> None:
     assert (tmp_path / "a.bin").read_bytes()[:16] == b"LITPKDS" + (1).to_bytes(8, "little") + bytes(
         [{"<u1": 1, "<i2": 3, "<u2": 8, "<i4": 4, "<i8": 5}[dtype]]
     )
-    assert np.array_equal(read_packed(tmp_path / "a.bin"), tokens)
+    assert np.array_equal(packed_shard(tmp_path / "a.bin").map(), tokens)
 
 
 def test_packed_files_read_as_one_stream(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_a_damaged_packed_file_is_refused(tmp_path: Path, damage: object, messag
     write_packed(path, np.arange(100))
     path.write_bytes(damage(path.read_bytes()))  # type: ignore[operator]
     with pytest.raises(UserError, match=message) as caught:
-        read_packed(path)
+        packed_shard(path)
     assert "a.bin" in str(caught.value)
 
 

@@ -161,7 +161,7 @@ def test_trackers_that_are_not_there_are_refused_before_anything_is_spent(
 ) -> None:
     with pytest.raises(UserError, match="Did you mean 'wandb'"):
         open_trackers(["wanbd"], tmp_path, {})
-    monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "trackio", None)
     with pytest.raises(UserError, match=r"--track trackio needs the package 'trackio'"):
         open_trackers(["trackio"], tmp_path, {})
 

@@ -228,12 +228,9 @@ def cost_sentence(racers: list[Racer], pieces: int, seconds: float) -> str:
 
 
 def draw(path: Path, ran: list[Lap], found: Judged | None) -> None:
-    from redraft.files import whole_file
     from redraft.report.race_figure import race_figure
 
-    drawn = getattr(race_figure(ran, found.matching if found else None), path.suffix.lower()[1:])()
-    with whole_file(path) as file:
-        file.write(drawn.encode() if isinstance(drawn, str) else drawn)
+    race_figure(ran, found.matching if found else None).save(path)
 
 
 def table(ran: list[Lap], found: Judged | None) -> list[str]:

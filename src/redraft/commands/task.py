@@ -248,7 +248,8 @@ def speed(options: Namespace, overrides: dict[str, Any]) -> None:
 
 def train(jobs: list[Any], options: Namespace) -> None:
     """Say what the runs will cost, then carry out what is not done."""
-    from redraft.tasks.runs import carry_out_all, cores
+    from redraft.tasks.runs import carry_out_all
+    from redraft.text.shards.prepare import cores
 
     workers = options.workers or cores()
     if not options.json:

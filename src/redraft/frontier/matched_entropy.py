@@ -87,15 +87,15 @@ class Matching:
         return Lead(rate, first, tuple(gaps))
 
 
-def match(speeds: Frontier, entropy: float | None = None, resamples: int = RESAMPLES) -> Matching | None:
+def match(speeds: Frontier, entropy: float | None = None) -> Matching | None:
     """All curves at `entropy` nats, or at that of held-out text; None where there is no such entropy or no scores."""
     if not speeds.scores or (entropy is None and (speeds.real is None or REAL not in speeds.scores)):
         return None
     if entropy is not None:
-        level, levels = Estimate(entropy), np.full(resamples, entropy)
+        level, levels = Estimate(entropy), np.full(RESAMPLES, entropy)
     else:
         assert speeds.real is not None
-        levels = speeds.scores[REAL].draws(resamples=resamples)[1]
+        levels = speeds.scores[REAL].draws()[1]
         level = interval(speeds.real.entropy, levels)
     ranked = sorted((p.speed for p in speeds.places if p.speed.key in speeds.scores), key=_curve)
     matches, misses = [], []
@@ -137,7 +137,7 @@ def _at(
     """Between the neighbours that bracket the level; in each resample on the straight line through the same two."""
     for low, high in pairwise(path):
         if low.entropy <= level <= high.entropy and low.entropy < high.entropy:
-            (q0, h0), (q1, h1) = (scores[s.key].draws(resamples=len(levels)) for s in (low, high))
+            (q0, h0), (q1, h1) = (scores[s.key].draws() for s in (low, high))
             with np.errstate(divide="ignore", invalid="ignore"):
                 draws = q0 + (levels - h0) / (h1 - h0) * (q1 - q0)
             ends = np.array([[getattr(s, knob), np.log(s.tokens_per_second), s.quality] for s in (low, high)])

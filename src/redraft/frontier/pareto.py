@@ -104,10 +104,10 @@ class Scored:
     tokens: Array
     entropy: Array
 
-    def draws(self, seed: int = 0, resamples: int = RESAMPLES) -> tuple[Array, Array]:
+    def draws(self) -> tuple[Array, Array]:
         """Quality and entropy [R] of resamples; settings with equally many samples resample the same numbers."""
         # In a resample without a single token quality is not a number, and `interval` leaves it out.
-        picks = np.random.default_rng([seed, len(self.nats)]).integers(0, len(self.nats), (resamples, len(self.nats)))
+        picks = np.random.default_rng([0, len(self.nats)]).integers(0, len(self.nats), (RESAMPLES, len(self.nats)))
         with np.errstate(invalid="ignore"):
             return self.nats[picks].sum(1) / self.tokens[picks].sum(1), self.entropy[picks].mean(1)
 

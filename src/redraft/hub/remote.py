@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from redraft.errors import UserError
+from redraft.errors import UserError, require
 
 DATA = ("*.json", "*.safetensors", "*.model", "README.md")
 # What is a model's, and not a run's: its journal and configuration name folders of the machine it ran on.
@@ -62,12 +62,11 @@ def _contents(folder: Path, name: str) -> dict[str, Path | bytes]:
 @contextmanager
 def _hub(what: str) -> Iterator[Any]:
     """The library; what it or its HTTP client raises becomes one line."""
-    try:
-        import huggingface_hub as hub
-        from huggingface_hub import constants
-        from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled, RepositoryNotFoundError
-    except ImportError:
-        raise UserError(f"cannot {what}: it needs the package 'huggingface_hub': pip install 'redraft[hf]'") from None
+    require(f"cannot {what}: it", "hf", "huggingface_hub")
+    import huggingface_hub as hub
+    from huggingface_hub import constants
+    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled, RepositoryNotFoundError
+
     where = constants.ENDPOINT
     try:
         yield hub

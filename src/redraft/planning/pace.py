@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 
@@ -21,6 +20,7 @@ from redraft.network.flops import training_flops_per_token
 from redraft.network.sizes import Shape
 from redraft.planning.budget import Budget
 from redraft.registry import FAMILIES
+from redraft.text.shards.prepare import cores
 
 # Read off benchmarks of steps on one machine: what a step takes beside, each block, and all else.
 BLOCK_OVERHEAD, STEP_OVERHEAD = 1.5e-3, 3e-3  # seconds
@@ -51,8 +51,8 @@ def scoring_flops(config: RunConfig, budget: Budget) -> float:
 def cpu_rate(budgets: Sequence[Budget], threads: int = 0, at_a_time: int = 1) -> float:
     """Useful FLOP/s (everything counted) to expect of this machine in all, when `at_a_time` of the runs train at once with so
     many threads each (0: all cores). Of many networks a few are timed, from the narrowest to the widest."""
-    cores = available()
-    own = min(threads or cores, cores)
+    most = available()
+    own = min(threads or most, most)
     shapes = sorted({b.shape: b for b in budgets}.values(), key=lambda b: b.shape.width)
     some = [
         shapes[i * (len(shapes) - 1) // max(1, min(TIMED, len(shapes)) - 1)] for i in range(min(TIMED, len(shapes)))
@@ -64,14 +64,13 @@ def cpu_rate(budgets: Sequence[Budget], threads: int = 0, at_a_time: int = 1) ->
     near = lambda width: min(rates, key=lambda known: abs(math.log(known[0] / width)))[1]
     work = sum(b.flops["full"] for b in budgets)
     spent = sum(b.flops["full"] / near(b.shape.width) for b in budgets)
-    return work / spent * at_a_time * min(1.0, cores / (own * at_a_time))
+    return work / spent * at_a_time * min(1.0, most / (own * at_a_time))
 
 
 def available() -> int:
     """Threads that products of this process may use."""
     told = os.environ.get("OMP_NUM_THREADS", "")
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return min(int(told), cores) if told.isdigit() and int(told) else cores
+    return min(int(told), cores()) if told.isdigit() and int(told) else cores()
 
 
 def _rate(shape: Shape, length: int) -> float:

@@ -54,12 +54,12 @@ def write_animation(recording: Recording, path: Path) -> None:
         _write_gif(recording, path)
 
 
-def thinned(recording: Recording, most: int = MOST_FRAMES) -> Recording:
-    """At most so many frames, evenly spread, the first and the last among them. Tokens of the others appear as written."""
+def thinned(recording: Recording) -> Recording:
+    """At most `MOST_FRAMES`, evenly spread, the first and the last among them. Tokens of the others appear as written."""
     count = len(recording.frames)
-    if count <= most:
+    if count <= MOST_FRAMES:
         return recording
-    kept = sorted({round(i * (count - 1) / (most - 1)) for i in range(most)})
+    kept = sorted({round(i * (count - 1) / (MOST_FRAMES - 1)) for i in range(MOST_FRAMES)})
     return Recording(recording.title, tuple(recording.frames[i] for i in kept))
 
 

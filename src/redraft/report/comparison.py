@@ -34,7 +34,7 @@ from redraft.scaling.results import label, ordered, span
 TOLD = {"convention": "counting convention", "tokenizer": "tokenizer", "data": "training data"}
 
 
-def write_comparison(folders: Sequence[str | Path], path: str | Path, *, title: str = "Studies compared") -> Path:
+def write_comparison(folders: Sequence[str | Path], path: str | Path) -> Path:
     """One offline HTML page over several study directories; returns its path.
 
     Raises `UserError` for fewer than two studies, one given twice, and as `write_report` does.
@@ -42,7 +42,7 @@ def write_comparison(folders: Sequence[str | Path], path: str | Path, *, title: 
     studies = _named(folders)
     page = render(
         "comparison.html.j2",
-        title=title,
+        title="Studies compared",
         differences=list(_differences(studies)),
         studies={name: conclude(s.fits, s.speeds, s.matching) for name, s in studies.items()},
         figures=list(_figures(studies)),

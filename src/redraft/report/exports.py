@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from redraft.errors import UserError
-from redraft.files import make_folder, whole_file, write_text
+from redraft.files import make_folder, write_text
 from redraft.frontier.matched_entropy import Matching
 from redraft.frontier.pareto import Frontier
 from redraft.report.figures import residuals
@@ -36,9 +36,7 @@ def save_figures(study: str | Path, into: str | Path, formats: Sequence[str] = (
     for figure in [answer_figure(found.fits), *figures(found.points, found.fits, found.speeds, found.matching)]:
         for form in formats:
             path = Path(into) / f"{figure.name}.{form}"
-            drawn = getattr(figure, form)()
-            with whole_file(path) as file:
-                file.write(drawn.encode() if isinstance(drawn, str) else drawn)
+            figure.save(path)
             paths.append(path)
     return paths
 

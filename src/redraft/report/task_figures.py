@@ -8,7 +8,7 @@ from typing import Any
 
 import altair as alt
 
-from redraft.files import make_folder, write_text
+from redraft.files import make_folder
 from redraft.report.theme import Figure, bars, family_keys, level, lines, panel, points, y_axis
 from redraft.scaling.results import label
 from redraft.tasks.table import cell
@@ -105,5 +105,5 @@ def puzzle_figure(summary: Sequence[Mapping[str, Any]]) -> Figure:
 def save(figure: Figure, folder: Path) -> Path:
     make_folder(folder)
     path = folder / f"{figure.name}.svg"
-    write_text(path, figure.svg())
+    figure.save(path)
     return path

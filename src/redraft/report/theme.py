@@ -11,10 +11,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
+from pathlib import Path
 from typing import Any
 
 import altair as alt
 
+from redraft.files import whole_file
 from redraft.scaling.laws.multiplier import Estimate
 from redraft.scaling.results import label, ordered
 
@@ -57,6 +59,12 @@ class Figure:
         data = io.BytesIO()
         self._whole().save(data, format="pdf")
         return data.getvalue()
+
+    def save(self, path: Path) -> None:
+        """A file in the format that its name ends in."""
+        drawn = getattr(self, path.suffix.lower()[1:])()
+        with whole_file(path) as file:
+            file.write(drawn.encode() if isinstance(drawn, str) else drawn)
 
     def _whole(self) -> Any:
         return _styled(
@@ -142,10 +150,8 @@ def flops_axis(budgets: Iterable[float]) -> alt.X:
 LABEL = "length(datum.label) > 7 ? format(datum.value, '.4~r') : datum.label"
 
 
-def x_axis(title: str, field: str = "x", type: Any = "log") -> alt.X:
-    return alt.X(
-        f"{field}:Q", title=title, scale=alt.Scale(type=type, nice=False, zero=False, padding=16), axis=short()
-    )
+def x_axis(title: str, type: Any = "log") -> alt.X:
+    return alt.X("x:Q", title=title, scale=alt.Scale(type=type, nice=False, zero=False, padding=16), axis=short())
 
 
 def y_axis(title: str, field: str = "y", type: Any = "linear", **axis: Any) -> alt.Y:

@@ -220,18 +220,3 @@ def on_host(rows: Sequence[Row]) -> list[NDArray[np.int64]]:
     """The ids [L] of each row, by one copy from the device."""
     sizes = [row.canvas.tokens.shape[1] for row in rows]
     return [ids.numpy() for ids in torch.cat([row.canvas.tokens[0] for row in rows]).cpu().split(sizes)] if rows else []
-
-
-def write_all(model: Model, asked: list[Asked], at_once: int) -> list[Canvas]:
-    """The finished canvases of many texts, `at_once` at a time; a text that ends makes room for the next."""
-    engine, rows, left = Engine(model), [], iter(asked)
-    while True:
-        while len(engine.rows) < at_once and (one := next(left, None)) is not None:
-            rows.append(engine.add(one))
-        if not engine.rows:
-            break
-        engine.step()
-    for row in rows:
-        if row.error is not None:
-            raise row.error
-    return [row.canvas for row in rows]

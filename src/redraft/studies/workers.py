@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from redraft.errors import UserError
+from redraft.errors import UserError, require
 from redraft.files import make_folder, read_json, write_json
 from redraft.studies.execute import Workers, work
 from redraft.training.distributed.environment import local_rank
@@ -75,7 +75,9 @@ class Jobs(Workers):
     """
 
     def __init__(self, folder: Path, count: int, options: dict[str, Any], cluster: str = "slurm"):
-        submitit = _submitit()
+        require("the Slurm launcher", "slurm", "submitit")
+        import submitit
+
         self.folder, self.count, self.restarts = folder, count, RESTARTS * count
         make_folder(folder / "slurm")
         try:
@@ -108,11 +110,3 @@ class Jobs(Workers):
         known = read_json(self.folder / JOBS) if (self.folder / JOBS).exists() else []
         jobs = [submitit.SlurmJob(self.folder / "slurm", job_id) for job_id in known]
         return [job for job in jobs if not job.done()]
-
-
-def _submitit() -> Any:
-    try:
-        import submitit
-    except ImportError:
-        raise UserError('the Slurm launcher needs submitit: pip install "redraft[slurm]"') from None
-    return submitit

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from redraft.errors import UserError
 from redraft.evaluation.compute import AUTO, Compute
-from redraft.files import make_folder, read_json, write_json, write_text
+from redraft.files import make_folder, read_json, write_text
 from redraft.tasks import gsm8k_answers
 from redraft.tasks.intervals import wilson
-from redraft.tasks.runs import Job, job
+from redraft.tasks.runs import Job, job, kept
 
 TRAIN: dict[str, Any] = {"batch": 16, "lr": 1e-3, "warmup": 0.05, "threads": 1, "save_every": 100}
 
@@ -55,10 +56,8 @@ class GSM8K:
 
     def measure(self) -> Iterator[dict[str, Any]]:
         for done in self.jobs():
-            path = done.folder / f"gsm8k-{self.limit}-{self.sampling_steps}-{self.temperature:g}.json"
-            if not path.exists():
-                write_json(path, self.asked(done))
-            yield read_json(path)
+            name = f"gsm8k-{self.limit}-{self.sampling_steps}-{self.temperature:g}.json"
+            yield kept(done.folder / name, partial(self.asked, done))
 
     def asked(self, done: Job) -> dict[str, Any]:
         from redraft.tasks.fill import filled, hole

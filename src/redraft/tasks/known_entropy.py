@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from redraft.errors import UserError
+from redraft.errors import UserError, require
 from redraft.files import make_folder, read_json, write_json, write_text
 from redraft.noise import counter_rng
 from redraft.noise.counter_rng import Key
@@ -19,6 +19,7 @@ from redraft.tasks.word_tokenizer import word_level
 
 BATCH = 256
 SOURCE = "stories260K.bin"
+HELD_OUT = 256  # rows
 
 
 class Source:
@@ -31,10 +32,8 @@ class Source:
         path = folder / SOURCE
         if not path.is_file():
             raise UserError(f"{folder} holds no {SOURCE}: give the folder of llama2.c's stories260K")
-        try:
-            self.network: Any = read_network(path)
-        except ImportError:
-            raise UserError("this source needs the package 'transformers': pip install 'redraft[hf]'") from None
+        require("this source", "hf", "transformers")
+        self.network: Any = read_network(path)
         self.begin, self.vocab = BEGIN, int(self.network.config.vocab_size)
         self.sha256 = sha256(path.read_bytes()).hexdigest()
 
@@ -66,16 +65,16 @@ class Source:
         return torch.cat(parts)
 
 
-def written(source: Source, folder: Path, rows: int, length: int, seed: int = 0, held_out: int = 256) -> dict[str, Any]:
+def written(source: Source, folder: Path, rows: int, length: int) -> dict[str, Any]:
     """Draws as files to train and to validate on, made unless they are there; the data settings that read them.
 
     A token is a word of its own, so that a row's ids are the source's: word i stands for id i of the source.
     """
-    place = folder / f"source-{source.sha256[:8]}-{rows}x{length}-s{seed}"
+    place = folder / f"source-{source.sha256[:8]}-{rows}x{length}-s0"
     make_folder(place)
     if not (place / "source.json").exists():
-        tokens = torch.cat(list(source.sample(rows + held_out, length, seed)))
-        for name, some in (("train", tokens[held_out:]), ("valid", tokens[:held_out])):
+        tokens = torch.cat(list(source.sample(rows + HELD_OUT, length, 0)))
+        for name, some in (("train", tokens[HELD_OUT:]), ("valid", tokens[:HELD_OUT])):
             lines = (json.dumps({"prompt": "", "completion": " ".join(map(word, row))}) for row in some.tolist())
             write_text(place / f"{name}.jsonl", "\n".join(lines) + "\n")
         write_text(place / "tokenizer.json", word_level(word(i) for i in range(source.vocab)))
@@ -83,7 +82,7 @@ def written(source: Source, folder: Path, rows: int, length: int, seed: int = 0,
         write_json(place / "source.json", {
             "entropy": float(nats.mean()), "entropy_se": float(nats.std() / len(nats) ** 0.5), "rows": len(nats),
             "length": length,
-            "held_out": float(nats[:held_out].mean()), "sha256": source.sha256,
+            "held_out": float(nats[:HELD_OUT].mean()), "sha256": source.sha256,
         })  # fmt: skip
     data = {"source": "train.jsonl", "validation": "valid.jsonl", "tokenizer": "tokenizer.json"}
     return {key: str(place / name) for key, name in data.items()} | {

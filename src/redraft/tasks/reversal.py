@@ -10,15 +10,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from redraft.evaluation.compute import AUTO, Compute
-from redraft.files import make_folder, read_json, write_json, write_text
+from redraft.files import read_json
 from redraft.tasks.intervals import Interval, wilson
 from redraft.tasks.reversal_data import People, Question, generate, load, rows
-from redraft.tasks.runs import Job, job
+from redraft.tasks.runs import Job, grid, kept, written
 from redraft.tasks.word_tokenizer import word_level
 
 KINDS = ("forward", "reversed", "infill")
@@ -53,12 +53,8 @@ class Reversal:
         """Every run. The longest come first, so that no worker is left alone with one."""
         out = []
         for seed in range(self.first, self.first + self.seeds):
-            data = written(self.data(seed), self.into / "data", self.original is not None)
-            for steps in self.steps:
-                for family in self.families:
-                    settings = {"seed": seed, "family": family, "budget": {"steps": steps}, "data": data}
-                    base = {**BASE, **settings, "data": {**BASE["data"], **data}}
-                    out.append(job(f"{family}-{steps}-s{seed}", base, self.over or {}, self.into / "runs"))
+            data = data_of(self.data(seed), self.into / "data", self.original is not None)
+            out += grid(BASE, data, seed, self.steps, self.families, self.over or {}, self.into)
         return sorted(out, key=lambda j: -(j.config.budget.steps or 0))
 
     def data(self, seed: int) -> People:
@@ -67,14 +63,13 @@ class Reversal:
     def measure(self) -> Iterator[dict[str, Any]]:
         """The answers of each run, with what says whose they are; kept beside the run."""
         for done in self.jobs():
-            path = done.folder / ANSWERS
-            if not path.exists():
-                people = self.data(done.config.seed)
-                write_json(path, asked(done, people, self.original is not None, self.compute))
-            yield read_json(path)
+            yield kept(done.folder / ANSWERS, partial(self._asked, done))
+
+    def _asked(self, done: Job) -> dict[str, Any]:
+        return asked(done, self.data(done.config.seed), self.original is not None, self.compute)
 
 
-def written(people: People, folder: Path, bytewise: bool) -> dict[str, Any]:
+def data_of(people: People, folder: Path, bytewise: bool) -> dict[str, Any]:
     """The files of a world, in a folder named after what is in them; the data settings that read it.
 
     The sentences to learn are the completions of empty prompts: all of a sentence is learned. To validate on: the tests in
@@ -89,12 +84,7 @@ def written(people: People, folder: Path, bytewise: bool) -> dict[str, Any]:
     files |= {"learned.jsonl": _lines(learned), "held_out.jsonl": _lines(held_out)}
     if not bytewise:
         files["tokenizer.json"] = word_level(people.texts())
-    name = sha256("".join(files.values()).encode()).hexdigest()[:12]
-    make_folder(folder / name)
-    for file, text in files.items():
-        if not (folder / name / file).exists():
-            write_text(folder / name / file, text)
-    place = folder / name
+    place = written(files, folder)
     return {
         "source": str(place / "learned.jsonl"),
         "validation": str(place / "held_out.jsonl"),

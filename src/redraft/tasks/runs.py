@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from redraft.config import RunConfig, merge, validated
 from redraft.errors import UserError
-from redraft.files import alone, make_folder
+from redraft.files import alone, make_folder, read_json, write_json, write_text
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,33 @@ def job(label: str, base: dict[str, Any], over: dict[str, Any], into: Path) -> J
     return Job(label, validated(RunConfig, merge(base, over)), into)
 
 
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+def grid(
+    base: dict[str, Any], data: dict[str, Any], seed: int, steps: Sequence[int], families: Sequence[str],
+    over: dict[str, Any], into: Path,
+) -> list[Job]:  # fmt: skip
+    """A run of each family at each number of steps, on the same data; in the folder `runs` of `into`."""
+    table = {**base, "seed": seed, "data": {**base["data"], **data}}
+    return [
+        job(f"{family}-{n}-s{seed}", {**table, "family": family, "budget": {"steps": n}}, over, into / "runs")
+        for n, family in product(steps, families)
+    ]
+
+
+def kept(path: Path, make: Callable[[], Any]) -> Any:
+    """What the JSON file `path` holds; made and written where it is not there."""
+    if not path.exists():
+        write_json(path, make())
+    return read_json(path)
+
+
+def written(files: dict[str, str], folder: Path) -> Path:
+    """Text files by name, written unless they are there, in a folder named after what is in them."""
+    place = folder / hashlib.sha256("".join(files.values()).encode()).hexdigest()[:12]
+    make_folder(place)
+    for name, text in files.items():
+        if not (place / name).exists():
+            write_text(place / name, text)
+    return place
 
 
 def carry_out_all(jobs: Sequence[Job], workers: int) -> Iterator[Job]:

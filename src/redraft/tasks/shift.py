@@ -12,15 +12,16 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from redraft.errors import UserError
 from redraft.evaluation.compute import AUTO, Compute
-from redraft.files import make_folder, read_json, write_json, write_text
+from redraft.files import make_folder, read_json, write_text
 from redraft.tasks.intervals import of_mean
-from redraft.tasks.runs import Job, job
+from redraft.tasks.runs import Job, grid, kept
 from redraft.text.sources.formats import read_records
 
 BASE: dict[str, Any] = {
@@ -49,24 +50,16 @@ class Shift:
     compute: Compute = AUTO
 
     def jobs(self) -> list[Job]:
-        data = {**BASE["data"], "source": self.older, **({"validation": self.validation} if self.validation else {})}
+        data = {"source": self.older, **({"validation": self.validation} if self.validation else {})}
         out = []
         for seed in range(self.first, self.first + self.seeds):
-            for steps in self.steps:
-                for family in self.families:
-                    settings = {"seed": seed, "family": family, "budget": {"steps": steps}, "data": data}
-                    out.append(
-                        job(f"{family}-{steps}-s{seed}", {**BASE, **settings}, self.over or {}, self.into / "runs")
-                    )
+            out += grid(BASE, data, seed, self.steps, self.families, self.over or {}, self.into)
         return out
 
     def measure(self) -> Iterator[dict[str, Any]]:
         """Each run's losses on older and on newer text, the same rows and noise for all."""
         for done in self.jobs():
-            path = done.folder / NEWER
-            if not path.exists():
-                write_json(path, self.losses(done))
-            yield read_json(path)
+            yield kept(done.folder / NEWER, partial(self.losses, done))
 
     def losses(self, done: Job) -> dict[str, Any]:
         from redraft.evaluation.likelihood.nelbo import bound
@@ -153,7 +146,7 @@ def _at(curve: list[tuple[float, float]], x: float) -> float:
     return curve[0][1] if x <= curve[0][0] else curve[-1][1]
 
 
-def lines(runs: Sequence[dict[str, Any]], reference: str = "ar") -> list[str]:
+def lines(runs: Sequence[dict[str, Any]]) -> list[str]:
     from redraft.tasks.table import table
 
     keys = dict.fromkeys((run["family"], run["steps"]) for run in sorted(runs, key=lambda r: (r["family"], r["steps"])))
@@ -167,11 +160,11 @@ def lines(runs: Sequence[dict[str, Any]], reference: str = "ar") -> list[str]:
         body.append([family, f"{steps}", f"{older:.3f}", f"{newer:.3f}", f"{gap:+.3f}", some[0]["loss_kind"]])
     out = table(["family", "steps", "older", "newer", "gap", "kind"], body)
     families = dict.fromkeys(run["family"] for run in runs)
-    for family in (name for name in families if name != reference and reference in families):
-        found = matched(runs, reference, family)
+    for family in (name for name in families if name != "ar" and "ar" in families):
+        found = matched(runs, "ar", family)
         if found is None:
-            out.append(f"{family}: no loss on older text that both it and {reference} reached.")
+            out.append(f"{family}: no loss on older text that both it and ar reached.")
         else:
             each = " ".join(f"{value:+.3f}" for value in found["by_seed"])
-            out.append(f"{family} less {reference} on newer text, at equal loss on older text: {each} by seed.")
+            out.append(f"{family} less ar on newer text, at equal loss on older text: {each} by seed.")
     return out

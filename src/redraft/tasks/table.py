@@ -12,8 +12,8 @@ def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
     return [line(head), "| " + " | ".join("-" * width for width in widths) + " |", *map(line, body)]
 
 
-def cell(found: dict[str, Any] | None, digits: int = 2) -> str:
+def cell(found: dict[str, Any] | None) -> str:
     """A value with its interval; what cannot be asked is a dash."""
     if found is None:
         return "-"
-    return f"{found['value']:.{digits}f} ({found['low']:.{digits}f} to {found['high']:.{digits}f})"
+    return f"{found['value']:.2f} ({found['low']:.2f} to {found['high']:.2f})"

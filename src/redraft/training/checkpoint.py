@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import final
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -73,7 +74,26 @@ def write(path: Path, cursor: Cursor, tensors: dict[str, Tensor]) -> None:
     write_tensors(path, tensors, {"format": "pt", "step": str(cursor.step), **shift})
 
 
-class Writer:
+class Background:
+    """One piece of writing at a time in a thread, while training goes on."""
+
+    def __init__(self) -> None:
+        self.thread = ThreadPoolExecutor(1)
+        self.running: Future[str | None] | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether one has been written, or has failed, and waits to be collected."""
+        return self.running is not None and self.running.done()
+
+    def collect(self) -> str | None:
+        """Wait for the one that is being written, if any. Why it failed, in a few words; all ranks get the same answer."""
+        running, self.running = self.running, None
+        return None if running is None else running.result()
+
+
+@final
+class Writer(Background):
     """Writes one state file at a time while training goes on: what `sharded.Saver` is to several ranks, for one device.
 
     The state is first copied into buffers of the host, which are kept. Of a GPU they are pinned, and the copies are queued
@@ -81,8 +101,8 @@ class Writer:
     """
 
     def __init__(self, path: Path):
-        self.path, self.buffers, self.thread = path, dict[str, Tensor](), ThreadPoolExecutor(1)
-        self.running: Future[str | None] | None = None
+        super().__init__()
+        self.path, self.buffers = path, dict[str, Tensor]()
 
     def begin(self, cursor: Cursor, tensors: dict[str, Tensor]) -> None:
         """Copy the state aside, then write it in the background. The one before must be `collect`ed."""
@@ -94,16 +114,6 @@ class Writer:
         device = next(iter(tensors.values())).device
         copied = torch.accelerator.current_stream(device).record_event().synchronize if accelerated(device) else None
         self.running = self.thread.submit(self._write, cursor, copied)
-
-    @property
-    def ready(self) -> bool:
-        """Whether one has been written, or has failed, and waits to be collected."""
-        return self.running is not None and self.running.done()
-
-    def collect(self) -> str | None:
-        """Wait for the one that is being written, if any. Why it failed, in a few words."""
-        running, self.running = self.running, None
-        return None if running is None else running.result()
 
     def close(self) -> None:
         """Returns when nothing is being written any more."""

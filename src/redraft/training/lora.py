@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from redraft.config import LoraConfig
-from redraft.errors import UserError
+from redraft.errors import UserError, require
 from redraft.network.transformer import Transformer
 
 MATRICES = {"dit": ("qkv", "out", "up", "down"), "llama": ("qkv", "out", "gate", "up", "down")}
@@ -56,8 +56,7 @@ def merge(network: Transformer) -> None:
 
 
 def _library() -> Any:
-    try:
-        import peft
-    except ImportError as error:
-        raise UserError("train.lora needs the package 'peft': pip install 'redraft[lora]'") from error
+    require("train.lora", "lora", "peft")
+    import peft
+
     return peft

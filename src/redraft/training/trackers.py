@@ -7,16 +7,16 @@ that fails is told nothing more. The journal is the record; these are views of i
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from queue import Full, Queue
 from threading import Thread
 from typing import Any, final
 
-from redraft.errors import UserError, unknown
+from redraft.errors import require, unknown
 
 PROJECT = "redraft"
 WAITING = 1000  # records that a tracker may be behind by
@@ -102,11 +102,11 @@ class Trackio(Tracker):
         self.run.finish()
 
 
-TRACKERS: dict[str, tuple[str, Callable[[Path, Mapping[str, Any]], Tracker]]] = {
-    "wandb": ("wandb", Wandb),
-    "tensorboard": ("tensorboard", TensorBoard),
-    "trackio": ("trackio", Trackio),
-}
+TRACKERS: dict[str, Callable[[Path, Mapping[str, Any]], Tracker]] = {
+    "wandb": Wandb,
+    "tensorboard": TensorBoard,
+    "trackio": Trackio,
+}  # by the names of their packages
 SHOWN = ("loss", "lr", "grad_norm", "tokens", "flops", "seconds", "tokens_per_second")
 RESULT = ("loss", "loss_se", "bits_per_byte", "ppl", "params", "tokens", "steps", "flops")
 
@@ -179,19 +179,13 @@ def check(names: Sequence[str]) -> None:
     for name in names:
         if name not in TRACKERS:
             raise unknown("tracker", name, TRACKERS)
-        package = TRACKERS[name][0]
-        if importlib.util.find_spec(package) is None:
-            raise UserError(f"--track {name} needs the package {package!r}: pip install 'redraft[track]'")
+        require(f"--track {name}", "track", name)
 
 
 def open_trackers(names: Sequence[str], folder: Path, config: Mapping[str, Any]) -> Trackers:
     """Those of that name, told the run's configuration; errors as of `check`."""
     check(names)
-    return Trackers([_open_tracker(name, folder.resolve(), config) for name in names])
-
-
-def _open_tracker(name: str, folder: Path, config: Mapping[str, Any]) -> TrackerQueue:
-    return TrackerQueue(name, lambda: TRACKERS[name][1](folder, config))
+    return Trackers([TrackerQueue(name, partial(TRACKERS[name], folder.resolve(), config)) for name in names])
 
 
 def _id(folder: Path) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from redraft.errors import UserError
+from redraft.errors import UserError, require
 from redraft.evaluation.generation.evaluators import Evaluator, HFEvaluator, Identity, RedraftEvaluator, refuse_bound
 from redraft.families.base import family_class
 from redraft.files import read_json, sha256
@@ -138,10 +138,8 @@ def _causal(network: Any, tokenizer: Any, name: str, kind: str, weights: str, de
 @contextmanager
 def _library(spec: str, offline: bool = True) -> Iterator[Any]:
     """The library, quiet, and without a network unless it is asked for; what it raises about a judge becomes one line."""
-    try:
-        import transformers
-    except ImportError:
-        raise UserError(f"judge {spec} needs the package 'transformers': pip install 'redraft[hf]'") from None
+    require(f"judge {spec}", "hf", "transformers")
+    import transformers
     from huggingface_hub import constants
 
     reaching, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE or offline

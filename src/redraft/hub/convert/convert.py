@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +11,7 @@ import torch
 
 from redraft.errors import UserError
 from redraft.families.base import build
-from redraft.files import disk, make_folder, write_json
+from redraft.files import check_new, whole_folder, write_json
 from redraft.hub.convert.layouts import causal, dit, gpt2, llada, smdm
 from redraft.hub.convert.layouts.facts import Facts, facts_of
 from redraft.hub.convert.layouts.names import belonging, numbered, plain_names, recognised, unwrapped
@@ -60,11 +56,11 @@ def convert(
     choices = choices or Choices()
     if choices.family is not None:
         find("family", FAMILIES, choices.family)
-    _check_place(into)
+    check_new(into)
     opened = open_source(source)
     facts = facts_of(opened.config)
     named = facts.text("data.tokenizer_name_or_path", "tokenizer_name_or_path")
-    with _aside(into) as folder:
+    with whole_folder(into) as folder:
         speaks = tokenizer_in(opened, tokenizer) or find_tokenizer(opened.folder, tokenizer, named, download)
         speaks.save(folder)
         plan = plan_of(opened, form, facts, choices, tokenizer_info(speaks, folder))
@@ -78,7 +74,6 @@ def convert(
         if golden is not None:
             network = load_model(folder, torch.device("cpu"))[1]
             worst = parity_check(network, family, golden, plan.silent, tolerance)
-        _move(folder, into)
     return Converted(plan, sum(target.bytes for target in plan.targets.values()), worst)
 
 
@@ -126,29 +121,3 @@ def _name(source: Source, layout: str, form: str, facts: Facts) -> str:
 def _record(source: Path, plan: Plan) -> dict[str, Any]:
     made = {"from": source.name, "format": plan.format, "mask": plan.mask, "silent": list(plan.silent)}
     return {"converted": {**made, "notes": plan.notes, "shape": asdict(plan.shape)}}
-
-
-def _check_place(into: Path) -> None:
-    if into.exists() and not into.is_dir():
-        raise UserError(f"{into} is a file: give a new or empty folder")
-    if into.is_dir() and any(into.iterdir()):
-        raise UserError(f"{into} is not empty: give a new or empty folder")
-
-
-@contextmanager
-def _aside(into: Path) -> Iterator[Path]:
-    """A folder beside `into` that is gone at the end, whatever happens."""
-    folder = into.with_name(f".{into.name}.tmp-{os.getpid()}")
-    make_folder(folder)
-    try:
-        with disk(into.parent):
-            yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _move(folder: Path, into: Path) -> None:
-    with disk(into.parent):
-        if into.exists():
-            into.rmdir()
-        folder.rename(into)

@@ -14,7 +14,7 @@ LOAD = {
     "native": """```python
 import redraft
 
-model = redraft.load("{name}")
+model = redraft.load(".")
 print(model.sample("Once", n=1, length={length}, steps=64)[0])
 ```""",
     "transformers": """With redraft no code of this folder is run: `redraft.load("RUN")` reads the run that this was made of,
@@ -27,8 +27,8 @@ load from the hub, for what is there may change. Without the flag the model cann
 ```python
 from transformers import AutoTokenizer, {auto}
 
-tokenizer = AutoTokenizer.from_pretrained("{name}")
-model = {auto}.from_pretrained("{name}", trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained(".")
+model = {auto}.from_pretrained(".", trust_remote_code=True)
 {write}
 ```
 
@@ -36,8 +36,8 @@ model = {auto}.from_pretrained("{name}", trust_remote_code=True)
     "llama": """```python
 from transformers import AutoTokenizer, AutoModelForCausalLM
 
-tokenizer = AutoTokenizer.from_pretrained("{name}")
-model = AutoModelForCausalLM.from_pretrained("{name}")
+tokenizer = AutoTokenizer.from_pretrained(".")
+model = AutoModelForCausalLM.from_pretrained(".")
 {write}
 ```
 
@@ -65,8 +65,8 @@ Times run from 0 (text) to 1 (noise).""",
 }
 
 
-def card(model: Model, target: str, name: str = ".") -> str:
-    """Markdown with the hub's header. `target`: what kind of folder it lies in; `name`: what its example loads."""
+def card(model: Model, target: str) -> str:
+    """Markdown with the hub's header. `target`: what kind of folder it lies in."""
     front = {
         "library_name": "transformers"
         if target in ("transformers", "llama", "hf")
@@ -82,7 +82,7 @@ def card(model: Model, target: str, name: str = ".") -> str:
         f"Trained on rows of {model.length} tokens; made with redraft.",
         *(["## Record", _table(facts(model))]),
         "## Load",
-        _load(model, target, name),
+        _load(model, target),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -174,10 +174,9 @@ def _stands(model: Model) -> str:
     return " `logits[:, i]` are of token i + 1." if model.family.shift else " `logits[:, i]` are of token i."
 
 
-def _load(model: Model, target: str, name: str) -> str:
+def _load(model: Model, target: str) -> str:
     causal = model.family.spare == "bos"
     fill = {
-        "name": name,
         "length": model.length,
         "vocab": model.family.vocab,
         "auto": "AutoModelForCausalLM" if causal else "AutoModelForMaskedLM",

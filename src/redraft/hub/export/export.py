@@ -9,10 +9,7 @@ native         config.json, weights and tokenizer without the rest of a run
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -20,7 +17,7 @@ from typing import Any
 from redraft.errors import UserError, unknown
 from redraft.families.ar import AR, SPARE
 from redraft.families.base import PROCESSES, Family, exported_process
-from redraft.files import disk, make_folder, write_json, write_text
+from redraft.files import whole_folder, write_json, write_text
 from redraft.hub.export.card import card
 from redraft.hub.export.stock import Stock, stock_config, stock_of, stock_tensors
 from redraft.hub.export.tokenizer_json import byte_level, own_tokenizer_files
@@ -253,24 +250,3 @@ def _save_tokenizer(model: Model, folder: Path) -> None:
         model.tokenizer.save(folder)
     for name, table in files.items():
         write_json(folder / name, table)
-
-
-@contextmanager
-def whole_folder(into: Path) -> Iterator[Path]:
-    """A folder to fill beside `into`, which takes its name when it is done. `UserError` where something is there already."""
-    if into.exists() and (not into.is_dir() or any(into.iterdir())):
-        raise UserError(f"{into} is not empty: give a new folder with --into")
-    make_folder(into.parent)
-    aside = into.with_name(f"{into.name}.tmp-{os.getpid()}")
-    with disk(into.parent):
-        try:
-            try:
-                aside.mkdir()
-            except FileNotFoundError:  # such places as /proc take no folders, and say so oddly
-                raise UserError(f"cannot write in {into.parent}: give another folder with --into") from None
-            yield aside
-            if into.is_dir():
-                into.rmdir()
-            aside.rename(into)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from redraft.errors import UserError
+from redraft.errors import UserError, require
 from redraft.families.ar import AR
 from redraft.files import write_whole
 from redraft.hub.convert.gguf.tokenizer import SPLITS
@@ -60,10 +60,9 @@ class Vocabulary:
 
 def write_gguf(path: Path, model: Model, stock: Stock) -> None:
     """`UserError` where the tokenizer, or the scaling of rotary angles, cannot be said in GGUF."""
-    try:
-        import gguf
-    except ImportError:
-        raise UserError("a GGUF file needs the package 'gguf': pip install 'redraft[gguf]'") from None
+    require("a GGUF file", "gguf", "gguf")
+    import gguf
+
     vocabulary, shape = vocabulary_of(model.tokenizer, stock.spare), model.network.shape
     if shape.scaling is not None and shape.scaling.kind != "linear":
         raise UserError(

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from redraft.families.ar import AR, SPARE
 from redraft.families.mdlm import MDLM
+from redraft.hub.convert.layouts import gpt2
 from redraft.hub.model import Model
 from redraft.network.sizes import Scaling, Shape
 
@@ -30,8 +31,6 @@ LLADA = {
     "self_attn.k_proj": "k_proj", "self_attn.v_proj": "v_proj", "self_attn.o_proj": "attn_out", "mlp.gate_proj": "ff_proj",
     "mlp.up_proj": "up_proj", "mlp.down_proj": "ff_out",
 }  # fmt: skip
-GPT2 = {"norm1": "ln_1", "qkv": "attn.c_attn", "out": "attn.c_proj", "norm2": "ln_2", "mlp.up": "mlp.c_fc",
-        "mlp.down": "mlp.c_proj"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,9 @@ def _outer(tensors: dict[str, Tensor], shape: Shape, stock: Stock, name: str) ->
 def _gpt2_tensors(model: Model, stock: Stock) -> dict[str, Tensor]:
     tensors, shape = model.network.state_dict(), model.network.shape
     out = _outer(tensors, shape, stock, "transformer.wte.weight") | {"transformer.wpe.weight": tensors["positions"]}
-    pairs = [(f"blocks.{i}.{ours}", f"h.{i}.{theirs}") for i in range(shape.depth) for ours, theirs in GPT2.items()]
+    pairs = [
+        (f"blocks.{i}.{ours}", f"h.{i}.{theirs}") for i in range(shape.depth) for ours, theirs in gpt2.PARTS.items()
+    ]
     for ours, theirs in [*pairs, ("norm", "ln_f")]:
         weight = tensors[f"{ours}.weight"]
         out[f"transformer.{theirs}.weight"] = weight.T if weight.ndim > 1 else weight

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
-from itertools import product
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from redraft.evaluation.compute import AUTO, Compute
-from redraft.files import make_folder, read_json, write_json, write_text
+from redraft.files import read_json
 from redraft.tasks.gsm8k_answers import prompts_line
 from redraft.tasks.intervals import wilson
 from redraft.tasks.puzzles.puzzle import Drawn, Puzzle, Question, drawn
-from redraft.tasks.runs import Job, job
+from redraft.tasks.runs import Job, grid, kept, written
 from redraft.tasks.table import cell, table
 from redraft.tasks.word_tokenizer import word_level
 
@@ -56,10 +55,8 @@ class PuzzleTask:
         out = []
         for seed in range(self.first, self.first + self.seeds):
             data = self._written(self._drawn(seed))
-            for steps, family in product(self.training, self.families):
-                settings = {"seed": seed, "family": family, "budget": {"steps": steps}}
-                base = {**BASE, **settings, "data": {**BASE["data"], **data, "length": self.puzzle.length}}
-                out.append(job(f"{family}-{steps}-s{seed}", base, self.over or {}, self.into / "runs"))
+            data |= {"length": self.puzzle.length}
+            out += grid(BASE, data, seed, self.training, self.families, self.over or {}, self.into)
         return out
 
     def _drawn(self, seed: int) -> Drawn:
@@ -73,21 +70,14 @@ class PuzzleTask:
             "held_out.jsonl": _lines(tests),
             "tokenizer.json": word_level([self.puzzle.words]),
         }
-        place = self.into / "data" / sha256("".join(files.values()).encode()).hexdigest()[:12]
-        make_folder(place)
-        for name, text in files.items():
-            if not (place / name).exists():
-                write_text(place / name, text)
+        place = written(files, self.into / "data")
         names = {"source": "learned.jsonl", "validation": "held_out.jsonl", "tokenizer": "tokenizer.json"}
         return {key: str(place / name) for key, name in names.items()}
 
     def measure(self) -> Iterator[dict[str, Any]]:
         """The answers of each run, kept beside it."""
         for done in self.jobs():
-            path = done.folder / self._answers_file
-            if not path.exists():
-                write_json(path, self._answers(done))
-            yield read_json(path)
+            yield kept(done.folder / self._answers_file, partial(self._answers, done))
 
     @property
     def _answers_file(self) -> str:

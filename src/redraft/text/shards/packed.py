@@ -38,11 +38,6 @@ def packed_shard(path: Path) -> Shard:
     return Shard(path, tokens, _DTYPES[code], _HEADER.size)
 
 
-def read_packed(path: Path) -> NDArray[Any]:
-    """The tokens of a packed file, memory-mapped, [n]."""
-    return packed_shard(path).map()
-
-
 def packed_tokens(paths: list[Path]) -> Tokens:
     """Packed files in the order given, as one stream; how many bytes or documents of text they were is not known."""
     return Tokens([packed_shard(path) for path in paths], documents=None, bytes=None)

@@ -54,7 +54,7 @@ _LARGE, _MANY = 1 << 26, 4
 def prepare(
     source: str,
     tokenizer: Tokenizer,
-    into: Path,
+    into: Path | Callable[[str], Path],
     *,
     validation: str | None = None,
     fraction: float = FRACTION,
@@ -62,7 +62,7 @@ def prepare(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Corpus:
-    """The corpus of a source, in the folder `into`, made unless it is there.
+    """The corpus of a source, in the folder `into`, or the one it gives for an identity; made unless it is there.
 
     `validation` names a source of its own for the validation split, else `fraction` of the documents go there. `workers` is
     a number of threads, or of processes where the source is large and they are many (as many as cores). `progress(done,
@@ -70,7 +70,24 @@ def prepare(
     Packed LITPKDS files, and folders that hold a prepared corpus, are used where they lie. Raises `UserError` for a source
     that cannot be read or holds no text, for a full disk, and for a folder that holds another corpus.
     """
-    return _corpus(source, tokenizer, lambda plan: into, validation, fraction, shard_tokens, workers, progress)
+    there = prepared_corpus(source, tokenizer)
+    if there is not None:
+        if validation is not None:
+            raise UserError(
+                f"{source} is a prepared corpus, with a validation split of its own: leave data.validation out"
+            )
+        return there
+    packed = packed_sources(source, validation)
+    if packed is not None:
+        return Corpus.from_packed(*packed, tokenizer, source)
+    plan = _planned(source, tokenizer, validation, fraction, shard_tokens)
+    into = into(plan.identity) if callable(into) else into
+    if not _is_prepared(plan, into):  # a corpus that is there is only read: the folder may not be ours to write
+        make_folder(into)
+        with alone(into):
+            if not _is_prepared(plan, into):
+                _fill(plan, into, workers or cores(), progress)
+    return Corpus.open(into)
 
 
 def prepare_cached(
@@ -79,15 +96,11 @@ def prepare_cached(
     cache: Path | None = None,
     *,
     validation: str | None = None,
-    fraction: float = FRACTION,
-    shard_tokens: int = SHARD_TOKENS,
-    workers: int | None = None,
     progress: Progress | None = None,
 ) -> Corpus:
     """As `prepare`, into a folder of the cache that is named after the source, its state and the tokenizer."""
-    root = cache or default_cache()
-    folder: Callable[[_Plan], Path] = lambda plan: root / plan.identity[:16]
-    return _corpus(source, tokenizer, folder, validation, fraction, shard_tokens, workers, progress)
+    into = lambda identity: (cache or default_cache()) / identity[:16]
+    return prepare(source, tokenizer, into, validation=validation, progress=progress)
 
 
 def at_hand(source: str, tokenizer: Tokenizer, *, validation: str | None = None) -> Corpus | None:
@@ -128,36 +141,6 @@ class _Plan:
     def total(self) -> int | None:
         sizes = [source.total for source in (self.source, self.validation) if source is not None]
         return None if None in sizes else sum(size for size in sizes if size is not None)
-
-
-def _corpus(
-    source: str,
-    tokenizer: Tokenizer,
-    folder: Callable[[_Plan], Path],
-    validation: str | None,
-    fraction: float,
-    shard_tokens: int,
-    workers: int | None,
-    progress: Progress | None,
-) -> Corpus:
-    there = prepared_corpus(source, tokenizer)
-    if there is not None:
-        if validation is not None:
-            raise UserError(
-                f"{source} is a prepared corpus, with a validation split of its own: leave data.validation out"
-            )
-        return there
-    packed = packed_sources(source, validation)
-    if packed is not None:
-        return Corpus.from_packed(*packed, tokenizer, source)
-    plan = _planned(source, tokenizer, validation, fraction, shard_tokens)
-    into = folder(plan)
-    if not _is_prepared(plan, into):  # a corpus that is there is only read: the folder may not be ours to write
-        make_folder(into)
-        with alone(into):
-            if not _is_prepared(plan, into):
-                _fill(plan, into, workers or cores(), progress)
-    return Corpus.open(into)
 
 
 def _planned(

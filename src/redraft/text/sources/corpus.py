@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
-from redraft.errors import UserError
+from redraft.errors import UserError, require
 from redraft.files import clean, whereabouts
 from redraft.text.sources.formats import ACCEPTED, check_readable, is_usable, read_documents, text_field
 
@@ -143,10 +143,9 @@ class HubDataset(Source):
 
     def rows(self) -> Any:
         """The rows as they are, streamed."""
-        try:
-            from datasets import load_dataset
-        except ImportError as error:
-            raise UserError(f"hf:{self.spec} needs the package 'datasets': pip install 'redraft[hf]'.") from error
+        require(f"hf:{self.spec}", "hf", "datasets")
+        from datasets import load_dataset
+
         try:
             return load_dataset(self.name, self.config or None, split=self.split or "train", streaming=True)
         except Exception as error:  # the library raises its own errors, the network's and bare `ValueError`

@@ -8,6 +8,7 @@ document are encoded as those characters, not as the special token.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import re
 from abc import ABC, abstractmethod
@@ -22,7 +23,7 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from redraft.errors import UserError
+from redraft.errors import UserError, require
 from redraft.files import clean, make_folder, read_text, whereabouts, whole_file
 
 Ids = NDArray[np.int64]
@@ -293,12 +294,8 @@ def _gpt2_definition(encoder: str, merges: str) -> str:
 
 
 def _library(name: str) -> Any:
-    import importlib
-
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise UserError(f"this tokenizer needs the package {name!r}: pip install 'redraft[hf]'.") from error
+    require("this tokenizer", "hf", name)
+    return importlib.import_module(name)
 
 
 def _write(path: Path, data: bytes) -> None:

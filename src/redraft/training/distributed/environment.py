@@ -55,9 +55,9 @@ def local_rank(environment: Mapping[str, str] = os.environ) -> int | None:
     return _number(name, {name: value}) if value else None
 
 
-def mend(environment: Mapping[str, str] = os.environ) -> str:
+def mend() -> str:
     """How to start as one of several, and how alone."""
-    return _mend({name: environment[name] for name in NAMES if name in environment})
+    return _mend({name: os.environ[name] for name in NAMES if name in os.environ})
 
 
 def _number(name: str, given: Mapping[str, str]) -> int:

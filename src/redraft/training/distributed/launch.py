@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from redraft.errors import ASKED, LOST_RANK, UserError
+from redraft.errors import ASKED, LOST_RANK, UserError, require
 from redraft.files import make_folder, read_json, write_json
 
 FOLDER, JOB = ".slurm", "job.json"
@@ -79,7 +79,9 @@ def launch(
 
     `options` go to Slurm by submitit's names; without gpus, `tasks_per_node` says how many ranks a machine has.
     """
-    submitit = _submitit()
+    require("the Slurm launcher", "slurm", "submitit")
+    import submitit
+
     if (there := running(into)) is not None:
         raise UserError(
             f"job {there} is at work on {into} already: `scancel {there}` ends it, `squeue -j {there}` shows it"
@@ -198,11 +200,3 @@ def _environment() -> dict[str, str]:
         "LOCAL_RANK": str(here.local_rank),
         "LOCAL_WORLD_SIZE": str(here.local_world_size),
     }
-
-
-def _submitit() -> Any:
-    try:
-        import submitit
-    except ImportError:
-        raise UserError('the Slurm launcher needs submitit: pip install "redraft[slurm]"') from None
-    return submitit

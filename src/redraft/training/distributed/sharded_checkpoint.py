@@ -14,10 +14,10 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import torch
 import torch.distributed.checkpoint as dcp
@@ -28,7 +28,7 @@ from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from redraft.errors import UserError
 from redraft.files import make_folder, read_json, write_json
 from redraft.training import checkpoint
-from redraft.training.checkpoint import STATE, Cursor, cursor_of, damaged
+from redraft.training.checkpoint import STATE, Background, Cursor, cursor_of, damaged
 from redraft.training.distributed.ranks import Ranks, here, is_lost
 from redraft.training.journal import FULL
 
@@ -36,13 +36,13 @@ FOLDER, DONE = "checkpoints", "done.json"
 _UNREADABLE = (UserError, KeyError, ValueError, RuntimeError, OSError, CheckpointException)
 
 
-class Saver:
+@final
+class Saver(Background):
     """Writes one checkpoint at a time while training goes on. `failed`: why the last one could not be written."""
 
     def __init__(self, folder: Path, keep: int, ranks: Ranks):
+        super().__init__()
         self.folder, self.keep, self.ranks = folder / FOLDER, keep, ranks
-        self.thread = ThreadPoolExecutor(1)
-        self.running: Future[str | None] | None = None
         self.step = 0
         if ranks.first and self.folder.exists():
             for left in self.folder.glob("*.tmp"):
@@ -68,16 +68,6 @@ class Saver:
         assert isinstance(written, Future)
         written.add_done_callback(lambda _: stager.close())
         self.running = self.thread.submit(self._finish, written, aside, cursor)
-
-    @property
-    def ready(self) -> bool:
-        """Whether one has been written, or has failed, and waits to be collected."""
-        return self.running is not None and self.running.done()
-
-    def collect(self) -> str | None:
-        """Wait for the one that is being written, if any. Why it failed, in a few words; all ranks get the same answer."""
-        running, self.running = self.running, None
-        return None if running is None else running.result()
 
     def close(self) -> None:
         self.thread.shutdown(wait=self.running is None or self.running.done())

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from redraft.errors import UserError
+from redraft.errors import UserError, require
 from redraft.hub.convert.gguf.header import Described, Header
 from redraft.hub.lazy_tensor import LazyTensor, Packed, contiguous
 
@@ -51,10 +51,8 @@ def _tensor(path: Path, name: str, told: Described) -> tuple[LazyTensor, int]:
 
 def _unpacking(path: Path, name: str, told: Described) -> tuple[int, int, Any]:
     """Of a quantised type: numbers in a block, its bytes, and what makes numbers of rows."""
-    try:
-        import gguf
-    except ImportError:
-        raise UserError("quantised tensors need the package 'gguf': pip install 'redraft[gguf]'") from None
+    require(f"{path} with its quantised tensors", "gguf", "gguf")
+    import gguf
     import numpy as np
 
     try:

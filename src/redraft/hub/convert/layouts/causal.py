@@ -73,7 +73,7 @@ def plan(
 ) -> Plan:
     """The whole conversion. `have`: the network's tensors by their names, without prefix."""
     kind, notes = KINDS[name], list[str]()
-    _check_config(source, facts)
+    facts.check(source.path, ONLY)
     length = _length(source, facts, choices)
     rows, width = (*have["embed_tokens.weight"].shape, 0)[:2]
     shape = _shape(source, facts, kind, rows, width)
@@ -144,14 +144,6 @@ def _head(facts: Facts, sizes: dict[str, int]) -> int:
     """The width of a head where it is not that of the network divided by heads."""
     said = facts.number("head_dim")
     return 0 if said is None or said * sizes["num_attention_heads"] == sizes["hidden_size"] else said
-
-
-def _check_config(source: Source, facts: Facts) -> None:
-    for name, good in ONLY.items():
-        said = facts.table.get(name)
-        if said is not None and said not in good:
-            can = f": only {' or '.join(map(repr, good))} is known" if good else ", which is not known here"
-            raise UserError(f"{source.path} has {name} {str(said)[:60]}{can}")
 
 
 def _length(source: Source, facts: Facts, choices: Choices) -> int:

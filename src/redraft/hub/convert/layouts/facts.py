@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
+
+from redraft.errors import UserError
 
 Table = Mapping[str, Any]
 
@@ -29,6 +32,20 @@ class Facts:
 
     def has(self, name: str) -> bool:
         return any(True for _ in self._values((name,)))
+
+    def heads(self, path: Path, *names: str) -> int:
+        """The number of heads, without which a network is not known; `UserError` where it is not told."""
+        if not (heads := self.number(*names)):
+            raise UserError(f"{path} has no config.json that tells its number of heads: give --heads")
+        return heads
+
+    def check(self, path: Path, only: Mapping[str, tuple[Any, ...]]) -> None:
+        """`UserError` for what is not known here: `only` has what may be said of a name, which may be nothing."""
+        for name, good in only.items():
+            said = self.table.get(name)
+            if said is not None and said not in good:
+                can = f": only {' or '.join(map(repr, good))} is known" if good else ", which is not known here"
+                raise UserError(f"{path} has {name} {str(said)[:60]}{can}")
 
     def _values(self, names: tuple[str, ...]) -> Iterator[Any]:
         for name in names:

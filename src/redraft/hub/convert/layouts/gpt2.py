@@ -41,10 +41,7 @@ def plan(
 ) -> Plan:
     """The whole conversion. `have`: the network's tensors by their names, without prefix."""
     notes: list[str] = []
-    for name, good in ONLY.items():
-        said = facts.table.get(name)
-        if said is not None and said not in good:
-            raise UserError(f"{source.path} has {name} {said!r}: only {' or '.join(map(repr, good))} is known")
+    facts.check(source.path, ONLY)
     if choices.family not in (None, "ar"):
         raise UserError(
             f"{source.path} is GPT-2, which is of family ar: it becomes another by training (redraft train --from)"
@@ -52,12 +49,8 @@ def plan(
     have = {name: tensor for name, tensor in have.items() if not BUFFERS.fullmatch(name) and name != "lm_head.weight"}
     rows, width = have["wte.weight"].shape
     context = have["wpe.weight"].shape[0] if "wpe.weight" in have else 1
-    heads, eps = (
-        choices.heads or facts.number("n_head", "num_attention_heads"),
-        facts.real("layer_norm_epsilon") or 1e-5,
-    )
-    if not heads:
-        raise UserError(f"{source.path} has no config.json that tells its number of heads: give --heads")
+    heads = choices.heads or facts.heads(source.path, "n_head", "num_attention_heads")
+    eps = facts.real("layer_norm_epsilon") or 1e-5
     hidden = facts.number("n_inner") or 4 * width
     shape = Shape("gpt2", depth, heads, width, hidden, rows, 0, tied=True, eps=eps, context=context)
     check_tensors(source.path, have, names(shape, rows))

@@ -21,7 +21,7 @@ ONLY = {
     "block_type": ("llama",), "activation_type": ("silu",), "layer_norm_type": ("rms", "default_rms"), "alibi": (False,),
     "rope": (True,), "include_bias": (False,), "include_qkv_bias": (False,), "attention_layer_norm": (False,),
     "multi_query_attention": (False,), "block_group_size": (1,), "layer_norm_with_affine": (True,),
-    "bias_for_layer_norm": (False,),
+    "bias_for_layer_norm": (False,), "clip_qkv": (),
 }  # fmt: skip
 
 
@@ -46,7 +46,7 @@ def plan(
 ) -> Plan:
     """The whole conversion. `have`: the network's tensors by their names, without prefix."""
     notes: list[str] = []
-    _check_config(source, facts)
+    facts.check(source.path, ONLY)
     rows, width = have["transformer.wte.weight"].shape
     hidden = _rows(have, "ff_proj", 4 * width)
     keys = _rows(have, "k_proj", width)
@@ -79,24 +79,13 @@ def plan(
     return Plan("llada", family, dict(choices.options), shape, length, targets, vocab.mask, vocab.silent, notes)
 
 
-def _check_config(source: Source, facts: Facts) -> None:
-    for name, good in ONLY.items():
-        said = facts.table.get(name)
-        if said is not None and said not in good:
-            raise UserError(f"{source.path} has {name} {said!r}: only {' or '.join(map(repr, good))} is known")
-    if facts.table.get("clip_qkv") is not None:
-        raise UserError(f"{source.path} clips its queries, keys and values (clip_qkv), which is not known here")
-
-
 def _rows(have: dict[str, LazyTensor], name: str, otherwise: int) -> int:
     tensor = have.get(f"transformer.blocks.0.{name}.weight")
     return tensor.shape[0] if tensor is not None and tensor.shape else otherwise
 
 
 def _heads(source: Source, facts: Facts, choices: Choices, width: int, keys: int) -> tuple[int, int]:
-    heads = choices.heads or facts.number("n_heads")
-    if not heads:
-        raise UserError(f"{source.path} has no config.json that tells its number of heads: give --heads")
+    heads = choices.heads or facts.heads(source.path, "n_heads")
     groups = keys // (width // heads) if width % heads == 0 else 0
     if not groups or heads % groups or groups * (width // heads) != keys:
         raise UserError(
