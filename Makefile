@@ -11,6 +11,7 @@ WITH_DOCS := $(VENV)/.redraft-docs
 NEWEST := .venv-newest
 TORCH := torch==2.13.0
 JOBS ?= 2
+comma := ,
 
 CASES ?= ../shared/cases
 
@@ -56,7 +57,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY) $(WITH_FIGURES)
 
 $(WITH_FIGURES): pyproject.toml constraints.txt
-	$(call install,.[figures,serve])
+	$(call install,.[figures$(comma)serve])
 	touch $@
 
 $(WITH_DOCS): pyproject.toml constraints.txt

@@ -88,7 +88,7 @@ def test_numbers_stand_on_the_page_they_link_to(name: str) -> None:
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="there is no make here")
 def test_the_demo_installs_less_than_the_tests() -> None:
-    for target, extra in (("demo", ".[figures]"), ("test", ".[dev]"), ("docs", ".[docs]")):
+    for target, extra in (("demo", ".[figures,serve]"), ("test", ".[dev]"), ("docs", ".[docs]")):
         command = ["make", "-n", target, "VENV=nowhere"]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
         assert re.findall(r'-e "(.*?)"', done.stdout) == [extra]

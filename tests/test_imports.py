@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -53,10 +54,16 @@ NAMES = [str(path.relative_to(SOURCE)) for path in FILES]
 MODULES = {".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
 
 
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@cache
 def imported(path: Path) -> set[str]:
     """Modules of redraft that a file imports anywhere in it, for types too; `redraft/__init__` names its own lazily."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "redraft":
             tail = node.module.removeprefix("redraft").removeprefix(".")
             for name in (f"{tail}.{alias.name}".removeprefix(".") for alias in node.names):
@@ -97,12 +104,12 @@ def test_package_loads_no_torch(package: str) -> None:
 def test_files_are_short_and_say_what_they_are(name: str) -> None:
     text = (SOURCE / name).read_text()
     assert len(text.splitlines()) <= 400
-    assert ast.get_docstring(ast.parse(text)), f"{name} has no docstring"
+    assert ast.get_docstring(tree(SOURCE / name)), f"{name} has no docstring"
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_functions_are_short(name: str) -> None:
-    for node in ast.walk(ast.parse((SOURCE / name).read_text())):
+    for node in ast.walk(tree(SOURCE / name)):
         if isinstance(node, ast.FunctionDef):
             length = (node.end_lineno or 0) - node.lineno + 1
             assert length <= 60, f"{name}:{node.name} has {length} lines"

@@ -158,14 +158,14 @@ class Moving(Oracle):
 
     @answered_once
     def trunk(self, view: View) -> Tensor:
-        alpha = (-view.sigma).exp()
-        low, high = torch.zeros_like(alpha), torch.ones_like(alpha)
-        for _ in range(60):
-            middle = (low + high) / 2
-            later = self.schedule(middle)[0] > alpha
-            low, high = middle.where(later, low), high.where(later, middle)
-        masked = self.schedule.masked(high)
+        masked = self.masked((-view.sigma).exp())
         return _channel(view, torch.cat([((1 - masked) / V).expand(-1, V), masked], 1))
+
+    def masked(self, alpha: Tensor) -> Tensor:
+        """The mask's share of the noise: r / (r + V B), where r = sqrt(t / (1 - t)) solves 1 / alpha = 1 + V B r + r^2."""
+        mass = self.schedule.mass
+        r = ((mass**2 + 4 * (1 / alpha - 1)).sqrt() - mass) / 2
+        return 1 / (1 + mass / r.clamp(min=torch.finfo(r.dtype).tiny))
 
 
 def _seen(view: View) -> tuple[Tensor, Tensor, Tensor]:

@@ -280,10 +280,23 @@ def prompts(rows: int, length: int, block: int) -> dict[str, Tensor]:
     }
 
 
-@pytest.mark.parametrize("given", ["none", "scattered", "blocks", "beginning"])
-@pytest.mark.parametrize("options", [{"steps": 0}, {"steps": 3}, {"steps": 64}, {"steps": 0, "context": 3},
-                                     {"steps": 2, "context": 7}, {"steps": 5, "context": 1}], ids=str)  # fmt: skip
-@pytest.mark.parametrize("block", [1, 3, 4, 50])
+GIVEN = ("none", "scattered", "blocks", "beginning")
+WALKS: list[dict[str, Any]] = [
+    {"steps": 0}, {"steps": 3}, {"steps": 64}, {"steps": 0, "context": 3}, {"steps": 2, "context": 7},
+    {"steps": 5, "context": 1},
+]  # fmt: skip
+# Every walk from every prompt in blocks of four; other blocks every walk from one prompt, and one walk from every prompt.
+CACHED = [(4, options, given) for options in WALKS for given in GIVEN]
+CACHED += [
+    (block, options, given)
+    for block in (1, 3, 50)
+    for options in WALKS
+    for given in GIVEN
+    if given == "scattered" or options == WALKS[4]
+]
+
+
+@pytest.mark.parametrize(("block", "options", "given"), CACHED, ids=str)
 def test_cached_sampler_is_its_uncached_definition(block: int, options: dict[str, Any], given: str) -> None:
     """Token for token in every frame, a window or none, prompts anywhere, a short last block."""
     family, network, rows, length = BD3LM(V, block), small_network(), 4, 22

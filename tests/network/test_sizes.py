@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from redraft.errors import UserError
 from redraft.network.sizes import LADDER, from_size, head_width
 
 # |log(weights / size)| at most, read off a hundred sizes a decade: a layer more or less is much of a small network.
@@ -29,6 +30,13 @@ def test_solved_heads_are_multiples_of_eight_wide(least: int, most: int, block: 
         assert width % 8 == 0 and head_width(shape.width) % width == 0, shape
         assert width % 16 == 0 or shape.width in (24, 40, 56), shape
         assert abs(math.log(shape.block_weights / size)) <= TOLERANCE[most], shape
+
+
+def test_below_sixteen_wide_there_are_networks_of_eight() -> None:
+    shapes = [from_size(size, "dit", 257) for size in ("0.8k", "1.5k", "3.1k")]
+    assert [(shape.width, shape.heads, shape.depth) for shape in shapes] == [(8, 1, 1), (8, 1, 2), (16, 1, 1)]
+    with pytest.raises(UserError, match="the smallest network has 768"):
+        from_size("0.7k", "dit", 257)
 
 
 @pytest.mark.parametrize("block", ["dit", "llama"])

@@ -23,7 +23,7 @@ def table(path: Path) -> list[dict[str, str]]:
 
 def test_every_figure_is_a_file_of_each_format(study: Path, tmp_path: Path) -> None:
     paths = save_figures(study, tmp_path / "new", ("svg", "pdf"))
-    assert len(paths) == len(set(paths)) == 2 * 9
+    assert len(paths) == len(set(paths)) == 2 * 10
     assert all(p.read_bytes()[:4] == (b"<svg" if p.suffix == ".svg" else b"%PDF") for p in paths)
     assert not [p for p in paths if p.suffix == ".svg" and "NaN" in p.read_text(encoding="utf-8")]
     with pytest.raises(UserError, match="'gif': choose from svg, pdf, png"):

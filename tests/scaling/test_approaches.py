@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from redraft.scaling.laws.parametric import Law, columns, variable_projection
 from redraft.scaling.records import Count, Point
 from redraft.scaling.schema import to_json
 from tests.planted import CHINCHILLA, UNEVEN, best_size, law_points, planted_points
+
+quick = partial(fit, resamples=40, checks=False)  # for what needs no check of the fit
 
 
 @pytest.mark.parametrize(("budgets", "sizes"), [(8, 16), (4, 5)])
@@ -58,20 +61,20 @@ def test_optimum_follows_a_bent_budget() -> None:
 
 def test_an_exact_parabola_is_left_alone() -> None:
     """Where L(N, D) does not fit the runs, no bias is taken from it."""
-    fitted = fit(planted_points(), resamples=40).families["ar"]
+    fitted = quick(planted_points()).families["ar"]
     assert fitted.isoflop.method == "parabolas"
     assert all(m.bias is None for m in fitted.isoflop.minima)
 
 
 def test_a_large_bias_is_told() -> None:
-    fitted = fit(law_points(UNEVEN, grid="wide", sizes=5), resamples=40).families["ar"]
+    fitted = quick(law_points(UNEVEN, grid="wide", sizes=5)).families["ar"]
     assert any("parabolas put N* up to" in text for text in family_caveats(fitted))
 
 
 def test_the_envelope_takes_the_lowest_run_and_drops_what_a_cheaper_budget_beats() -> None:
     points = law_points(sizes=2)
     worse = [replace(p, loss=p.loss + 1) if p.budget == points[-1].budget else p for p in points]
-    fitted = fit(worse, resamples=40).families["ar"]
+    fitted = quick(worse).families["ar"]
     assert fitted.laws is fitted.envelope and fitted.isoflop.loss is None
     assert fitted.envelope.loss and fitted.envelope.loss.budgets == 4
     for m in fitted.envelope.minima:
@@ -81,7 +84,7 @@ def test_the_envelope_takes_the_lowest_run_and_drops_what_a_cheaper_budget_beats
 def test_held_out_budget_is_predicted_exactly_by_the_law_that_made_it() -> None:
     points = law_points()
     every = curves(points)
-    errors = {h.engine: h for h in fit(points, resamples=40).families["ar"].held_out}
+    errors = {h.engine: h for h in quick(points).families["ar"].held_out}
     assert set(errors) == {"envelope", "parabolas", "corrected", "parametric", "projection"}
     for name in ("parametric", "projection"):
         assert errors[name].loss_error == pytest.approx(0, abs=1e-6)
@@ -92,7 +95,7 @@ def test_held_out_budget_is_predicted_exactly_by_the_law_that_made_it() -> None:
 
 
 def test_two_budgets_leave_nothing_to_hold_out() -> None:
-    assert fit(law_points(budgets=2), resamples=40).families["ar"].held_out == ()
+    assert quick(law_points(budgets=2)).families["ar"].held_out == ()
 
 
 HEAD = 3e7  # parameters of a head that one convention counts and the other does not
@@ -128,7 +131,7 @@ def test_looseness_is_split_from_the_multiplier() -> None:
     slow = law_points(family="mdlm", slower=4.0)
     loose = [replace(p, loss=1.03 * p.loss, loss_exact=p.loss, loss_kind="bound") for p in slow]
     exact = [replace(p, loss_kind="exact") for p in law_points()]
-    fits = fit([*exact, *loose], resamples=60)
+    fits = quick([*exact, *loose], resamples=60)
     found, k = fits.families["mdlm"].looseness, fits.families["mdlm"].multiplier
     assert found and k and found.tighter == "exact"
     for bound, tight, factor in zip(k.ratios, found.multiplier.ratios, found.factors):
@@ -141,7 +144,7 @@ def test_noise_of_a_run_cancels_in_the_looseness() -> None:
     """The reference is noise-free here, so that nothing else is left."""
     slow = law_points(family="mdlm", slower=4.0, noise=0.005, grid="wide")
     loose = [replace(p, loss=1.03 * p.loss, loss_tight=p.loss) for p in slow]
-    fits = fit([*law_points(grid="wide"), *loose], resamples=200)
+    fits = quick([*law_points(grid="wide"), *loose], resamples=200)
     found, k = fits.families["mdlm"].looseness, fits.families["mdlm"].multiplier
     assert found and k and found.tighter == "tight"
 
@@ -168,20 +171,20 @@ def test_multiplier_at_a_loss_compares_the_two_laws() -> None:
 def test_losses_of_two_kinds_are_compared_aloud() -> None:
     points = [replace(p, loss_kind="exact") for p in law_points()]
     points += [replace(p, loss_kind="bound") for p in law_points(family="mdlm", slower=4.0)]
-    assert any("looseness of a bound" in text for text in fit(points, resamples=40).warnings)
+    assert any("looseness of a bound" in text for text in quick(points).warnings)
 
 
 @pytest.mark.parametrize("column", ["convention", "tokenizer", "data", "loss_kind"])
 def test_runs_that_do_not_say_what_others_say_are_told(column: str) -> None:
     points = law_points()
     some = [replace(points[0], **{column: "x"}), *points[1:]]
-    assert any(f"34 of 35 runs do not state their {column}" in text for text in fit(some, resamples=40).warnings)
+    assert any(f"34 of 35 runs do not state their {column}" in text for text in quick(some).warnings)
 
 
 def test_draws_of_a_family_do_not_depend_on_the_others() -> None:
     points = law_points(noise=0.01)
-    alone = fit(points, resamples=60).families["ar"].parametric
-    beside = fit([*points, *law_points(family="mdlm", noise=0.01)], resamples=60).families["ar"].parametric
+    alone = quick(points, resamples=60).families["ar"].parametric
+    beside = quick([*points, *law_points(family="mdlm", noise=0.01)], resamples=60).families["ar"].parametric
     assert alone == beside
     assert fit_approaches(points, curves(points), 0, 60).parametric == alone
 
@@ -192,9 +195,9 @@ def test_arms_that_control_another_are_compared_run_by_run_and_get_no_law() -> N
     sizes = sorted({p.params for p in points if p.budget == points[0].budget})
     control = [replace(p, family="ar-cosine") for p in points if p.params == sizes[3] or p.budget != points[0].budget]
     control = list({p.budget: p for p in control}.values())[:3]
-    found = fit([*points, *control], resamples=40)
+    found = quick([*points, *control])
     assert found.families["ar-cosine"].laws.loss is None and found.families["ar-cosine"].multiplier is None
-    assert fit(control, resamples=40, reference="ar-cosine").families["ar-cosine"].laws.loss is not None
+    assert quick(control, reference="ar-cosine").families["ar-cosine"].laws.loss is not None
 
 
 @pytest.mark.parametrize("seed", range(4))

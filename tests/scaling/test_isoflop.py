@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -25,9 +26,11 @@ from redraft.scaling.records import Point
 from redraft.scaling.schema import to_json
 from tests.planted import BUDGETS, WORLD, multiplier_of, planted_points
 
+quick = partial(fit, resamples=40, checks=False)  # for what needs no check of the fit
+
 
 def test_noise_free_minima_and_exponents_are_recovered() -> None:
-    fits = fit(planted_points(sizes=5, shift=0.2), resamples=40)
+    fits = quick(planted_points(sizes=5, shift=0.2))
     for name, family in fits.families.items():
         world, laws = WORLD[name], family.isoflop
         for m in laws.minima:
@@ -41,7 +44,7 @@ def test_noise_free_minima_and_exponents_are_recovered() -> None:
 
 
 def test_three_sizes_are_enough_for_a_minimum() -> None:
-    fits = fit(planted_points(sizes=3), resamples=40)
+    fits = quick(planted_points(sizes=3))
     assert fits.families["ar"].isoflop.minima[0].params.value == pytest.approx(WORLD["ar"].best(BUDGETS[0]), rel=1e-6)
 
 
@@ -54,7 +57,7 @@ def test_order_of_rows_changes_nothing() -> None:
 def test_units_of_size_shift_the_scale_and_not_the_exponent() -> None:
     points = planted_points(sd=0.005)
     millions = [replace(p, params=p.params / 1e6) for p in points]
-    a, b = (fit(ps, resamples=40).families["ar"].isoflop.params for ps in (points, millions))
+    a, b = (quick(ps).families["ar"].isoflop.params for ps in (points, millions))
     assert a and b
     assert b.exponent.value == pytest.approx(a.exponent.value, rel=1e-9)
     assert b.exponent.high == pytest.approx(a.exponent.high, rel=1e-6)
@@ -64,16 +67,16 @@ def test_units_of_size_shift_the_scale_and_not_the_exponent() -> None:
 def test_seeds_of_a_cell_are_averaged() -> None:
     points = planted_points(sizes=3, seeds=2)
     apart = [replace(p, loss=p.loss + (0.01 if p.seed else -0.01)) for p in points]
-    a, b = (fit(ps, resamples=40).families["ar"].parabolas.minima[0] for ps in (points, apart))
+    a, b = (quick(ps).families["ar"].parabolas.minima[0] for ps in (points, apart))
     assert b.params.value == pytest.approx(a.params.value, rel=1e-9)
-    assert fit(apart, resamples=40).families["ar"].isoflop.noise.sd == pytest.approx(0.01 * 2**0.5)
+    assert quick(apart).families["ar"].isoflop.noise.sd == pytest.approx(0.01 * 2**0.5)
 
 
 @pytest.mark.parametrize(
     ("shift", "sizes", "flag"), [(2.0, 5, NOT_BRACKETED), (0.9, 5, OFF_CENTRE), (0.0, 2, TOO_FEW), (0.2, 5, None)]
 )
 def test_a_minimum_that_cannot_be_trusted_is_flagged(shift: float, sizes: int, flag: str | None) -> None:
-    fits = fit(planted_points(shift=shift, sizes=sizes), resamples=40)
+    fits = quick(planted_points(shift=shift, sizes=sizes))
     for m in fits.families["ar"].isoflop.minima:
         assert m.flags == ((flag,) if flag else ())
     assert bool(fits.warnings) == (flag is not None)
@@ -81,14 +84,14 @@ def test_a_minimum_that_cannot_be_trusted_is_flagged(shift: float, sizes: int, f
 
 def test_a_minimum_that_is_not_bracketed_is_the_lowest_run() -> None:
     points = planted_points(shift=2.0)
-    m = fit(points, resamples=40).families["ar"].isoflop.minima[0]
+    m = quick(points).families["ar"].isoflop.minima[0]
     lowest = min((p for p in points if p.family == "ar" and p.budget == m.budget), key=lambda p: p.loss)
     assert (m.params.value, m.loss.value) == (pytest.approx(lowest.params), pytest.approx(lowest.loss))
 
 
 def test_losses_that_curve_downwards_are_flagged() -> None:
     points = [replace(p, loss=10 - p.loss) for p in planted_points(families=("ar",))]
-    assert all(NOT_CONVEX in m.flags for m in fit(points, resamples=40).families["ar"].isoflop.minima)
+    assert all(NOT_CONVEX in m.flags for m in quick(points).families["ar"].isoflop.minima)
 
 
 def test_noise_falls_back_from_seeds_to_scatter_to_standard_errors_to_unknown() -> None:
@@ -107,7 +110,7 @@ def test_noise_falls_back_from_seeds_to_scatter_to_standard_errors_to_unknown() 
 
 
 def test_without_noise_known_there_are_no_intervals_and_a_warning() -> None:
-    fits = fit(planted_points(sizes=3, budgets=BUDGETS[:2]), resamples=40)
+    fits = quick(planted_points(sizes=3, budgets=BUDGETS[:2]))
     law = fits.families["ar"].isoflop.loss
     assert law and law.exponent.low is None
     assert any("noise is unknown" in warning for warning in fits.warnings)
@@ -160,6 +163,6 @@ def _trend(k: Multiplier) -> Estimate:
 @pytest.mark.parametrize("change", [lambda p: replace(p, budget=None), lambda p: replace(p, flops=p.flops * 0.95)])
 def test_budgets_are_found_from_flops(change: Callable[[Point], Point]) -> None:
     points = [change(p) if i % 3 == 0 else p for i, p in enumerate(planted_points())]
-    minima = fit(points, resamples=40).families["ar"].isoflop.minima
+    minima = quick(points).families["ar"].isoflop.minima
     assert [m.budget for m in minima] == pytest.approx(BUDGETS, rel=0.03)
     assert [m.sizes for m in minima] == [5, 5, 5]

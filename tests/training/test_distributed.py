@@ -30,7 +30,7 @@ FAMILIES: dict[str, Any] = {
 }
 # Two phases, whose rows Eso-LM sends through the network apart.
 HYBRID = {"name": "esolm", "alpha_0": 0.5}
-STEPS = 20  # each of them has its own rows, and shows what the ones before it did to weights and optimiser
+STEPS = 10  # each of them has its own rows, and shows what the ones before it did to weights and optimiser
 ROWS = 14  # ranks and turns get uneven shares: two ranks up to three turns a step, three ranks two
 
 

@@ -60,10 +60,11 @@ def result(folder: Path) -> tuple[bytes, dict[str, Any], list[tuple[int, float, 
     return (folder / "model.safetensors").read_bytes(), record, steps
 
 
-TAUGHT = {"name": "duo", "objective": "distillation", "rounds": 4}  # of 30 steps, renews its teacher at 0, 8, 15 and 23
+STEPS = 18
+TAUGHT = {"name": "duo", "objective": "distillation", "rounds": 4}  # renews its teacher at 0, 5, 9 and 14
 KINDS = [*FAMILIES, TAUGHT]
 # Each family between two checkpoints; one, and the one with a teacher, also before the first, on one, and near the end.
-STOPS = [(kind, 11) for kind in KINDS] + [(kind, stop) for kind in ("mdlm", TAUGHT) for stop in (1, 4, 29)]
+STOPS = [(kind, 6) for kind in KINDS] + [(kind, stop) for kind in ("mdlm", TAUGHT) for stop in (1, 4, STEPS - 1)]
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +87,8 @@ def test_abandoned_run_continues_to_the_same_bits(
     family: Any, stop: int, source: Path, teacher: Path, unbroken: Callable[[RunConfig], Path], tmp_path: Path
 ) -> None:
     """Stopped after any step, between checkpoints or on one: weights and record are those of the unbroken run."""
-    config = tiny(source, family=family, train={"ema": 0.9, **start_of(family, teacher)})
+    train = {"ema": 0.9, **start_of(family, teacher)}
+    config = tiny(source, family=family, budget={"steps": STEPS}, train=train)
     setup = open_run(config, tmp_path / "broken")
     given = dict(load_file(teacher / "model.safetensors")) if family is TAUGHT else None
     trainer = Trainer.start(setup, tmp_path / "broken", given)
@@ -138,7 +140,7 @@ def test_loss_does_not_depend_on_accumulation(family: Any, source: Path, teacher
         config = tiny(
             source,
             family=family,
-            budget={"steps": 12},
+            budget={"steps": 6},
             train={"accumulate": parts, "precision": "float64", **start_of(family, teacher)},
         )
         trainer = Trainer.start(open_run(config, tmp_path / str(parts)), tmp_path / str(parts))

@@ -216,11 +216,12 @@ def _solve(weights: float, block: str, vocab: int, cond: int) -> Shape:
     width / depth ~ weights^0.1 (a rule read off the ladder, not a result).
     """
     per_layer = 16 if block == "llama" else 12
-    if weights < per_layer * 16**2:
-        raise UserError(f"a size of {weights:g} weights is too small: the smallest network has {per_layer * 16**2}")
+    if weights < per_layer * 8**2:
+        raise UserError(f"a size of {weights:g} weights is too small: the smallest network has {per_layer * 8**2}")
     aspect = 43 * (weights / 5e6) ** 0.1
     best: tuple[float, Shape] | None = None
-    for width in [*range(16, 64, 8), *range(64, 256, 16), *range(256, 16385, 64)]:
+    narrowest = 16 if weights >= per_layer * 16**2 else 8
+    for width in [*range(narrowest, 64, 8), *range(64, 256, 16), *range(256, 16385, 64)]:
         depth = max(1, round(weights / (per_layer * width**2)))
         off = abs(math.log(per_layer * width**2 * depth / weights))
         score = 4 * off + 0.5 * abs(math.log(width / depth / aspect))

@@ -23,6 +23,7 @@ Row = dict[str, Any]
 
 def save_figures(study: str | Path, into: str | Path, formats: Sequence[str] = ("svg", "pdf")) -> list[Path]:
     """Every figure of a study's report in `into`, one file a format; returns the paths. `UserError` for other formats."""
+    from redraft.report.answer import answer_figure
     from redraft.report.figures import figures
 
     wrong = [form for form in formats if form not in FORMATS]
@@ -30,7 +31,7 @@ def save_figures(study: str | Path, into: str | Path, formats: Sequence[str] = (
         raise UserError(f"figures cannot be written as {wrong[0]!r}: choose from {', '.join(FORMATS)}")
     found, paths = results(study), list[Path]()
     make_folder(Path(into))
-    for figure in figures(found.points, found.fits, found.speeds, found.matching):
+    for figure in [answer_figure(found.fits), *figures(found.points, found.fits, found.speeds, found.matching)]:
         for form in formats:
             path = Path(into) / f"{figure.name}.{form}"
             figure.save(path)
