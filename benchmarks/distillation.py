@@ -9,7 +9,6 @@ Quality is nats per token under the judge, and the entropy of the samples stands
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,7 +18,8 @@ import torch
 
 import redraft
 from redraft.config import RunConfig, validated
-from redraft.evaluation.generation.speed import quality
+from redraft.evaluation.generation.diversity import distinct, unigram_entropy
+from redraft.evaluation.generation.evaluators import RedraftEvaluator, mean
 from redraft.hub.model import Model
 from redraft.runs.claim import open_run
 from redraft.runs.run import carry_out
@@ -72,7 +72,11 @@ def trained(runs: Path, scale: float, device: torch.device) -> dict[str, Model]:
 def sampled(model: Model, judge: Model, sampler: str, steps: int, rows: int) -> dict[str, Any]:
     canvas = model.canvas("", rows, model.length)
     tokens = last(model.frames(canvas, model.denoiser(), sampler, steps, seed=0)).tokens
-    return {"model": model.record["name"], "sampler": sampler, "steps": steps, **asdict(quality(tokens, judge))}
+    nats, nats_se = RedraftEvaluator.of(judge).score(tokens, judge.tokenizer).per_token()
+    entropy, entropy_se = mean([float(unigram_entropy(row)) for row in tokens])
+    measured = {"nats": nats, "nats_se": nats_se, "entropy": entropy, "entropy_se": entropy_se}
+    told = {"model": model.record["name"], "sampler": sampler, "steps": steps}
+    return told | measured | {"distinct_2": distinct(tokens, 2)}
 
 
 def main(args: Namespace, runs: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 EVERY = 5.0  # seconds between lines of progress where there is no terminal
@@ -44,6 +45,12 @@ def lost_sentence(share: float) -> str:
 
 def perplexity(value: float | None) -> str:
     return "beyond all numbers" if value is None else f"{value:.3f}"
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of equally many cells as lines, with the cells of a column below each other."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 class Line:

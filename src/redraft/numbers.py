@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from annotated_types import Ge, Gt, Le, Lt
+
+T = TypeVar("T")
 
 SEEDS = -(2**63), 2**64 - 1  # what torch.Generator takes
 WIDEST, LONGEST = 2**20, 2**40
@@ -55,6 +57,18 @@ def real(least: float = 0.0, most: float = 1e30, above: bool = False) -> Callabl
         return value
 
     return read
+
+
+def several(read: Callable[[str], T]) -> Callable[[str], list[T]]:
+    """What reads a flag of values between commas, each once."""
+
+    def values(text: str) -> list[T]:
+        found = list(dict.fromkeys(read(part) for part in text.split(",") if part.strip()))
+        if not found:
+            raise argparse.ArgumentTypeError(f"must be numbers between commas, got {text!r}")
+        return found
+
+    return values
 
 
 seed = whole(*SEEDS)

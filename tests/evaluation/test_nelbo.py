@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from redraft.evaluation.generation.speed import quality
+from redraft.evaluation.generation.evaluators import RedraftEvaluator
 from redraft.evaluation.likelihood.nelbo import bound
 from redraft.families.base import build
 from redraft.registry import FAMILIES
@@ -63,4 +63,5 @@ def test_judge_scores_its_own_token_ids() -> None:
     log_p = judge.log_p(tokens)[:, :-1].gather(-1, tokens[:, 1:, None])[..., 0]
     first = network.head(network.trunk(family.view(torch.full((1, 1), V))))[0, 0].log_softmax(-1)  # type: ignore[attr-defined]
     nats = -(log_p.sum(1) + first[tokens[:, 0]]) / tokens.shape[1]
-    assert quality(tokens, judge).nats == pytest.approx(nats.mean().item(), rel=1e-9)
+    found, _ = RedraftEvaluator.of(judge).score(tokens, judge.tokenizer).per_token()
+    assert found == pytest.approx(nats.mean().item(), rel=1e-9)

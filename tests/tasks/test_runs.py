@@ -76,7 +76,7 @@ def test_the_command_says_what_it_found(tmp_path: Path, capsys: pytest.CaptureFi
         (["gsm8k"], "needs --from and --train and --test"),
         (["speed"], "needs --source"),
         (["shift", "--data", "stdlib"], "needs --before and --after"),
-        (["reversal", "--steps", "many"], "whole numbers"),
+        (["reversal", "--steps", "many"], "--steps must be a whole number"),
         (["reversal", "--families", "mdml"], "mdlm"),
         (["arithmetic", "--order", "random"], "order of digits"),
         (["graphs", "--paths", "4", "--edges", "6"], "--nodes 25 or more"),

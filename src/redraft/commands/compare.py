@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from redraft.display import emit
+from redraft.display import columns, emit
 from redraft.errors import UserError
 from redraft.files import whereabouts
 
@@ -45,11 +45,7 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
 def _table(found: Compared) -> list[str]:
     rows: list[tuple[str, ...]] = [("", f"A: {found.a.name}", f"B: {found.b.name}", "B - A", "s.e.", "")]
     rows += [_row(line) for line in found.lines]
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    lines = [
-        "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[5]]).rstrip() for row in rows
-    ]
-    return [*lines, *(["", *found.notes] if found.notes else [])]
+    return [*columns(rows), *(["", *found.notes] if found.notes else [])]
 
 
 def _row(line: Comparison) -> tuple[str, ...]:

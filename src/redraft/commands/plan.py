@@ -22,7 +22,7 @@ from redraft.config import DataConfig, RunConfig, merge, read_toml, validated
 from redraft.display import emit
 from redraft.errors import UserError, unknown
 from redraft.files import read_json, whereabouts
-from redraft.numbers import WIDEST, real, whole
+from redraft.numbers import WIDEST, real, several, whole
 from redraft.planning.budget import (
     GPU,
     memory_plan,
@@ -69,7 +69,11 @@ def arguments(parser: ArgumentParser) -> None:
     advice.add_argument("--latency", type=real(above=True), help="seconds a text may take, alone on one device")
     advice.add_argument("--generate", type=real(), default=0.0, help="tokens that the model will write in its life")
     advice.add_argument("--text", type=whole(1, WIDEST), default=1024, help="tokens of a text")
-    advice.add_argument("--sampling-steps", help="steps to choose from, where a family has a choice: 16,64,256,1024")
+    advice.add_argument(
+        "--sampling-steps",
+        type=several(whole(1, WIDEST)),
+        help="steps to choose from, where a family has a choice: 16,64,256,1024",
+    )
     advice.add_argument("--study", default="published:scaling-beyond", help="study, table or published:NAME to go by")
     advice.add_argument("--hardware", default="h100", help="device that generates, or trains: a100, h100 or h200")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -230,7 +234,7 @@ def _recommend(options: Namespace, overrides: dict[str, Any]) -> None:
     if options.recipe or overrides:
         extra = options.recipe or f"--{next(iter(overrides))}"
         raise UserError(f"a recommendation plans no run, so it takes no {extra}: leave it out, or leave out --budget")
-    steps = _numbers(options.sampling_steps) if options.sampling_steps else STEPS
+    steps = tuple(options.sampling_steps or STEPS)
     demand = Demand(
         options.budget, options.quality, options.latency, options.generate, options.text, steps
     )  # fmt: skip
@@ -257,13 +261,6 @@ def _measured_calls(study: Path) -> Calls | None:
         f"nats/token under the judge of {study}, at entropy {matching.entropy.value:.3g}, above the family's best calls"
     )
     return Calls({name: sorted(set(curve)) for name, curve in curves.items()}, said)
-
-
-def _numbers(words: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(word) for word in words.split(","))
-    except ValueError:
-        raise UserError(f"--sampling-steps takes whole numbers such as 16,64,256; got {words!r}") from None
 
 
 def recipes() -> dict[str, Path]:

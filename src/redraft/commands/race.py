@@ -11,8 +11,7 @@ Run it when nothing else runs on the machine: it takes times. `redraft serve` sh
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Callable
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,7 @@ from redraft.commands import device_flags
 from redraft.commands.named import HELP, named
 from redraft.display import Left, Line, duration, emit, quantity
 from redraft.errors import ASKED, UserError
-from redraft.numbers import WIDEST, real, seed, whole
+from redraft.numbers import WIDEST, real, seed, several, whole
 from redraft.registry import SAMPLERS, find
 
 if TYPE_CHECKING:
@@ -72,18 +71,6 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--figure", type=Path, metavar="FILE", help="as .svg, .png or .pdf")
     device_flags.arguments(parser, samples=True)
     parser.add_argument("--json", action="store_true", help="print JSON")
-
-
-def several(read: Callable[[str], Any]) -> Callable[[str], list[Any]]:
-    """What reads a flag of values between commas."""
-
-    def values(text: str) -> list[Any]:
-        found = list(dict.fromkeys(read(part) for part in text.split(",") if part.strip()))
-        if not found:
-            raise ArgumentTypeError(f"must be numbers between commas, got {text!r}")
-        return found
-
-    return values
 
 
 def run(options: Namespace, overrides: dict[str, Any]) -> None:

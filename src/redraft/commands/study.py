@@ -24,7 +24,7 @@ from typing import Any
 
 from redraft.commands import Part, device_flags, study_queue, study_results
 from redraft.errors import UserError, unknown
-from redraft.numbers import WIDEST, whole
+from redraft.numbers import WIDEST, real, several, whole
 
 OVERRIDES = True
 ACTIONS = ("new", "run", "tune", "status", "fit", "import", "frontier", "report", "work")
@@ -89,7 +89,11 @@ def arguments(parser: ArgumentParser) -> None:
         "--into", type=Path, help="folder of the study (run, tune), table to write (import), page (report of several)"
     )
     parser.add_argument("--workers", type=whole(1, WIDEST), help="runs at a time (run)")
-    parser.add_argument("--factors", help="learning rates to try, as multiples of the recipe's: 0.25,0.5,1,2,4 (tune)")
+    parser.add_argument(
+        "--factors",
+        type=several(real(0, 1e6, above=True)),
+        help="learning rates to try, as multiples of the recipe's: 0.25,0.5,1,2,4 (tune)",
+    )
     device_flags.arguments(parser, train=True, samples=True)
     parser.add_argument("--launcher", choices=("local", "slurm"), default="local", help="who works (run)")
     parser.add_argument("--watch", action="store_true", help="until all runs are settled (status)")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from argparse import Namespace
 from collections import Counter
@@ -77,8 +76,7 @@ def tune(options: Namespace, overrides: dict[str, Any]) -> None:
     from redraft.studies.tune import FACTORS, best_rates, tuned_table, tuning_sentences, tuning_table
 
     table, folder = _table(options, overrides), into(options)
-    factors = [_factor(word) for word in options.factors.split(",")] if options.factors else FACTORS
-    carry_out(tuning_table(table, factors), folder, options.json, options.launcher, diverged=True)
+    carry_out(tuning_table(table, options.factors or FACTORS), folder, options.json, options.launcher, diverged=True)
     study = execute.read_study(folder)
     losses = {s.run.name: s.loss for s in execute.status(study, folder) if s.state == "done" and s.loss is not None}
     best = best_rates(study, losses)
@@ -89,16 +87,6 @@ def tune(options: Namespace, overrides: dict[str, Any]) -> None:
         return emit({"rates": [asdict(b) for b in best], "recipe": str(folder / TUNED)})
     print("\n".join([*tuning_sentences(best), f"Recipe with these rates: {folder / TUNED}"]))
     return None
-
-
-def _factor(word: str) -> float:
-    try:
-        factor = float(word)
-    except ValueError:
-        factor = 0.0
-    if not 0 < factor < math.inf:
-        raise UserError(f"--factors takes positive numbers such as 0.25,0.5,1,2,4; it holds {word!r}")
-    return factor
 
 
 Watcher = Callable[[list["Status"]], None]  # told where the runs stand, twice a second

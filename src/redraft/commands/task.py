@@ -29,7 +29,7 @@ from redraft.commands import Part, device_flags
 from redraft.commands.task_puzzles import PUZZLES, puzzle_arguments, puzzle_of
 from redraft.display import Line, duration, emit, quantity
 from redraft.errors import UserError, require, unknown
-from redraft.numbers import WIDEST, real, seed, whole
+from redraft.numbers import WIDEST, real, seed, several, whole
 
 OVERRIDES = True
 PUZZLES_SAID = "|".join(PUZZLES)
@@ -73,7 +73,9 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--first-seed", type=seed, default=1, help="the first of them (reversal was tuned on 0, 1000 and 1001)"
     )
-    parser.add_argument("--steps", help="of training: one number, or several parted by commas (reversal, shift)")
+    parser.add_argument(
+        "--steps", type=several(whole()), help="of training: one number, or several parted by commas (reversal, shift)"
+    )
     parser.add_argument(
         "--workers", type=whole(1, WIDEST), help="runs at a time, a thread each; as many as cores if left out"
     )
@@ -98,7 +100,9 @@ def arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--temperature", type=real(0, 1e6), default=0.0, help="gsm8k: of sampling; 0 is greedy")
     parser.add_argument(
-        "--sampling-steps", help="of an answer: gsm8k 64; speed 4,8,16,32,64; puzzles as many as tokens"
+        "--sampling-steps",
+        type=several(whole(1, WIDEST)),
+        help="of an answer: gsm8k 64; speed 4,8,16,32,64; puzzles as many as tokens",
     )
     parser.add_argument("--data", help="shift: documents with a year, or the older corpus")
     parser.add_argument("--newer", help="shift: the newer corpus")
@@ -151,7 +155,7 @@ def reversal(options: Namespace, overrides: dict[str, Any]) -> None:
     from redraft.tasks import reversal as task
 
     asked = task.Reversal(
-        options.into, _families(options), options.seeds or 3, options.first_seed, _numbers(options.steps, (600, 1800)),
+        options.into, _families(options), options.seeds or 3, options.first_seed, tuple(options.steps or (600, 1800)),
         options.people, options.original, overrides, options.compute,
     )  # fmt: skip
     train(asked.jobs(), options)
@@ -189,7 +193,7 @@ def shift(options: Namespace, overrides: dict[str, Any]) -> None:
         older, validation, newer = task.by_year(files, options.before, options.after, options.into / "data")
     asked = task.Shift(
         options.into, older, newer, validation, _families(options), options.seeds or 2, options.first_seed,
-        _numbers(options.steps, (150, 300, 600)), overrides, options.compute,
+        tuple(options.steps or (150, 300, 600)), overrides, options.compute,
     )  # fmt: skip
     train(asked.jobs(), options)
     runs = list(asked.measure())
@@ -203,7 +207,7 @@ def puzzle(options: Namespace, overrides: dict[str, Any]) -> None:
 
     asked = task.PuzzleTask(
         options.into, puzzle_of(options), _families(options), options.seeds or 1, options.first_seed,
-        _numbers(options.steps, (1500,)), options.examples, options.asked, _numbers(options.sampling_steps, (0,)), overrides,
+        tuple(options.steps or (1500,)), options.examples, options.asked, tuple(options.sampling_steps or (0,)), overrides,
         options.compute,
     )  # fmt: skip
     train(asked.jobs(), options)
@@ -237,7 +241,7 @@ def speed(options: Namespace, overrides: dict[str, Any]) -> None:
     _need(options, "source")
     asked = task.Speed(
         options.into, options.source, _families(options), _one(options.steps, 600), rounds=options.rounds,
-        steps=_numbers(options.sampling_steps, (4, 8, 16, 32, 64)), over=overrides,
+        steps=tuple(options.sampling_steps or (4, 8, 16, 32, 64)), over=overrides,
         compute=options.compute,
     )  # fmt: skip
     train(asked.jobs(), options)
@@ -319,20 +323,8 @@ def _families(options: Namespace) -> tuple[str, ...]:
     return names
 
 
-def _numbers(words: str | None, default: tuple[int, ...]) -> tuple[int, ...]:
-    if words is None:
-        return default
-    try:
-        numbers = tuple(int(word) for word in words.split(","))
-    except ValueError:
-        numbers = ()
-    if not numbers or min(numbers) < 1:
-        raise UserError(f"steps are whole numbers such as 600 or 600,1800; got {words!r}")
-    return numbers
-
-
-def _one(words: str | None, default: int) -> int:
-    numbers = _numbers(words, (default,))
+def _one(numbers: list[int] | None, default: int) -> int:
+    numbers = numbers or [default]
     if len(numbers) > 1:
         raise UserError(f"this task takes one number of steps, not {len(numbers)}")
     return numbers[0]

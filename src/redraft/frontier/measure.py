@@ -270,8 +270,8 @@ def _real(bench: Bench) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _scored(tokens: Tensor, bench: Bench) -> tuple[dict[str, Any], dict[str, Any]]:
     """The measures of a set of rows [n, L], and what is kept of the rows themselves."""
-    from redraft.evaluation.generation.diversity import ORDERS, distinct, repetition, unigram_entropy
-    from redraft.evaluation.generation.evaluators import texts
+    from redraft.evaluation.generation.diversity import ngrams, unigram_entropy
+    from redraft.evaluation.generation.evaluators import mean, texts
 
     scores = bench.judge.score(tokens, bench.tokenizer)
     entropy = [float(unigram_entropy(row)) for row in tokens]
@@ -279,9 +279,8 @@ def _scored(tokens: Tensor, bench: Bench) -> tuple[dict[str, Any], dict[str, Any
     measures = {
         **_pair("quality", scores.per_token()),
         **_pair("nats_per_byte", scores.per_byte()),
-        **_pair("entropy", _mean(entropy)),
-        **{f"distinct_{n}": distinct(tokens, n) for n in ORDERS},
-        **{f"repetition_{n}": repetition(tokens, n) for n in ORDERS[1:]},
+        **_pair("entropy", mean(entropy)),
+        **ngrams(tokens),
         **_pair("source_quality", source.per_token() if source else (None, None)),
         **_mauve(tokens, bench),
         "samples": len(tokens),
@@ -305,12 +304,6 @@ def _mauve(tokens: Tensor, bench: Bench) -> dict[str, float | None]:
 
 def _pair(name: str, values: tuple[Any, Any]) -> dict[str, Any]:
     return {name: values[0], f"{name}_se": values[1]}
-
-
-def _mean(values: Sequence[float]) -> tuple[float, float]:
-    import numpy as np
-
-    return float(np.mean(values)), float(np.std(values, ddof=1) / len(values) ** 0.5)
 
 
 def _short(values: Sequence[float]) -> list[float]:

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from redraft.evaluation.generation.diversity import ORDERS, distinct, repetition, unigram_entropy
-from redraft.evaluation.generation.evaluators import Evaluator, ratio
+from redraft.evaluation.generation.diversity import ngrams, unigram_entropy
+from redraft.evaluation.generation.evaluators import Evaluator, mean, ratio
 from redraft.frontier.extend import TRIES, next_temperature
 from redraft.frontier.matched_entropy import Matching, match
 from redraft.frontier.pareto import REAL, Frontier, Key, Real, Scored, Speed, frontier
@@ -81,7 +80,7 @@ def _setting(lap: Lap, temperature: float, made: Sequence[Written], evaluator: E
     seconds, new = [one.seconds for one in made], sum(one.new for one in made)
     calls = sum(one.calls for one in made) / len(made)
     inner = tokens[:, max(given) :]  # of one length, as n-grams need them
-    (quality, quality_se), (entropy, entropy_se) = _quality(scored), _mean(scored.entropy)
+    (quality, quality_se), (entropy, entropy_se) = _quality(scored), mean(scored.entropy)
     middle, slow = (float(q) for q in np.percentile(seconds, [50, 95]))
     speed = Speed(
         family=racer.name, name=racer.name, sampler=racer.sampler or racer.model.family.sampler, steps=lap.steps,
@@ -89,7 +88,7 @@ def _setting(lap: Lap, temperature: float, made: Sequence[Written], evaluator: E
         tokens_per_second=new / sum(seconds), latency_p50=middle, latency_p95=slow, timed=len(made), nfe=calls,
         tokens_per_forward=new / len(tokens) / calls, flops_per_token=float("nan"), peak_bytes=None, mauve=None, mauve_sd=None,
         quality=quality, quality_se=quality_se, nats_per_byte=per_byte[0], nats_per_byte_se=per_byte[1],
-        entropy=entropy, entropy_se=entropy_se, source_quality=None, source_quality_se=None, **_ngrams(inner),
+        entropy=entropy, entropy_se=entropy_se, source_quality=None, source_quality_se=None, **ngrams(inner),
     )  # fmt: skip
     return speed, scored
 
@@ -126,26 +125,13 @@ def _real(bench: Bench, tokenizer: Tokenizer) -> tuple[Real, Scored]:
     nats, count, size = join("nats"), join("tokens"), join("bytes")
     inner = torch.cat([rows[:, : sizes[0]] for rows in groups])
     scored = Scored(nats.numpy(), count.numpy(), entropy)
-    (quality, quality_se), (mean, mean_se) = _quality(scored), _mean(entropy)
+    (quality, quality_se), (middle, error) = _quality(scored), mean(entropy)
     real = Real(
-        quality=quality, quality_se=quality_se, nats_per_byte=ratio(nats, size)[0], entropy=mean, entropy_se=mean_se,
-        source_quality=None, **_ngrams(inner),
+        quality=quality, quality_se=quality_se, nats_per_byte=ratio(nats, size)[0], entropy=middle, entropy_se=error,
+        source_quality=None, **ngrams(inner),
     )  # fmt: skip
     return real, scored
 
 
 def _quality(scored: Scored) -> tuple[float, float]:
     return ratio(torch.as_tensor(scored.nats), torch.as_tensor(scored.tokens))
-
-
-def _ngrams(tokens: Tensor) -> dict[str, Any]:
-    """distinct-1 to -4 and repetition-2 to -4 of rows [n, L]; not a number where rows are shorter."""
-    kinds = {
-        **{f"distinct_{n}": (distinct, n) for n in ORDERS},
-        **{f"repetition_{n}": (repetition, n) for n in ORDERS[1:]},
-    }
-    return {name: of(tokens, n) if tokens.shape[1] >= n else float("nan") for name, (of, n) in kinds.items()}
-
-
-def _mean(values: np.ndarray) -> tuple[float, float]:
-    return float(values.mean()), float(values.std(ddof=1) / len(values) ** 0.5)

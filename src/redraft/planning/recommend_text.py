@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from redraft.display import quantity
+from redraft.display import columns, quantity
 from redraft.planning.recommend import FAR, Demand, Option, Recommendation
 from redraft.scaling.results import label, span
 
@@ -18,13 +18,11 @@ HEAD = (
 def recommendation_lines(found: Recommendation, source: str) -> list[str]:
     """What to train, what each option costs, and what none of it knows."""
     rows = [HEAD, *(_row(option) for option in found.options if not option.far)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(HEAD))]
-    table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
     counted = f", counted as {found.convention}" if found.convention else ""
     return [
         _verdict(found),
         "",
-        *(table if len(rows) > 1 else []),
+        *(columns(rows) if len(rows) > 1 else []),
         *_not_offered(found),
         _calls(found),
         "",

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from redraft.errors import UserError
-from redraft.files import make_folder, write_text
+from redraft.files import make_folder, write_csv
 from redraft.frontier.matched_entropy import Matching
 from redraft.frontier.pareto import Frontier
 from redraft.report.figures import residuals
@@ -55,7 +53,7 @@ def save_numbers(study: str | Path, into: str | Path) -> list[Path]:
     for name, rows in tables.items():
         if rows:
             paths.append(Path(into) / f"{name}.csv")
-            write_text(paths[-1], _csv(rows))
+            write_csv(paths[-1], rows)
     return paths
 
 
@@ -110,12 +108,3 @@ def _flat(value: Any) -> Row:
 
 def _estimate(name: str, of: Estimate) -> Row:
     return {name: of.value, f"{name}_low": of.low, f"{name}_high": of.high}
-
-
-def _csv(rows: Sequence[Row]) -> str:
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

@@ -8,8 +8,6 @@ Where one of params, tokens and flops is missing it is derived from C = 6 N D, a
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 import tomllib
@@ -20,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from redraft.errors import UserError, unknown
-from redraft.files import make_folder, read_text, whereabouts, write_text
+from redraft.files import make_folder, read_text, whereabouts, write_csv
 from redraft.scaling.records import NUMBERS, REQUIRED, TEXTS, Row, as_point, missing, table_rows
 
 FIELDS = (*TEXTS, *NUMBERS, "seed")
@@ -75,12 +73,8 @@ def import_into(source: str | Path, into: str | Path, columns: str | None = None
     found = import_records(source, columns, take=take)
     names = [name for name in FIELDS if any(row.get(name) is not None for row in found.rows)]
     names += sorted({name for row in found.rows for name in row if ":" in name})
-    text = io.StringIO()
-    writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(found.rows)
     make_folder(target.parent)
-    write_text(target, text.getvalue())
+    write_csv(target, found.rows, names)
     families = sorted({str(row["family"]) for row in found.rows})
     return [f"{len(found.rows)} runs of {', '.join(families)} into {target}.", *found.notes]
 

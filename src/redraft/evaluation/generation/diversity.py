@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 ORDERS = (1, 2, 3, 4)  # of n-grams
@@ -25,3 +27,9 @@ def distinct(tokens: Tensor, n: int) -> float:
 def repetition(tokens: Tensor, n: int) -> float:
     """rep-n: the share of a row's n-grams that stood earlier in the row, mean over rows (arXiv:1908.04319)."""
     return sum(1 - distinct(row[None], n) for row in tokens) / len(tokens)
+
+
+def ngrams(tokens: Tensor) -> dict[str, Any]:
+    """distinct-1 to -4 and rep-2 to -4 of rows [n, L]; not a number where rows are shorter."""
+    kinds = [("distinct", distinct, n) for n in ORDERS] + [("repetition", repetition, n) for n in ORDERS[1:]]
+    return {f"{name}_{n}": of(tokens, n) if tokens.shape[1] >= n else float("nan") for name, of, n in kinds}

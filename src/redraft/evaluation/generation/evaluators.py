@@ -16,8 +16,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from redraft.errors import UserError
@@ -67,6 +69,11 @@ def ratio(top: Tensor, bottom: Tensor) -> tuple[float, float]:
     value = top.sum() / bottom.sum()
     left = top - value * bottom  # their mean is zero
     return float(value), float((left.square().sum() / (len(top) * (len(top) - 1))).sqrt() / bottom.mean())
+
+
+def mean(values: Sequence[float] | NDArray[np.float64]) -> tuple[float, float]:
+    """The mean of n >= 2 values, and its standard error."""
+    return float(np.mean(values)), float(np.std(values, ddof=1) / len(values) ** 0.5)
 
 
 def refuse_bound(family: str, exact: bool) -> None:

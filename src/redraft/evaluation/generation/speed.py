@@ -1,4 +1,4 @@
-"""Cost of generating samples: time, forward passes, FLOPs and memory; and their perplexity under an evaluator model.
+"""Cost of generating samples: time, forward passes, FLOPs and memory.
 
 Counting. Tokens are those written on the canvas, end-of-document included; unconditional rows have no prompt. A pass is one
 call of the trunk. FLOPs are the forward pass by the ledger's groups (`network/flops.py`, full: matrices, attention scores,
@@ -8,7 +8,6 @@ not headed no head. A causal mask saves nothing, as in the ledger.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,8 +16,6 @@ import torch
 from torch import Tensor
 
 from redraft.evaluation.compute import wait
-from redraft.evaluation.generation.diversity import distinct, unigram_entropy
-from redraft.evaluation.generation.evaluators import RedraftEvaluator
 from redraft.evaluation.generation.memory import forget_peak, peak_bytes
 from redraft.hub.model import Model
 from redraft.network.flops import forward_flops
@@ -55,17 +52,6 @@ class Generated:
     def latency(self, quantile: float) -> float:
         """Seconds from the empty canvas to a finished batch; of one batch, every quantile is that one's."""
         return float(torch.tensor(self.seconds, dtype=torch.float64).quantile(quantile))
-
-
-@dataclass(frozen=True)
-class Quality:
-    """Of a set of token rows: means over rows, with standard errors. `nats` per token under the judge."""
-
-    nats: float
-    nats_se: float
-    entropy: float
-    entropy_se: float
-    distinct_2: float
 
 
 class Metered(Wrapped):
@@ -134,11 +120,3 @@ def generate(
         seconds.append(time.perf_counter() - began)
     peak, tokens = peak_bytes(model.device), torch.cat(made).cpu()
     return Generated(tokens, batch, tuple(seconds), denoiser.calls / batches, meter.flops, peak)
-
-
-def quality(tokens: Tensor, judge: Model) -> Quality:
-    """Score rows [n, L] of the judge's own token ids."""
-    scores = RedraftEvaluator.of(judge).score(tokens, judge.tokenizer)
-    entropy = torch.stack([unigram_entropy(row) for row in tokens])
-    spread = float(entropy.std() / math.sqrt(len(entropy)))
-    return Quality(*scores.per_token(), float(entropy.mean()), spread, distinct(tokens, 2))
