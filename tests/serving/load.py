@@ -63,7 +63,7 @@ async def ask(port: int, request: Request) -> Outcome:
             writer.write(f"{head}Connection: close\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data)
             status = int((await reader.readline()).split()[1])
             whole = (await reader.read()).decode()
-            text = _streamed(whole) if request.body["stream"] else _plain(whole)
+            text = _streamed(whole) if request.body["stream"] and status == 200 else _plain(whole)
     except (TimeoutError, IndexError, ValueError, ConnectionError):
         status = 0
     finally:

@@ -51,7 +51,7 @@ def words(source: Path, into: Path, steps: int) -> list[str]:
     """`redraft train` as `tiny` has it, in float64: in float32 600 steps on two ranks part from those of one."""
     settings = tiny(source, budget={"steps": steps})
     flags = [
-        "--family", "mdlm", "--network.depth", "2", "--network.heads", "2", "--network.width", "16", "--network.cond", "8",
+        "--family", "mdlm", "--network.depth", "1", "--network.heads", "2", "--network.width", "16", "--network.cond", "8",
         "--data", str(source), "--length", "16", "--steps", str(steps), "--batch", "4", "--lr", "3e-3",
         "--train.threads", "1", "--precision", "float64", "--device", "cpu", "--train.save_every", str(steps),
         "--evaluate.rows", "8", "--evaluate.draws", "2", "--evaluate.batch", "8",
@@ -76,8 +76,10 @@ def test_a_job_that_is_preempted_and_then_loses_a_rank_finishes(slurm: Path, tmp
     left_at = read_journal(journal)[-1].step
     assert not (into / "record.json").exists() and left_at < steps
     until(lambda: read_journal(journal)[-1].step > max(left_at, 50) + 20, "more steps and a checkpoint")
+    requeues = lambda: len((slurm / "requeued").read_text().split())
+    before = requeues()  # one, or one of each rank
     os.kill(rank_of(into, 1), 9)
-    until(lambda: len((slurm / "requeued").read_text().split()) == 2, "the second requeue")
+    until(lambda: requeues() > before, "the second requeue")
     assert not (into / "record.json").exists()
     until((into / "record.json").exists, "the end of the run")
     until(lambda: (slurm / f"{job}.state").read_text() == "COMPLETED", "the end of the job")
