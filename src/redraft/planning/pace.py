@@ -23,7 +23,7 @@ from redraft.registry import FAMILIES
 from redraft.text.shards.prepare import cores
 
 # Read off benchmarks of steps on one machine: what a step takes beside, each block, and all else.
-BLOCK_OVERHEAD, STEP_OVERHEAD = 1.5e-3, 3e-3  # seconds
+BLOCK_OVERHEAD, STEP_OVERHEAD = 1.5e-3, 6e-3  # seconds
 FORWARD_AND_BACK = 3.0  # passes forward that one forward and back costs
 TIMED = 4  # networks of a study, at most
 MOMENT = 0.04  # seconds that each part is timed for
