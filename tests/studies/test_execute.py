@@ -85,7 +85,7 @@ class Fork:
 
 def drive(folder: Path) -> None:
     study = read_study(folder)
-    for _ in execute(study, folder, Forks(folder, study.config.workers), poll=0.05):
+    for _ in execute(study, folder, lambda: Forks(folder, study.config.workers), poll=0.05):
         pass
 
 
@@ -109,7 +109,7 @@ def test_study_killed_at_random_moments_continues_to_the_same_bits(source: Path,
     """SIGKILL of the driver, of a worker, and of the driver again; workers do not outlive it for long."""
     table = recipe(source, 2e8)
     finish(table, tmp_path / "whole")
-    open_study(table, tmp_path / "broken")
+    study = open_study(table, tmp_path / "broken")
     rng = random.Random(5)
     for victim in ("driver", "worker", "driver"):
         driver = start(drive, tmp_path / "broken")
@@ -121,6 +121,7 @@ def test_study_killed_at_random_moments_continues_to_the_same_bits(source: Path,
         else:
             driver.kill()
         ended(driver)
+        _until(lambda: all(s.state != "running" for s in status(study, tmp_path / "broken")))
     finish(table, tmp_path / "broken")
     assert artefacts(tmp_path / "broken") == artefacts(tmp_path / "whole")
 
@@ -162,7 +163,7 @@ def test_branch_trains_its_own_steps_alone(source: Path, tmp_path: Path) -> None
 def test_branched_study_killed_at_random_moments_continues_to_the_same_bits(source: Path, tmp_path: Path) -> None:
     table = reusing(source, ["mdlm", "duo"], [1e8, 2e8, 4e8])
     finish(table, tmp_path / "whole")
-    open_study(table, tmp_path / "broken")
+    study = open_study(table, tmp_path / "broken")
     rng = random.Random(3)
     for _ in range(4):
         before, worker = steps(tmp_path / "broken"), redraft("study", "work", tmp_path / "broken")
@@ -234,6 +235,24 @@ def test_a_run_that_keeps_killing_its_worker_is_given_up(source: Path, tmp_path:
     assert {s.state for s in settle(study, tmp_path / "study")} == {"done"}  # asked again, it is tried again
 
 
+def test_failures_are_forgotten_before_workers_start(source: Path, tmp_path: Path) -> None:
+    """A worker that started earlier could leave, since nothing was left to take, or count one try more than there are."""
+    study = open_study(recipe(source, 3e7), tmp_path / "study")
+    place = tmp_path / "study" / "runs" / study.runs[0].name
+    place.mkdir(parents=True)
+    (place / "error.json").write_text('{"kind": "died", "error": "its worker died"}')
+    (place / ".tries.json").write_text('{"step": 0, "tries": 3}')
+    seen = []
+
+    class Started(Forks):
+        def __init__(self) -> None:
+            seen.extend(file.name for file in place.iterdir())
+            super().__init__(tmp_path / "study", 0)
+
+    next(execute(study, tmp_path / "study", Started))
+    assert not seen
+
+
 def test_a_worker_that_is_asked_to_end_leaves_its_state(source: Path, tmp_path: Path) -> None:
     study = open_study(recipe(source, 4e9), tmp_path / "study")
     worker = redraft("study", "work", tmp_path / "study")
@@ -251,7 +270,7 @@ def test_jobs_work_on_the_queue_and_outlive_the_driver(source: Path, tmp_path: P
     """submitit's own processes stand in for Slurm's."""
     study = open_study(recipe(source, 3e7), tmp_path / "study")
     jobs = Jobs(tmp_path / "study", 1, {"timeout_min": 5}, cluster="local")
-    next(execute(study, tmp_path / "study", jobs, poll=0.1))  # a look, then the driver leaves
+    next(execute(study, tmp_path / "study", lambda: jobs, poll=0.1))  # a look, then the driver leaves
     assert jobs.jobs[0].result() is None
     assert {s.state for s in status(study, tmp_path / "study")} == {"done"}
 

@@ -116,8 +116,8 @@ def carry_out(
     _check_ends(study, quiet)
     study = open_study(table, folder)
     how, count = study.config, min(study.config.workers, len(study.runs))
-    workers = Jobs(folder, count, how.slurm) if launcher == "slurm" else Processes(folder, count, how.gpus)
-    failed = follow(study, execute(study, folder, workers), quiet, watcher)
+    start = lambda: Jobs(folder, count, how.slurm) if launcher == "slurm" else Processes(folder, count, how.gpus)
+    failed = follow(study, execute(study, folder, start), quiet, watcher)
     failed = [s for s in failed if not (diverged and s.state == "diverged")]
     if failed:
         raise UserError(f"{len(failed)} of {len(study.runs)} runs failed; {failed[0].run.name}: {failed[0].why}")

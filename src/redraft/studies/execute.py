@@ -95,12 +95,10 @@ def read_study(folder: Path) -> Study:
     return plan_study(read_toml(folder / STUDY))
 
 
-def execute(study: Study, folder: Path, workers: Workers, poll: float = 0.5) -> Iterator[list[Status]]:
-    """Keep the workers going and yield where the runs stand until all are settled. Runs that failed are tried again."""
-    for error in folder.glob(f"{RUNS}/*/{ERROR}"):
-        if read_json(error).get("kind") != "diverged":
-            error.unlink()
-            (error.parent / TRIES_FILE).unlink(missing_ok=True)
+def execute(study: Study, folder: Path, start: Callable[[], Workers], poll: float = 0.5) -> Iterator[list[Status]]:
+    """Start workers, keep them going and yield where the runs stand until all are settled. What failed is tried again."""
+    _forget_failures(folder)
+    workers = start()
     try:
         while True:
             states = status(study, folder)
@@ -111,6 +109,15 @@ def execute(study: Study, folder: Path, workers: Workers, poll: float = 0.5) -> 
             time.sleep(poll)
     finally:
         workers.stop()
+
+
+def _forget_failures(folder: Path) -> None:
+    """Before workers start: one that sees an error takes the run for settled. The count of tries goes first, since a worker of
+    another driver may take the run as soon as its error is gone."""
+    for error in folder.glob(f"{RUNS}/*/{ERROR}"):
+        if read_json(error).get("kind") != "diverged":
+            (error.parent / TRIES_FILE).unlink(missing_ok=True)
+            error.unlink()
 
 
 def status(study: Study, folder: Path) -> list[Status]:
