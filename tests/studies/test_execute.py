@@ -163,7 +163,7 @@ def test_branch_trains_its_own_steps_alone(source: Path, tmp_path: Path) -> None
 def test_branched_study_killed_at_random_moments_continues_to_the_same_bits(source: Path, tmp_path: Path) -> None:
     table = reusing(source, ["mdlm", "duo"], [1e8, 2e8, 4e8])
     finish(table, tmp_path / "whole")
-    study = open_study(table, tmp_path / "broken")
+    open_study(table, tmp_path / "broken")
     rng = random.Random(3)
     for _ in range(4):
         before, worker = steps(tmp_path / "broken"), redraft("study", "work", tmp_path / "broken")
