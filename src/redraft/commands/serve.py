@@ -56,6 +56,7 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
 
     compute = device_flags.compute(options)
     models = {name: compute.load(folder) for name, folder in places.items()}
+    share_threads(len(models))
     scheduler = Scheduler(models, options.rows, options.queue, compute.compiled)
     limits = Limits(options.max_length or 0, options.max_steps, min(options.rows, options.queue))
     app = create_app(scheduler, limits, templates(options, places), key)
@@ -68,6 +69,13 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
         print(f"Serving {said} at {url}", file=sys.stderr)
     sys.stdout.flush()
     serve(app, scheduler, listening)
+
+
+def share_threads(models: int) -> None:
+    """Each model has a thread of its own (serving/lane.py), so each gets its share of the cores."""
+    import torch
+
+    torch.set_num_threads(max(1, torch.get_num_threads() // models))
 
 
 def check(options: Namespace, key: str | None) -> dict[str, Path]:

@@ -22,7 +22,8 @@ from redraft.serving.http.page import show_page
 from redraft.serving.http.replies import Reply
 from redraft.serving.http.schema import Chat, Completion, Scored, Writes
 from redraft.serving.http.stream import events
-from redraft.serving.scheduler import Closed, Full, Job, Scheduler
+from redraft.serving.jobs import Closed, Full, Job
+from redraft.serving.scheduler import Scheduler
 from redraft.text.examples.chat import compiled
 
 
@@ -126,7 +127,7 @@ def _writing(app: FastAPI, server: Server) -> None:
     @app.post("/v1/score")
     async def score(request: Scored) -> Response:
         model = server.model(request.model)
-        errand = server.scheduler.errand(checked_score(model, request, server.limits))
+        errand = server.scheduler.errand(request.model, checked_score(model, request, server.limits))
         try:
             found = await asyncio.wrap_future(errand)
         except Exception as error:

@@ -20,7 +20,7 @@ from redraft.registry import SAMPLERS, checked_options, find
 from redraft.sampling.base import Sampler
 from redraft.serving.engine import Asked, unwritten
 from redraft.serving.http.schema import Chat, Completion, Scored, Writes
-from redraft.serving.scheduler import Text
+from redraft.serving.jobs import Text
 from redraft.serving.writing import Ids, Writing, token_log_p
 from redraft.text.examples import chat
 from redraft.text.examples.examples import encoded

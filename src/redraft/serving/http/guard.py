@@ -14,8 +14,8 @@ from redraft.errors import UserError
 from redraft.serving.engine import out_of_memory
 from redraft.serving.http import page
 from redraft.serving.http.address import loopback
+from redraft.serving.jobs import Closed, Full
 from redraft.serving.metrics import Metrics
-from redraft.serving.scheduler import Closed, Full
 
 BODY = 1 << 20  # bytes
 HEARD = 32 << 20  # bytes of a body that is too large

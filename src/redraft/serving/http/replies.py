@@ -11,7 +11,7 @@ from uuid import uuid4
 from redraft.hub.model import MARK, Model
 from redraft.hub.recording import cells
 from redraft.serving.http.asking import Asking
-from redraft.serving.scheduler import Text
+from redraft.serving.jobs import Text
 from redraft.serving.writing import Frame, TokenLogP
 
 MOST_KNOWN = 1 << 16  # texts of a few ids that are kept for the frames to come

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from types import FrameType
 from typing import Any
 
@@ -12,6 +13,7 @@ from redraft.serving.scheduler import Scheduler
 
 GRACE = 5  # seconds that answers may still be under way when all texts are finished
 CONNECTIONS = 2048
+SWITCH = 5e-4  # seconds after which a thread hands the interpreter to one that waits: a step of a small network takes as long
 
 
 class Serving(uvicorn.Server):
@@ -42,6 +44,7 @@ class Serving(uvicorn.Server):
 
 def serve(app: Any, scheduler: Scheduler, listening: socket.socket) -> None:
     """Until a signal ends it."""
+    sys.setswitchinterval(SWITCH)
     scheduler.start()
     server = Serving(app, scheduler)
     try:

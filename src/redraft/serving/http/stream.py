@@ -8,7 +8,7 @@ from typing import Any
 
 from redraft.serving.http.guard import dumped, explained
 from redraft.serving.http.replies import Reply
-from redraft.serving.scheduler import Job
+from redraft.serving.jobs import Job
 
 DONE = b"data: [DONE]\n\n"
 
