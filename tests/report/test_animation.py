@@ -9,6 +9,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from PIL import Image
 
 from redraft.cli import main
 from redraft.commands import recorder
@@ -74,14 +75,13 @@ def test_where_it_cannot_be_written_is_told(name: str, told: str, tmp_path: Path
 
 def test_a_gif_without_its_package_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(UserError, match="pip install pillow"):
+    with pytest.raises(UserError, match=r"'PIL': pip install 'redraft\[figures\]'"):
         write_animation(TWO, tmp_path / "a.gif")
 
 
 def test_a_gif_has_a_picture_for_each_frame(tmp_path: Path) -> None:
-    image = pytest.importorskip("PIL.Image")
     write_animation(TWO, tmp_path / "a.gif")
-    with image.open(tmp_path / "a.gif") as made:
+    with Image.open(tmp_path / "a.gif") as made:
         assert made.n_frames == 2 and made.info["loop"] == 0
 
 

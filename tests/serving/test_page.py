@@ -13,7 +13,9 @@ from urllib.error import HTTPError
 from urllib.parse import parse_qs, urlsplit
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
+from PIL import Image, ImageSequence
 
 from redraft.serving.http.page import PATHS
 from tests.serving.served import Served, models, offline, served
@@ -176,12 +178,20 @@ def test_a_lane_is_saved_as_files_that_play_alone(page: Any, tmp_path: Path) -> 
     lane = page.locator(".lane").nth(1)
     lane.locator("summary").click()
     files: dict[str, Path] = {}
-    for kind in ("svg", "html"):
+    for kind in ("svg", "html", "gif"):
         with page.expect_download() as saved:
             lane.locator(f".{kind}").click()
         assert saved.value.suggested_filename == f"mdlm.{kind}"
         saved.value.save_as(files.setdefault(kind, tmp_path / f"mdlm.{kind}"))
     assert "&#60;&#38;" in files["svg"].read_text() and ElementTree.parse(files["svg"]).getroot().tag.endswith("svg")
+    with Image.open(files["gif"]) as played:
+        waits = [frame.info["duration"] for frame in ImageSequence.Iterator(played)]
+        assert len(waits) > 1 and 6000 <= sum(waits) <= 14100  # between four and twelve seconds, and two at the end
+        played.seek(0)
+        first = np.asarray(played.convert("L"))
+        played.seek(len(waits) - 1)
+        last = np.asarray(played.convert("L"))
+    assert (first < 250).any() and (first != last).any()
     alone = page.context.browser.new_page()
     alone.goto(files["html"].as_uri())
     assert alone.locator("#text").text_content().startswith("<&")

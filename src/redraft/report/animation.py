@@ -35,11 +35,7 @@ def check_animation(path: Path) -> None:
     if not path.absolute().parent.is_dir():
         raise UserError(f"--animate {path}: there is no folder {path.absolute().parent}")
     if path.suffix.lower() == ".gif":
-        require("--animate to .gif", "figures", "vl_convert")
-        try:
-            import PIL  # noqa: F401
-        except ImportError:
-            raise UserError("--animate to .gif needs the package pillow: pip install pillow; .svg needs none") from None
+        require("--animate to .gif (.svg needs none)", "figures", "vl_convert", "PIL")
 
 
 def write_animation(recording: Recording, path: Path) -> None:

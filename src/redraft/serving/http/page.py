@@ -18,7 +18,7 @@ HEADERS = {
     "Cache-Control": "no-cache",
 }
 KINDS = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
-PARTS = ("style.css", "main.js", "api.js", "lane.js", "player.js", "recording.js", "save.js", "share.js")
+PARTS = ("style.css", "main.js", "api.js", "lane.js", "player.js", "recording.js", "save.js", "gif.js", "share.js")
 SAVED = "animation.js"  # plays a saved lane: the script of `redraft sample --animate`
 PATHS = ("/", *(f"/page/{name}" for name in (*PARTS, SAVED)))
 

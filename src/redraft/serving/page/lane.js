@@ -3,6 +3,7 @@
 import { score, written } from "./api.js";
 import { Player } from "./player.js";
 import { Recording } from "./recording.js";
+import { gif } from "./gif.js";
 import { html, save, svg } from "./save.js";
 
 const PLAIN = ["steps", "temperature", "seed"];
@@ -86,6 +87,7 @@ export class Lane {
     this.find("rewrite").addEventListener("click", () => this.rewrite());
     const title = () => `${this.name}: ${this.player.recording.frames.at(-1).calls} calls`;
     this.find("svg").addEventListener("click", () => save(`${this.name}.svg`, "image/svg+xml", svg(this.player.recording, title())));
+    this.find("gif").addEventListener("click", () => save(`${this.name}.gif`, "image/gif", gif(this.player.recording, title())));
     this.find("html").addEventListener("click", async () => {
       const player = await (await fetch("page/animation.js")).text();
       save(`${this.name}.html`, "text/html", html(this.player.recording, title(), player));
@@ -100,7 +102,7 @@ export class Lane {
     const recording = new Recording(this.model.end);
     this.root.ariaBusy = "true";
     this.player.begin(recording);
-    for (const name of ["html", "svg", "rewrite"]) this.find(name).disabled = true;
+    for (const name of ["html", "svg", "gif", "rewrite"]) this.find(name).disabled = true;
     this.find("rate").textContent = this.find("bits").textContent = "–";
     this.page.say(`${this.name} writes.`);
     try {
@@ -138,7 +140,7 @@ export class Lane {
     const { seconds, tokens, text } = recording, rate = seconds > 0 ? tokens / seconds : 0;
     this.find("rate").textContent = rate >= 100 ? rate.toFixed(0) : rate.toPrecision(3);
     this.page.say(`${this.name} has written ${tokens} tokens in ${seconds.toFixed(2)} seconds.`);
-    for (const name of ["html", "svg"]) this.find(name).disabled = !recording.frames.length;
+    for (const name of ["html", "svg", "gif"]) this.find(name).disabled = !recording.frames.length;
     this.find("part").value = prompt + text + suffix;
     this.density = tokens / Math.max(1, text.length);
     this.selected();

@@ -1,7 +1,8 @@
 // A recording as a file that plays by itself: SVG, or HTML with a slider; as `redraft sample --animate` makes them.
 
-const WIDTH = 76, GLYPH = 8.4, LINE = 20, EDGE = 16, MOST = 160, HELD = 2;
-const COLOURS = { given: "#57606a", unwritten: "#8c959f", beyond: "#8c959f", t0: "#b3470a", t1: "#a84300", t2: "#7a5200", t3: "#1f2328" };
+export const WIDTH = 76, GLYPH = 8.4, LINE = 20, EDGE = 16;
+const MOST = 160, HELD = 2;
+export const COLOURS = { given: "#57606a", unwritten: "#8c959f", beyond: "#8c959f", t0: "#b3470a", t1: "#a84300", t2: "#7a5200", t3: "#1f2328" };
 const STYLE = Object.entries(COLOURS).map(([name, colour]) => [`.${name}`, colour]);
 
 const escaped = (text) => text.replace(/[&<>"']/g, (c) => `&#${c.charCodeAt(0)};`);
@@ -9,8 +10,8 @@ const escaped = (text) => text.replace(/[&<>"']/g, (c) => `&#${c.charCodeAt(0)};
 const visible = (text) => text.replace(/[^\n\t\P{C}]/gu, (c) => `\\u${c.codePointAt(0).toString(16).padStart(4, "0")}`);
 
 // At most so many frames, the first and the last among them, and the second at which each appears: between 4 and 12 in all.
-function played(recording) {
-  const last = recording.frames.length - 1, count = Math.min(MOST, last + 1);
+export function played(recording, most = MOST) {
+  const last = recording.frames.length - 1, count = Math.min(most, last + 1);
   const kept = [...new Set(Array.from({ length: count }, (_, i) => Math.round((i * last) / Math.max(1, count - 1))))];
   const [begin, end] = [recording.frames[0].seconds, recording.seconds];
   const length = Math.min(Math.max(end - begin, 4), 12);
@@ -22,7 +23,7 @@ function played(recording) {
   return { length: length + HELD, frames };
 }
 
-function lines(runs) {
+export function lines(runs) {
   const out = [[]];
   let used = 0;
   for (const [text, kind] of runs) {
@@ -39,13 +40,14 @@ function lines(runs) {
   return out;
 }
 
+export const said = (frame) => `${frame.calls} calls, ${frame.seconds.toFixed(2)} s`;
+
 function body(frame) {
   const rows = lines(frame.runs).map((row, number) => {
     const spans = row.map(([text, kind]) => `<tspan class="${kind}">${escaped(text)}</tspan>`).join("");
     return `<text x="${EDGE}" y="${EDGE + (number + 2) * LINE}" xml:space="preserve">${spans}</text>`;
   });
-  const said = `${frame.calls} calls, ${frame.seconds.toFixed(2)} s`;
-  return `${rows.join("")}<text x="${EDGE}" y="${EDGE + (rows.length + 2.5) * LINE}" class="given">${said}</text>`;
+  return `${rows.join("")}<text x="${EDGE}" y="${EDGE + (rows.length + 2.5) * LINE}" class="given">${said(frame)}</text>`;
 }
 
 export function svg(recording, title) {
