@@ -154,3 +154,11 @@ def test_health_and_metrics(there: Served) -> None:
     shown = urllib.request.urlopen(there.url + "/metrics").read().decode()
     assert 'redraft_requests_total{path="/v1/completions",status="200"}' in shown
     assert "redraft_running 0" in shown and 'redraft_texts_total{state="finished"}' in shown
+
+
+def test_the_document_names_the_models_and_the_bounds_of_this_server(there: Served) -> None:
+    with urllib.request.urlopen(f"{there.url}/openapi.json", timeout=30) as answer:
+        schemas = json.load(answer)["components"]["schemas"]
+    for name in ("Completion", "Chat", "Scored"):
+        assert schemas[name]["properties"]["model"]["enum"] == sorted(there.scheduler.models)
+    assert schemas["Completion"]["properties"]["steps"]["maximum"] == 4096

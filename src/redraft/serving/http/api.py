@@ -108,7 +108,19 @@ def create_app(scheduler: Scheduler, limits: Limits, templates: Mapping[str, str
     _writing(app, server)
     _knowing(app, server)
     show_page(app)
+    _document(app, scheduler, limits)
     return app
+
+
+def _document(app: FastAPI, scheduler: Scheduler, limits: Limits) -> None:
+    """What this server allows, in its OpenAPI document: the models by name, and the bounds it was started with."""
+    most = {"steps": limits.steps, "n": limits.texts}
+    for schema in app.openapi()["components"]["schemas"].values():
+        for name, field in schema.get("properties", {}).items():
+            if name == "model":
+                field["enum"] = sorted(scheduler.models)
+            if name in most:
+                field["maximum"] = most[name]
 
 
 def _writing(app: FastAPI, server: Server) -> None:
