@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from redraft.errors import UserError
-from redraft.families.base import AnyOrder, Family, masked_cross_entropy, no_order
-from redraft.families.mdlm import carry_over, check_objective
+from redraft.families.base import AnyOrder, Family, carry_over, masked_cross_entropy, no_order
+from redraft.families.mdlm import check_objective
 from redraft.noise import counter_rng
 from redraft.noise.counter_rng import Key
 from redraft.noise.time_density import TimeOption

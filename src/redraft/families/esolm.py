@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from redraft.errors import UserError, unknown
-from redraft.families.base import AnyOrder, Family, masked_cross_entropy
-from redraft.families.mdlm import carry_over, check_objective
+from redraft.families.base import AnyOrder, Family, carry_over, masked_cross_entropy
+from redraft.families.mdlm import check_objective
 from redraft.network.device import few_shapes
 from redraft.network.padding import of_rows
 from redraft.noise import counter_rng
