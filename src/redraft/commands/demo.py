@@ -68,7 +68,7 @@ def _table(options: Namespace) -> dict[str, Any]:
 
     if (begun := options.into / STUDY).exists() and options.recipe is None:
         return read_toml(begun)
-    table = recipe_table(options.recipe or "demo", {})
+    table = recipe_table(options.recipe or "demo")
     if options.recipe is not None and options.minutes is None:
         return table
     asked = options.minutes or MINUTES
