@@ -17,6 +17,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from redraft.errors import UserError
 from redraft.evaluation.compute import AUTO, Compute
 from redraft.files import make_folder, read_json, write_text
@@ -123,8 +125,9 @@ def matched(runs: Sequence[dict[str, Any]], reference: str, family: str) -> dict
         ours, theirs = (_curve(runs, name, seed) for name in (family, reference))
         low, high = max(ours[0][0], theirs[0][0]), min(ours[-1][0], theirs[-1][0])
         if low <= high:
-            places = [low + (high - low) * i / 8 for i in range(9)]
-            found.append(math.fsum(_at(ours, x) - _at(theirs, x) for x in places) / len(places))
+            older = np.linspace(low, high, 9)
+            our_newer, their_newer = (np.interp(older, *np.array(curve).T) for curve in (ours, theirs))
+            found.append(float(np.mean(our_newer - their_newer)))
             where.append((low, high))
     if not found:
         return None
@@ -136,14 +139,6 @@ def matched(runs: Sequence[dict[str, Any]], reference: str, family: str) -> dict
 
 def _curve(runs: Sequence[dict[str, Any]], family: str, seed: int) -> list[tuple[float, float]]:
     return sorted((run["older"], run["newer"]) for run in runs if (run["family"], run["seed"]) == (family, seed))
-
-
-def _at(curve: list[tuple[float, float]], x: float) -> float:
-    """Linear between the points; a curve of one point is that point."""
-    for (x0, y0), (x1, y1) in zip(curve, curve[1:]):
-        if x0 <= x <= x1:
-            return y0 if x1 == x0 else y0 + (y1 - y0) * (x - x0) / (x1 - x0)
-    return curve[0][1] if x <= curve[0][0] else curve[-1][1]
 
 
 def lines(runs: Sequence[dict[str, Any]]) -> list[str]:
