@@ -89,9 +89,8 @@ FAMILIES: dict[str, Entry] = {
             "shift": False,
         },
         renamed={"until": "curriculum_end", "rivals": "top_k"},
-        effort=lambda o: (
-            4 / 3 if o["objective"] == "distillation" else 1.0
-        ),  # a teacher goes forward beside its student
+        # A teacher goes forward beside its student.
+        effort=lambda o: 4 / 3 if o["objective"] == "distillation" else 1.0,
         teachers=lambda o: o["rounds"] if o["objective"] == "distillation" else 0,
         paced=lambda o: o["objective"] != "nelbo",
     ),

@@ -23,11 +23,7 @@ from redraft.display import emit
 from redraft.errors import UserError, unknown
 from redraft.files import read_json, whereabouts
 from redraft.numbers import WIDEST, real, several, whole
-from redraft.planning.budget import (
-    GPU,
-    memory_plan,
-    plan_run,
-)
+from redraft.planning.budget import GPU, memory_plan, plan_run
 from redraft.planning.serving_cost import USEFUL, Calls, hardware
 
 if TYPE_CHECKING:

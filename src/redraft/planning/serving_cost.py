@@ -33,11 +33,7 @@ class Hardware:
 
 HARDWARE = {
     h.name: h
-    for h in (
-        Hardware("a100", 312e12, 2.039e12),
-        Hardware("h100", 989e12, 3.35e12),
-        Hardware("h200", 989e12, 4.8e12),
-    )
+    for h in (Hardware("a100", 312e12, 2.039e12), Hardware("h100", 989e12, 3.35e12), Hardware("h200", 989e12, 4.8e12))
 }
 
 

@@ -13,11 +13,7 @@ from redraft.report.theme import Figure, bars, family_keys, level, lines, panel,
 from redraft.scaling.results import label
 from redraft.tasks.table import cell
 
-KINDS = {
-    "forward": "same direction, other words",
-    "reversed": "reversed",
-    "infill": "infilled in the trained order",
-}
+KINDS = {"forward": "same direction, other words", "reversed": "reversed", "infill": "infilled in the trained order"}
 
 
 def reversal_figure(summary: Sequence[Mapping[str, Any]]) -> Figure:

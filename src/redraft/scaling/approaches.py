@@ -12,15 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from redraft.scaling.laws.isoflop import (
-    Curve,
-    IsoFlop,
-    Laws,
-    Noise,
-    estimate_noise,
-    fit_envelope,
-    fit_isoflop,
-)
+from redraft.scaling.laws.isoflop import Curve, IsoFlop, Laws, Noise, estimate_noise, fit_envelope, fit_isoflop
 from redraft.scaling.laws.least_squares import EXPONENTS, PARAMETERS
 from redraft.scaling.laws.multiplier import Array, Best, Reach, law_of_best
 from redraft.scaling.laws.parametric import PRECISION, Law, Parametric, fit_parametric

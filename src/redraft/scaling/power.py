@@ -43,9 +43,8 @@ def power(difference: float, error: float, dof: float) -> float:
     edge, shift = _edge(dof), abs(difference) / error
     if math.isinf(dof):
         return _normal(shift - edge) + _normal(-shift - edge)
-    return float(
-        (1 - nctdtr(dof, shift, edge)) + (1 - nctdtr(dof, -shift, edge))
-    )  # the lower tail is the upper of -shift
+    # The lower tail is the upper one of -shift.
+    return float((1 - nctdtr(dof, shift, edge)) + (1 - nctdtr(dof, -shift, edge)))
 
 
 def detectable(error: float, dof: float) -> float:

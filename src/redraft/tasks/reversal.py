@@ -170,17 +170,8 @@ def lines(rows: Sequence[dict[str, Any]]) -> list[str]:
     """The table."""
     from redraft.tasks.table import cell, table
 
-    head = [
-        "steps",
-        "family",
-        "same direction",
-        "reversed",
-        "of p2d",
-        "of d2p",
-        "infill",
-        "reversed, by seed",
-        "s a run",
-    ]
+    head = ["steps", "family", "same direction", "reversed", "of p2d", "of d2p", "infill", "reversed, by seed"]
+    head += ["s a run"]
     body = [
         [
             f"{row['steps']}", row["family"], cell(row["forward"]), cell(row["reversed"]), f"{row['reversed_p2d']:.2f}",

@@ -69,9 +69,8 @@ class Shift:
         from redraft.text.shards.prepare import prepare_cached
 
         model, config, record = self.compute.load(done.folder), done.config, read_json(done.folder / "record.json")
-        newer = prepare_cached(self.newer, model.tokenizer).split(
-            "train"
-        )  # nobody's training: the larger split of the two
+        # Nobody trains on it: "train" is the larger of its two splits.
+        newer = prepare_cached(self.newer, model.tokenizer).split("train")
         windows = ordered_windows(newer, config.data.length, config.evaluate.rows)
         found = bound(model.network, model.family, windows, config.evaluate.draws, config.evaluate.batch)
         keep = ("family", "seed", "steps", "params", "flops", "loss_kind")

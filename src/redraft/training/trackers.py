@@ -149,8 +149,7 @@ class TrackerQueue:
         if not self.why:
             self.why = why
             print(
-                f"note: {self.name} fell out ({why}); the run goes on, and its journal has everything",
-                file=sys.stderr,
+                f"note: {self.name} fell out ({why}); the run goes on, and its journal has everything", file=sys.stderr
             )
 
 
