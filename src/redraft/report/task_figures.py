@@ -28,7 +28,7 @@ def reversal_figure(summary: Sequence[Mapping[str, Any]]) -> Figure:
     for kind, title in KINDS.items():
         rows = [
             {"family": label(row["family"]), "y": row[kind]["value"], "low": row[kind]["low"], "high": row[kind]["high"],
-             "d": f"{label(row['family'])}: {row[kind]['value']:.2f} ({row[kind]['low']:.2f} to {row[kind]['high']:.2f})"}
+             "d": f"{label(row['family'])}: {cell(row[kind])}"}
             for row in shown if row[kind]
         ]  # fmt: skip
         drawn = points(rows, x, y, colour, shape, size=90)

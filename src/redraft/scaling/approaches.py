@@ -89,7 +89,7 @@ def bias_laws(parametric: Parametric, noise: Noise, points: Sequence[Point]) -> 
     ratio = (parametric.rms * level) ** 2 / max(noise.sd, PRECISION * level) ** 2
     if fdtrc(parametric.runs - PARAMETERS, noise.dof or 1e6, ratio) < UNLIKELY:
         return None
-    return Laws(np.array([[law.E, law.A, law.B, law.alpha, law.beta]]), parametric.draws)
+    return Laws(law.array[None], parametric.draws)
 
 
 def _inside(law: Law) -> bool:

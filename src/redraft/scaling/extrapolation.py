@@ -9,8 +9,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from redraft.scaling.approaches import Approaches, fit_approaches
 from redraft.scaling.laws.isoflop import CORRECTED, Curve, Minimum
 from redraft.scaling.laws.parabola_bias import optimum
@@ -62,8 +60,7 @@ def _predictions(fits: Approaches, curve: Curve) -> Iterator[tuple[str, float, f
 
 
 def _by_law(law: Law, curve: Curve) -> tuple[float, float]:
-    plain = np.array([[law.E, law.A, law.B, law.alpha, law.beta]])
-    log_n, _, log_loss = optimum(curve.log_params, curve.log_tokens, plain)[:, 0].tolist()
+    log_n, _, log_loss = optimum(curve.log_params, curve.log_tokens, law.array[None])[:, 0].tolist()
     return log_n, log_loss
 
 
