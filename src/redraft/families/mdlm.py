@@ -1,7 +1,8 @@
 """MDLM: masked (absorbing) diffusion.  Sahoo et al. 2024, arXiv:2406.07524, eqs. 7-11; Shi et al. 2024, arXiv:2406.04329.
 
 A token survives to time t with probability alpha(t), else it becomes [MASK]. The network sees everything, both ways, and
-no clock; it predicts the hidden tokens. Visible tokens are carried over and [MASK] is never predicted (SUBS).
+no clock; it predicts the hidden tokens. Visible tokens are carried over and [MASK] is never predicted (SUBS, `carry_over`
+in base.py).
 Predicts: p(x0 at l | visible tokens).
 """
 

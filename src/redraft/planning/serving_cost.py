@@ -15,7 +15,7 @@ from redraft.errors import UserError, unknown
 from redraft.registry import FAMILIES
 
 BYTES = 2.0  # of a weight as it is served: bfloat16
-USEFUL = 0.4  # of the peak rate, reached by large products; a guess to be replaced by --rate
+USEFUL = 0.4  # model FLOPs utilization (MFU) of large products: a guess, to be replaced by --rate
 
 
 @dataclass(frozen=True)
