@@ -55,6 +55,11 @@ class Family(ABC):
     vocab: int
 
     @property
+    def mask_id(self) -> int:
+        """[MASK], of a family that has it: the spare id V."""
+        return self.vocab
+
+    @property
     def begins(self) -> bool:
         """Whether the first token of a text can be scored: something stands before it, or it may be hidden as any other."""
         return True
@@ -186,10 +191,6 @@ class Absorbing(DiffusionFamily):
     """
 
     settles: ClassVar[bool] = True
-
-    @property
-    def mask_id(self) -> int:
-        return self.vocab
 
     def marginal(self, x0: Tensor, t: Tensor) -> Tensor:
         states = torch.eye(self.vocab + 1, dtype=t.dtype, device=t.device)

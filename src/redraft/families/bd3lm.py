@@ -58,10 +58,6 @@ class BD3LM(TimeOption, Family, AnyOrder):
                 f"got {self.clip_low} and {self.clip_high}"
             )
 
-    @property
-    def mask_id(self) -> int:
-        return self.vocab
-
     def loss(self, network: Network, batch: Batch, *, key: Key, progress: float) -> TokenLoss:
         u = self.times(batch, key)
         rate, rarity = self.clip_low + (self.clip_high - self.clip_low) * self.density.times(u), self.density.weight(u)

@@ -54,10 +54,6 @@ class EsoLM(TimeOption, Family, AnyOrder):
         if not 0 <= self.alpha_0 <= 1:
             raise UserError(f"family.alpha_0 must be in [0, 1], got {self.alpha_0}")
 
-    @property
-    def mask_id(self) -> int:
-        return self.vocab
-
     def loss(self, network: Network, batch: Batch, *, key: Key, progress: float) -> TokenLoss:
         """With both phases, even samples take the diffusion phase and odd ones the sequential phase, each counted twice:
         the mean is the sum of the two phases' means, at the cost of one pass a sample."""

@@ -46,10 +46,6 @@ class MaskUniform(DiffusionFamily):
     def bound_weight(self, z: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """r_t(z) / q_t(z | x), the bound's weight on the `divergence`: [...] each."""
 
-    @property
-    def mask_id(self) -> int:
-        return self.vocab
-
     def marginal(self, x0: Tensor, t: Tensor) -> Tensor:
         states = torch.eye(self.vocab + 1, dtype=t.dtype, device=t.device)
         return marginal(states[x0], self.schedule(t)[0].expand_as(x0), self.law(t))
