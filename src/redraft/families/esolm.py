@@ -57,13 +57,10 @@ class EsoLM(TimeOption, Family, AnyOrder):
     def loss(self, network: Network, batch: Batch, *, key: Key, progress: float) -> TokenLoss:
         """With both phases, even samples take the diffusion phase and odd ones the sequential phase, each counted twice:
         the mean is the sum of the two phases' means, at the cost of one pass a sample."""
-        if self.alpha_0 in (0, 1):
-            nats = (
-                self._sequential(network, batch, key)
-                if self.alpha_0 == 0
-                else self._diffusion(network, batch, key, self.objective, self.density)
-            )
-            return TokenLoss(nats, batch.scored)
+        if self.alpha_0 == 0:
+            return TokenLoss(self._sequential(network, batch, key), batch.scored)
+        if self.alpha_0 == 1:
+            return TokenLoss(self._diffusion(network, batch, key, self.objective, self.density), batch.scored)
         even = batch.index % 2 == 0
         parts = list[tuple[Tensor, Tensor]]()
         if even.any():

@@ -147,11 +147,8 @@ def lines(runs: Sequence[dict[str, Any]]) -> list[str]:
     body = []
     for family, steps in keys:
         some = [run for run in runs if (run["family"], run["steps"]) == (family, steps)]
-        older, newer, gap = (
-            of_mean([f(run) for run in some]).value
-            for f in (lambda r: r["older"], lambda r: r["newer"], lambda r: r["newer"] - r["older"])
-        )
-        body.append([family, f"{steps}", f"{older:.3f}", f"{newer:.3f}", f"{gap:+.3f}", some[0]["loss_kind"]])
+        older, newer = (of_mean([run[key] for run in some]).value for key in ("older", "newer"))
+        body.append([family, f"{steps}", f"{older:.3f}", f"{newer:.3f}", f"{newer - older:+.3f}", some[0]["loss_kind"]])
     out = table(["family", "steps", "older", "newer", "gap", "kind"], body)
     families = dict.fromkeys(run["family"] for run in runs)
     for family in (name for name in families if name != "ar" and "ar" in families):
