@@ -38,7 +38,7 @@ def recipe(args: Namespace, tokenizer: Path) -> dict[str, Any]:
         "source": str(books / f"train_0{'0' if args.quick else '*'}.jsonl.xz"),
         "validation": str(books / "valid.jsonl.xz"),
     }
-    table = merge(recipe_table("books-gpu", {}), {"base": {"data": {**data, "tokenizer": str(tokenizer.resolve())}}})
+    table = merge(recipe_table("books-gpu"), {"base": {"data": {**data, "tokenizer": str(tokenizer.resolve())}}})
     table["workers"] = args.workers or (2 if args.quick else table["workers"])
     if args.quick:
         table["base"] = merge(table["base"], QUICK)

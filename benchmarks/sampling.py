@@ -157,10 +157,7 @@ def compare(name: str, case: Case, net: Transformer, args: Namespace) -> dict[st
 
 def against_ar(net: Transformer, args: Namespace) -> dict[str, Any]:
     """Eso-LM with one token a call against left to right, both with a cache; and first-hitting's calls for one text."""
-    runs = {
-        "esolm": fast(CASES["esolm, a token a call"], net),
-        "ar": fast(Case("ar", "left_to_right", 0, 0), net),
-    }
+    runs = {"esolm": fast(CASES["esolm, a token a call"], net), "ar": fast(Case("ar", "left_to_right", 0, 0), net)}
     seconds = measure.take_turns(runs, args.repeats, args.device)
     start = time.perf_counter()
     calls, headed = fast(Case("mdlm", "first_hitting", 0, 0), net, rows=1)() if not args.quick else (LENGTH, LENGTH)

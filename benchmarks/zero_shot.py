@@ -64,7 +64,7 @@ def train(args: argparse.Namespace) -> dict[str, Path]:
     make_folder(args.into)
     if not tokenizer.exists():
         learn_tokenizer(args.data_dir / "books", tokenizer)
-    table = recipe_table("zero-shot", {})
+    table = recipe_table("zero-shot")
     books = args.data_dir.resolve() / "books"
     data = {"source": str(books / "train_0*.jsonl.xz"), "validation": str(books / "valid.jsonl.xz")}
     table["base"]["data"] |= {**data, "tokenizer": str(tokenizer.resolve())}

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from redraft.cli import main as redraft
 from redraft.families.base import Absorbing, full_view, masked_cross_entropy
-from redraft.families.mdlm import carry_over
 from redraft.noise import counter_rng
 from redraft.noise.counter_rng import Key
 from redraft.noise.schedules import Linear, Schedule
@@ -48,9 +47,6 @@ class ARDM(Absorbing):
     def view(self, tokens: Tensor, t: Tensor) -> View:
         return full_view(tokens)
 
-    def interpret(self, logits: Tensor, tokens: Tensor) -> Tensor:
-        return carry_over(logits.log_softmax(-1), tokens)
-
     def token_nelbo(self, network: Network, hidden: Tensor, xt: Tensor, x0: Tensor, t: Tensor) -> Tensor:
         return masked_cross_entropy(network, hidden, xt == self.mask_id, x0, self.weight(t))
 
@@ -70,20 +66,8 @@ def main(arguments: list[str] | None = None) -> None:
     folders = {name: str(options.into / name) for name in ("mdlm", "ardm")}
     for name, folder in folders.items():
         what = ["--family", name, "--data", options.data, "--size", options.size, "--length", str(options.length)]
-        redraft(
-            [
-                "train",
-                "--into",
-                folder,
-                *what,
-                "--steps",
-                str(options.steps),
-                "--train.lr",
-                "3e-3",
-                "--network.cond",
-                "16",
-            ]
-        )
+        budget = ["--steps", str(options.steps), "--train.lr", "3e-3", "--network.cond", "16"]
+        redraft(["train", "--into", folder, *what, *budget])
     redraft(["compare", *folders.values()])
     redraft(["sample", folders["ardm"], "-n", "1", "--length", str(options.length)])
 

@@ -31,7 +31,7 @@ def written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
 
 
 def test_a_page_is_there_once_each_family_has_a_run(written: list[str], tmp_path: Path) -> None:
-    runs = plan_study(recipe_table("demo", {})).runs
+    runs = plan_study(recipe_table("demo")).runs
     pages, done = Pages(tmp_path, quiet=True), set[str]()
     for run in runs:
         done.add(run.name)
@@ -46,7 +46,7 @@ def test_pages_take_a_small_part_of_the_time(
 ) -> None:
     now = iter([0.0, 0.0, 6.0, 6.0, 10.0, 50.0, 50.0, 50.0, 50.0])
     monkeypatch.setattr("redraft.commands.demo.time.monotonic", lambda: next(now))
-    runs, pages = plan_study(recipe_table("demo", {})).runs, Pages(tmp_path, quiet=True)
+    runs, pages = plan_study(recipe_table("demo")).runs, Pages(tmp_path, quiet=True)
     for count in (40, 44, 48):
         pages([Status(run, "done" if i < count else "waiting") for i, run in enumerate(runs)])
     assert len(written) == 2  # at 0 (it took 6 seconds) and at 50, not at 10

@@ -43,7 +43,7 @@ def test_a_run_under_way_has_an_objective_and_a_finished_one_a_loss() -> None:
     from redraft.planning.study import plan_study
     from redraft.studies.execute import Status
 
-    run = plan_study(recipe_table("demo", {})).runs[0]
+    run = plan_study(recipe_table("demo")).runs[0]
     busy, done = (Status(run, state, 1, 2.5) for state in ("running", "done"))
     assert "objective 2.5000" in _sentence(busy) and "validation loss 2.5000" in _sentence(done)
     assert [(_row(s)["loss"], _row(s)["objective"]) for s in (busy, done)] == [(None, 2.5), (2.5, None)]

@@ -291,7 +291,8 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     out = dict(base)
     for key, value in over.items():
         old = out.get(key)
-        if key == "family" and _renames(old, value):
+        named = isinstance(value, str) or (isinstance(value, Mapping) and "name" in value)
+        if key == "family" and named:
             out[key] = value
         elif isinstance(old, Mapping) and isinstance(value, Mapping):
             out[key] = merge(old, value)
@@ -300,10 +301,6 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         else:
             out[key] = value
     return out
-
-
-def _renames(old: Any, new: Any) -> bool:
-    return isinstance(new, str) or (isinstance(new, Mapping) and "name" in new)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -328,20 +325,23 @@ def _one_line(error: ValidationError, model: type[BaseModel]) -> UserError:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return unknown("key", key, (f"{_parent(key)}{n}" for n in _fields_at(model, first["loc"][:-1])))
+        path = first["loc"][:-1]
+        return unknown("key", key, (".".join(map(str, (*path, name))) for name in _fields_at(model, path)))
     return UserError(f"{key or 'configuration'}: {first['msg'].removeprefix('Value error, ')} (got {first['input']!r})")
-
-
-def _parent(key: str) -> str:
-    return key.rpartition(".")[0] + "." if "." in key else ""
 
 
 def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
     for part in path:
         if isinstance(part, str):  # a number is a place in a list, whose elements the field's own type names
-            kind = model.model_fields[part].annotation
-            model = next(k for k in (*get_args(kind), kind) if isinstance(k, type) and issubclass(k, BaseModel))
+            table = table_of(model.model_fields[part].annotation)
+            assert table is not None
+            model = table
     return list(model.model_fields)
+
+
+def table_of(kind: Any) -> type[BaseModel] | None:
+    """The class of the table that a field of this type holds; None where it holds none."""
+    return next((k for k in (*get_args(kind), kind) if isinstance(k, type) and issubclass(k, BaseModel)), None)
 
 
 def dump_toml(model: BaseModel) -> str:

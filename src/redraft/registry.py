@@ -47,10 +47,6 @@ def _esolm_forward_tokens(alpha_0: float) -> float:
     return {0.0: 2.0, 1.0: 1.0}.get(alpha_0, 1.5 - alpha_0 / 2)
 
 
-def _token_by_token(length: int, steps: int) -> tuple[int, float]:
-    return length, 1.0
-
-
 def _read_twice(length: int, steps: int) -> tuple[int, float]:
     """With a cache, every token is read as a mask and as itself, in however many calls."""
     calls = min(steps, length)
@@ -66,7 +62,7 @@ FAMILIES: dict[str, Entry] = {
         "left to right, one token at a time; exact likelihood",
         {"bos": "spare"},
         causal=True,
-        writing=_token_by_token,
+        writing=lambda length, steps: (length, 1.0),
     ),
     "mdlm": Entry(
         "redraft.families.mdlm:MDLM",
@@ -93,9 +89,8 @@ FAMILIES: dict[str, Entry] = {
             "shift": False,
         },
         renamed={"until": "curriculum_end", "rivals": "top_k"},
-        effort=lambda o: (
-            4 / 3 if o["objective"] == "distillation" else 1.0
-        ),  # a teacher goes forward beside its student
+        # A teacher goes forward beside its student.
+        effort=lambda o: 4 / 3 if o["objective"] == "distillation" else 1.0,
         teachers=lambda o: o["rounds"] if o["objective"] == "distillation" else 0,
         paced=lambda o: o["objective"] != "nelbo",
     ),

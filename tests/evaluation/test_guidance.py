@@ -209,11 +209,7 @@ def written(family: Family, sampler: str, weight: float, **options: Any) -> tupl
 
 @pytest.mark.parametrize(
     ("family", "sampler", "options"),
-    [
-        (AR(V), "left_to_right", {}),
-        (EsoLM(V, 0.0), "ordered", {}),
-        (BD3LM(V, block=1), "bd3lm", {}),
-    ],
+    [(AR(V), "left_to_right", {}), (EsoLM(V, 0.0), "ordered", {}), (BD3LM(V, block=1), "bd3lm", {})],
     ids=repr,
 )
 def test_guided_samplers_with_a_cache_write_the_guided_argmax(

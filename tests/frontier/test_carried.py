@@ -10,8 +10,8 @@ import pytest
 from redraft.cli import main
 from redraft.errors import UserError
 from redraft.evaluation.compute import Compute
-from redraft.frontier.carried import all_rows, at_size, carried_file, carried_sentence, carry, matched
-from redraft.frontier.measure import Checkpoint, measure_models
+from redraft.frontier.carried import at_size, carried_file, carried_sentence, carry, matched
+from redraft.frontier.measure import Checkpoint, measure_models, read_rows
 from redraft.frontier.pareto import FRONTIER
 from redraft.hub.model import load
 from redraft.network.flops import parameters
@@ -53,7 +53,7 @@ def test_quality_is_carried_over_and_cost_is_of_the_size(study: Path) -> None:
     by_setting = {(r["name"], r["steps"]): r["seconds_per_call"] for r in new}
     assert all(r["seconds_per_call"] == by_setting[r["name"], r["steps"]] for r in new)
     assert list(carry(study, SIZE, Compute("cpu"))) == []
-    said = carried_sentence(all_rows(study, SIZE))
+    said = carried_sentence(read_rows(study / carried_file(SIZE)))
     assert "As 60k" in said and "Measured here, with random weights" in said and "Carried over from runs of" in said
     found = matched(study, SIZE, None)
     assert found is not None
@@ -74,7 +74,7 @@ def test_a_torn_file_goes_on(study: Path, tmp_path: Path) -> None:
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:-1]) + lines[-1][:30])
     assert len(list(carry(study, SIZE, Compute("cpu")))) == 1
-    assert len(all_rows(study, SIZE)) == len(lines)
+    assert len(read_rows(study / carried_file(SIZE))) == len(lines)
 
 
 def test_flags_of_other_actions_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,15 +16,7 @@ from redraft.families.duo import uniform_nats
 from redraft.families.mask_uniform import weighed
 from redraft.families.sedd import weighed_entropy
 from redraft.network import head
-from redraft.network.head import (
-    FEW_ROWS,
-    _cross_entropy,
-    _cross_entropy_fused,
-    by_rule,
-    cross_entropy,
-    logits,
-    summed,
-)
+from redraft.network.head import FEW_ROWS, _cross_entropy, _cross_entropy_fused, by_rule, cross_entropy, logits, summed
 
 V, D = 50, 8
 CHARGES = ("alike", "zero", "any", "some rows not scored")

@@ -56,7 +56,7 @@ def test_a_published_law_passes_through_the_published_optima() -> None:
     ("grid", "message"),
     [
         ({"ladder": ["6k", "14k"]}, "it has 2: 6k, 14k"),
-        ({"between": ("6k", "large")}, "'large' is no size"),
+        ({"between": ("6k", "large")}, "unknown size 'large'"),
         ({"ladder": ["6k"], "between": ("6k", "14k")}, "either ladder"),
         ({"between": ("6k", "14k"), "ratio": 0.5}, "sizes must grow"),
     ],

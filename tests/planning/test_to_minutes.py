@@ -18,14 +18,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_twice_the_minutes_buy_the_budgets_that_the_time_between_pays_for() -> None:
-    table = recipe_table("demo", {})
+    table = recipe_table("demo")
     one, two, three = (to_minutes(table, minutes) for minutes in (20, 30, 40))
     assert one.minutes == pytest.approx(20) and three.minutes == pytest.approx(40)
     assert two.factor - one.factor == pytest.approx(three.factor - two.factor) and two.factor > one.factor > LEAST
 
 
 def test_budgets_move_by_one_factor_and_sizes_with_them() -> None:
-    table = recipe_table("demo", {})
+    table = recipe_table("demo")
     small, large = to_minutes(table, 10), to_minutes(table, 400)
     for fitted in (small, large):
         arm, judge = fitted.table["arm"][0], fitted.table["frontier"]["judge"]
@@ -36,12 +36,12 @@ def test_budgets_move_by_one_factor_and_sizes_with_them() -> None:
 
 
 def test_less_than_the_smallest_study_is_the_smallest_study_and_says_its_minutes() -> None:
-    fitted = to_minutes(recipe_table("demo", {}), 0.01)
+    fitted = to_minutes(recipe_table("demo"), 0.01)
     assert fitted.factor == LEAST and fitted.minutes > 0.01
 
 
 def test_the_smallest_runs_come_first_where_the_recipe_says_so() -> None:
-    table = recipe_table("demo", {})
+    table = recipe_table("demo")
     flops = [run.budget.flops["full"] for run in plan_study(table).runs]
     assert flops == sorted(flops)
     assert plan_study(table | {"order": "largest"}).runs[0].budget == plan_study(table).runs[-1].budget

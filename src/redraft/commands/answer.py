@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,7 @@ def _each(path: Path, asked: list[dict[str, Any]], work: Any, quiet: bool, done_
     make_folder(path.parent)
     partial, line = path.with_name(path.name + ".partial"), Line(quiet=quiet)
     kept = [json.loads(text) for text in lines(read_text(partial)) if text.endswith("}")] if partial.exists() else []
-    known, began = {entry["question_id"] for entry in kept}, _now()
+    known, began = {entry["question_id"] for entry in kept}, time.monotonic()
     with disk(path.parent), partial.open("w") as file:
         file.writelines(json.dumps(entry) + "\n" for entry in kept)
         file.flush()
@@ -123,14 +124,9 @@ def _each(path: Path, asked: list[dict[str, Any]], work: Any, quiet: bool, done_
                 file.writelines(json.dumps(entry) + "\n" for entry in new)
                 file.flush()
                 kept += new
-            left = duration((_now() - began) / number * (len(asked) - number))
-            line.show(f"{number} of {len(asked)} questions {done_word}, {duration(_now() - began)}, about {left} left")
+            gone = time.monotonic() - began
+            left = duration(gone / number * (len(asked) - number))
+            line.show(f"{number} of {len(asked)} questions {done_word}, {duration(gone)}, about {left} left")
     line.close()
     partial.replace(path)
     return kept
-
-
-def _now() -> float:
-    import time
-
-    return time.monotonic()

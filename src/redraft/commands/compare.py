@@ -35,11 +35,9 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
     from redraft.runs.compare import compare, read_result
 
     found = compare(read_result(options.a), read_result(options.b))
-    if options.json:
-        names = {"a": found.a.name, "b": found.b.name}
-        return emit({**names, "metrics": [asdict(line) for line in found.lines], "notes": found.notes})
-    print("\n".join(_table(found)))
-    return None
+    names = {"a": found.a.name, "b": found.b.name}
+    told = {**names, "metrics": [asdict(line) for line in found.lines], "notes": found.notes}
+    emit(told) if options.json else print("\n".join(_table(found)))
 
 
 def _table(found: Compared) -> list[str]:

@@ -76,20 +76,11 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
     )  # fmt: skip
     plan = done.plan
     if options.json:
-        return emit(
-            {
-                "into": str(options.into),
-                "format": plan.format,
-                "family": plan.family,
-                "options": plan.options,
-                "shape": vars(plan.shape),
-                "length": plan.length,
-                "mask": plan.mask,
-                "assumptions": plan.notes,
-                "bytes": done.bytes,
-                "difference": done.difference,
-            }
-        )
+        return emit({
+            "into": str(options.into), "format": plan.format, "family": plan.family, "options": plan.options,
+            "shape": vars(plan.shape), "length": plan.length, "mask": plan.mask, "assumptions": plan.notes,
+            "bytes": done.bytes, "difference": done.difference,
+        })  # fmt: skip
     shape = plan.shape
     print("\n".join(f"assumed: {note}" for note in plan.notes))
     checked = (

@@ -68,7 +68,7 @@ def _table(options: Namespace) -> dict[str, Any]:
 
     if (begun := options.into / STUDY).exists() and options.recipe is None:
         return read_toml(begun)
-    table = recipe_table(options.recipe or "demo", {})
+    table = recipe_table(options.recipe or "demo")
     if options.recipe is not None and options.minutes is None:
         return table
     asked = options.minutes or MINUTES
@@ -88,11 +88,8 @@ class Pages:
 
     def __init__(self, folder: Path, quiet: bool):
         self.folder, self.quiet = folder, quiet
-        self.done, self.spent, self.free = (
-            0,
-            0.0,
-            0.0,
-        )  # runs on the page; seconds that it took; when the next may be begun
+        # Runs on the page; seconds that it took; when the next may be begun.
+        self.done, self.spent, self.free = 0, 0.0, 0.0
 
     def __call__(self, states: list[Status]) -> None:
         from redraft.scaling.records import JUDGE

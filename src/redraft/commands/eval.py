@@ -36,7 +36,7 @@ from redraft.display import Left, Line, emit, lost_sentence, monte_carlo, over_w
 from redraft.errors import UserError, unknown
 from redraft.numbers import WIDEST, real, seed, whole
 from redraft.registry import CHAIN_ORDERS, ESTIMATORS
-from redraft.text.sources.corpus import check_named
+from redraft.text.sources.corpus import check_named, open_source
 
 if TYPE_CHECKING:
     from redraft.config import DataConfig
@@ -214,7 +214,6 @@ def _windows(options: Namespace, model: Model) -> tuple[str, Scored]:
     from redraft.text.examples.examples import PromptCorpus
     from redraft.text.examples.prompts import detected
     from redraft.text.shards.shards import packed_sources
-    from redraft.text.sources.corpus import open_source
     from redraft.training.setup import prepared, resolved
 
     record = model.record.get("data", {})

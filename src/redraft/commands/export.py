@@ -37,8 +37,6 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
 
     folder = export(snapshot(folder) if still_trains(folder) else folder, options.to, options.into)
     files = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
-    if options.json:
-        return emit({"folder": str(folder), "to": options.to, "files": files})
-    listed = [f"{name} ({quantity(size, 'B')})" for name, size in files.items()]
-    print(f"{folder}: {', '.join(listed)}")
-    return None
+    listed = ", ".join(f"{name} ({quantity(size, 'B')})" for name, size in files.items())
+    told = {"folder": str(folder), "to": options.to, "files": files}
+    emit(told) if options.json else print(f"{folder}: {listed}")

@@ -6,12 +6,12 @@ redraft list [families|samplers|sizes|recipes|presets|keys]
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import BaseModel
 
 from redraft.commands.plan import recipes
-from redraft.config import FamilyConfig, RunConfig
+from redraft.config import FamilyConfig, RunConfig, table_of
 from redraft.display import emit
 from redraft.errors import unknown
 from redraft.network.sizes import LADDER, from_size
@@ -70,16 +70,12 @@ def _size(name: str) -> dict[str, Any]:
 def _keys(model: type[BaseModel], prefix: str) -> dict[str, Any]:
     rows: dict[str, Any] = {}
     for name, field in model.model_fields.items():
-        part = next((k for k in (field.annotation, *get_args(field.annotation)) if _is_part(k)), None)
+        part = table_of(field.annotation)
         if part is not None and not (part is FamilyConfig and prefix):  # those of an arm go by their names
             rows |= _keys(part, f"{prefix}{name}.")
         else:
             rows[prefix + name] = {"summary": field.description or "", "options": {"default": _plain(field.default)}}
     return rows
-
-
-def _is_part(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 def _plain(value: Any) -> Any:

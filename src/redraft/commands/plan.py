@@ -23,15 +23,10 @@ from redraft.display import emit
 from redraft.errors import UserError, unknown
 from redraft.files import read_json, whereabouts
 from redraft.numbers import WIDEST, real, several, whole
-from redraft.planning.budget import (
-    GPU,
-    memory_plan,
-    plan_run,
-)
-from redraft.planning.serving_cost import USEFUL, hardware
+from redraft.planning.budget import GPU, memory_plan, plan_run
+from redraft.planning.serving_cost import USEFUL, Calls, hardware
 
 if TYPE_CHECKING:
-    from redraft.planning.serving_cost import Calls
     from redraft.planning.study import Study
 
 OVERRIDES = True
@@ -82,7 +77,7 @@ def arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace, overrides: dict[str, Any]) -> None:
     if any(value is not None for value in (options.budget, options.quality, options.latency)):
         return _recommend(options, overrides)
-    table = recipe_table(options.recipe, {})
+    table = recipe_table(options.recipe)
     if options.start is not None:
         if is_study(table):
             raise UserError("--from is for one run: a study trains networks of its own")
@@ -235,9 +230,7 @@ def _recommend(options: Namespace, overrides: dict[str, Any]) -> None:
         extra = options.recipe or f"--{next(iter(overrides))}"
         raise UserError(f"a recommendation plans no run, so it takes no {extra}: leave it out, or leave out --budget")
     steps = tuple(options.sampling_steps or STEPS)
-    demand = Demand(
-        options.budget, options.quality, options.latency, options.generate, options.text, steps
-    )  # fmt: skip
+    demand = Demand(options.budget, options.quality, options.latency, options.generate, options.text, steps)
     calls = _measured_calls(Path(options.study))
     found = recommend(fit(load_points(options.study)), demand, hardware(options.hardware, options.rate), calls)
     emit(recommendation_json(found)) if options.json else print("\n".join(recommendation_lines(found, options.study)))
@@ -247,7 +240,6 @@ def _measured_calls(study: Path) -> Calls | None:
     """What the frontier of a study folder says of samples by calls, at its common entropy; None where none was measured."""
     from redraft.frontier.matched_entropy import match
     from redraft.frontier.pareto import load_frontier
-    from redraft.planning.serving_cost import Calls
     from redraft.report.report import stated_entropy
 
     found = load_frontier(study) if study.is_dir() else None
@@ -269,21 +261,19 @@ def recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
-def recipe_table(name: str | None, overrides: dict[str, Any]) -> dict[str, Any]:
-    """A recipe (file, or shipped by that name) with flags over it."""
+def recipe_table(name: str | None) -> dict[str, Any]:
+    """A recipe (file, or shipped by that name); empty without one."""
     if name is None:
-        return overrides
+        return {}
     shipped = recipes()
-    if name in shipped:
-        return merge(read_toml(shipped[name]), overrides)
-    if not Path(name).exists() and not name.endswith(".toml"):
+    if name not in shipped and not Path(name).exists() and not name.endswith(".toml"):
         raise unknown("recipe", name, shipped)
-    return merge(read_toml(Path(name)), overrides)
+    return read_toml(shipped.get(name, Path(name)))
 
 
 def run_table(name: str | None, overrides: dict[str, Any]) -> dict[str, Any]:
     """The recipe of a run with flags over it; `UserError` for that of a study."""
-    table = recipe_table(name, {})
+    table = recipe_table(name)
     if is_study(table):
         raise UserError(f"{name} is the recipe of a study: `redraft study run {name} --into FOLDER` trains its runs")
     return merge(table, overrides)

@@ -10,13 +10,7 @@ from redraft.commands.starting import adaptation_sentence
 from redraft.config import DataConfig, RunConfig, SourceConfig
 from redraft.display import duration, quantity
 from redraft.network.sizes import size_sentence
-from redraft.planning.budget import (
-    Budget,
-    memory_plan,
-    micro_batches,
-    on_gpu,
-    rows_at_a_time,
-)
+from redraft.planning.budget import Budget, memory_plan, micro_batches, on_gpu, rows_at_a_time
 from redraft.planning.lr_schedule import idle
 from redraft.registry import FAMILIES
 

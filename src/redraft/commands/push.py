@@ -31,7 +31,4 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
     else:
         with TemporaryDirectory() as folder:
             url = push(export(options.folder, "native", Path(folder) / "model"), options.name, options.private)
-    if options.json:
-        return emit({"url": url, "name": options.name})
-    print(url)
-    return None
+    emit({"url": url, "name": options.name}) if options.json else print(url)

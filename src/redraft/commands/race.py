@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from redraft.commands import device_flags
 from redraft.commands.named import HELP, named
-from redraft.display import Left, Line, duration, emit, quantity
+from redraft.display import Left, Line, duration, emit, quantity, tokenising
 from redraft.errors import ASKED, UserError
 from redraft.numbers import WIDEST, real, seed, several, whole
 from redraft.registry import SAMPLERS, find
@@ -86,10 +86,7 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
         sys.exit(ASKED)
     if options.figure:
         draw(options.figure, ran, found)
-    if options.json:
-        return emit(as_json(ran, found, compute))
-    print("\n".join(table(ran, found)))
-    return None
+    emit(as_json(ran, found, compute)) if options.json else print("\n".join(table(ran, found)))
 
 
 def raced(options: Namespace, racers: list[Racer], bench: Bench | None) -> tuple[list[Lap], Judged | None]:
@@ -189,7 +186,6 @@ def rows(options: Namespace, racer: Racer, folder: Path) -> list[Tensor]:
     """Held-out text, four rows for each sample, as long as what is written of it."""
     import torch
 
-    from redraft.display import tokenising
     from redraft.text.shards.packing import ordered_windows
     from redraft.text.shards.prepare import prepare_cached
 

@@ -34,10 +34,8 @@ def new(options: Namespace, overrides: dict[str, Any]) -> None:
         raise UserError(f"{path} is there already: give another name, or remove it")
     make_folder(path.parent)
     write_text(path, new_recipe())
-    if options.json:
-        return emit({"recipe": str(path)})
-    print(f"{path} is a recipe to begin with: change it, then `redraft plan {path}` and `redraft study run {path}`")
-    return None
+    told = f"{path} is a recipe to begin with: change it, then `redraft plan {path}` and `redraft study run {path}`"
+    emit({"recipe": str(path)}) if options.json else print(told)
 
 
 def run(options: Namespace, overrides: dict[str, Any]) -> None:
@@ -59,7 +57,7 @@ def _table(options: Namespace, overrides: dict[str, Any]) -> dict[str, Any]:
     from redraft.commands.plan import recipe_table
     from redraft.planning.study import check_study
 
-    table = recipe_table(options.of, {})
+    table = recipe_table(options.of)
     check_study(table)
     if options.workers is not None:
         table["workers"] = options.workers
@@ -83,10 +81,8 @@ def tune(options: Namespace, overrides: dict[str, Any]) -> None:
     if not best:
         raise UserError(f"no run of {folder} ended well, so no learning rate is known: try smaller --factors")
     write_text(folder / TUNED, tomli_w.dumps(tuned_table(table, best)))
-    if options.json:
-        return emit({"rates": [asdict(b) for b in best], "recipe": str(folder / TUNED)})
-    print("\n".join([*tuning_sentences(best), f"Recipe with these rates: {folder / TUNED}"]))
-    return None
+    told = "\n".join([*tuning_sentences(best), f"Recipe with these rates: {folder / TUNED}"])
+    emit({"rates": [asdict(b) for b in best], "recipe": str(folder / TUNED)}) if options.json else print(told)
 
 
 Watcher = Callable[[list["Status"]], None]  # told where the runs stand, twice a second

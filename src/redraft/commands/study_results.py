@@ -59,7 +59,8 @@ def frontier(options: Namespace, overrides: dict[str, Any]) -> None:
 
 def _carried(folder: Path, options: Namespace, overrides: dict[str, Any]) -> None:
     """The measured frontier, with the cost of a call at another size."""
-    from redraft.frontier.carried import all_rows, carried_sentence, carry, matched
+    from redraft.frontier.carried import carried_file, carried_sentence, carry, matched
+    from redraft.frontier.measure import read_rows
     from redraft.network.sizes import from_size
     from redraft.report.conclusions import matched_lines
     from redraft.studies.execute import read_study
@@ -71,7 +72,7 @@ def _carried(folder: Path, options: Namespace, overrides: dict[str, Any]) -> Non
     for row in carry(folder, options.size_as, device_flags.compute(options)):
         if not options.json:
             print(_line(row), flush=True)
-    rows = all_rows(folder, options.size_as)
+    rows = read_rows(folder / carried_file(options.size_as))
     if options.json:
         emit(rows)
         return

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from redraft.commands.plan import foreseen, run_table
-from redraft.commands.plan_sentences import cluster_sentences, run_sentences, time_sentence
+from redraft.commands.plan_sentences import cluster_sentences, exports, run_sentences, time_sentence
 from redraft.commands.starting import started
-from redraft.config import RunConfig
+from redraft.config import RunConfig, merge, validated
 from redraft.display import Line, duration, emit, lost_sentence, monte_carlo, perplexity, quantity, tokenising
 from redraft.errors import UserError
 from redraft.numbers import WIDEST, real, whole
@@ -67,7 +67,6 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace, overrides: dict[str, Any]) -> None:
-    from redraft.config import merge
     from redraft.training.trackers import check
 
     if options.compile is not None:
@@ -96,7 +95,6 @@ def _table(options: Namespace, overrides: dict[str, Any]) -> dict[str, Any]:
 
 def submit(options: Namespace, overrides: dict[str, Any]) -> None:
     """Hand the run to Slurm. What is wrong with it and what it will cost is said here, and not in a job's log."""
-    from redraft.config import merge, validated
     from redraft.text.tokenizers.tokenizer import load_tokenizer
     from redraft.training.distributed.launch import launch, log_of, options_of, words_of
 
@@ -169,7 +167,6 @@ def _pace(setup: Setup, step: int, seconds: float) -> str:
 
 def opened(options: Namespace, overrides: dict[str, Any], ranks: Ranks) -> Setup:
     """The run in its folder, which the other ranks are told of once its data are there. An error of one is an error of all."""
-    from redraft.config import validated
     from redraft.runs.claim import open_run
     from redraft.text.shards.shards import Corpus, spot
 
@@ -265,7 +262,6 @@ def _held_out(setup: Setup) -> str:
 
 def _gguf_sentence(setup: Setup) -> list[str]:
     """Where the tokenizer alone keeps a run from becoming a GGUF file."""
-    from redraft.commands.plan_sentences import exports
     from redraft.hub.export.gguf import vocabulary_of
 
     try:

@@ -55,6 +55,11 @@ class Family(ABC):
     vocab: int
 
     @property
+    def mask_id(self) -> int:
+        """[MASK], of a family that has it: the spare id V."""
+        return self.vocab
+
+    @property
     def begins(self) -> bool:
         """Whether the first token of a text can be scored: something stands before it, or it may be hidden as any other."""
         return True
@@ -112,13 +117,13 @@ class DiffusionFamily(TimeOption, Family):
         Times and noise are the host's, `xt` the device's: what noise alone decides is decided without waiting.
         """
 
-    @abstractmethod
     def view(self, tokens: Tensor, t: Tensor) -> View:
-        """What the network sees of `tokens` [B, L] at times `t` [B, 1]."""
+        """What the network sees of `tokens` [B, L] at times `t` [B, 1]: all of them, both ways, and the clock."""
+        return full_view(tokens, sigma=clock(self.schedule(t)[0]))
 
-    @abstractmethod
     def interpret(self, logits: Tensor, tokens: Tensor) -> Tensor:
         """[..., V] logits at [...] visible tokens -> log p(x0 | tokens), normalised."""
+        return logits.log_softmax(-1)
 
     @abstractmethod
     def token_nelbo(self, network: Network, hidden: Tensor, xt: Tensor, x0: Tensor, t: Tensor) -> Tensor:
@@ -163,7 +168,8 @@ class DiffusionFamily(TimeOption, Family):
         scored positions only. `weighted` by 1 / density, its mean is that over uniform t."""
         places = scored_places(batch)
         u = counter_rng.times(key.fold_in("time"), batch.index)[:, None]
-        t, weight = on_grid(density.times(u), self.grid), density.weight(u) if weighted else None
+        t, weight = density.times(u), density.weight(u) if weighted else None
+        t = (t * self.grid).ceil() / self.grid if self.grid else t  # rounded up to the next of 1/T, ..., 1
         noise = counter_rng.field(key, batch.index, batch.tokens.shape[1])
         xt = self.corrupt(batch.tokens, t, noise).where(batch.scored, batch.tokens)
         hidden = network.trunk(self.view(xt, t))
@@ -179,15 +185,12 @@ class DiffusionFamily(TimeOption, Family):
 class Absorbing(DiffusionFamily):
     """pi = [MASK]: a token survives to time t with probability alpha(t), an unmasked token equals x_0, and the time at
     which a mask is revealed does not depend on the network. Used by MDLM, SEDD and D3PM, whose inputs and losses differ.
+    Visible tokens are carried over and [MASK] is never predicted (SUBS).
 
     The schedule must end in alpha(1) = 0: else the prior term KL(q(x_1 | x_0) | prior) of the bound is infinite.
     """
 
     settles: ClassVar[bool] = True
-
-    @property
-    def mask_id(self) -> int:
-        return self.vocab
 
     def marginal(self, x0: Tensor, t: Tensor) -> Tensor:
         states = torch.eye(self.vocab + 1, dtype=t.dtype, device=t.device)
@@ -211,6 +214,9 @@ class Absorbing(DiffusionFamily):
             return xt
         drawn = predict.draw(places, sent(noise("token").expand(xt.shape), xt.device).flatten()[places])
         return xt.flatten().index_copy(0, places, drawn).view_as(xt)
+
+    def interpret(self, logits: Tensor, tokens: Tensor) -> Tensor:
+        return carry_over(logits.log_softmax(-1), tokens)
 
     def sample_noise(self, t: Tensor, noise: Noise) -> Tensor:
         return torch.full_like(noise("prior"), self.mask_id, dtype=torch.int64)
@@ -280,9 +286,13 @@ def family_class(name: str) -> type[Family]:
     return find("family", FAMILIES, name).load()
 
 
-def on_grid(t: Tensor, grid: int) -> Tensor:
-    """Times in (0, 1], rounded up to the next of 1/T, ..., 1; as they are where `grid` T is 0."""
-    return (t * grid).ceil() / grid if grid else t
+def carry_over(log_p: Tensor, tokens: Tensor) -> Tensor:
+    """SUBS: a visible token is its own prediction. [..., V] log-probabilities, [...] ids; id V is [MASK]."""
+    vocab = log_p.shape[-1]
+    visible = (tokens < vocab)[..., None]
+    own = tokens.clamp(max=vocab - 1)[..., None]
+    certain = log_p.gather(-1, own).masked_fill(visible, 0.0)
+    return log_p.masked_fill(visible, -torch.inf).scatter(-1, own, certain)
 
 
 def check_absorbing(schedule: Schedule) -> None:

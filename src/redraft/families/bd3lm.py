@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from redraft.errors import UserError
-from redraft.families.base import AnyOrder, Family, masked_cross_entropy, no_order
-from redraft.families.mdlm import carry_over, check_objective
+from redraft.families.base import AnyOrder, Family, carry_over, masked_cross_entropy, no_order
+from redraft.families.mdlm import check_objective
 from redraft.noise import counter_rng
 from redraft.noise.counter_rng import Key
 from redraft.noise.time_density import TimeOption
@@ -57,10 +57,6 @@ class BD3LM(TimeOption, Family, AnyOrder):
                 f"family.clip_low and family.clip_high must be 0 <= low <= high <= 1 with high above 0: "
                 f"got {self.clip_low} and {self.clip_high}"
             )
-
-    @property
-    def mask_id(self) -> int:
-        return self.vocab
 
     def loss(self, network: Network, batch: Batch, *, key: Key, progress: float) -> TokenLoss:
         u = self.times(batch, key)

@@ -16,11 +16,10 @@ from typing import ClassVar
 from torch import Tensor
 
 from redraft.errors import UserError
-from redraft.families.base import Absorbing, check_absorbing, check_grid, clock, full_view, masked_cross_entropy
-from redraft.families.mdlm import carry_over
+from redraft.families.base import Absorbing, check_absorbing, check_grid, masked_cross_entropy
 from redraft.noise.counter_rng import Key
 from redraft.noise.schedules import Linear, Schedule
-from redraft.types import Batch, Network, TokenLoss, View
+from redraft.types import Batch, Network, TokenLoss
 
 
 @dataclass(frozen=True)
@@ -48,12 +47,6 @@ class D3PM(Absorbing):
 
     def loss(self, network: Network, batch: Batch, *, key: Key, progress: float) -> TokenLoss:
         return self.per_token_loss(self.token_loss, network, batch, key, self.training_times)
-
-    def view(self, tokens: Tensor, t: Tensor) -> View:
-        return full_view(tokens, sigma=clock(self.schedule(t)[0]))
-
-    def interpret(self, logits: Tensor, tokens: Tensor) -> Tensor:
-        return carry_over(logits.log_softmax(-1), tokens)
 
     def token_nelbo(self, network: Network, hidden: Tensor, xt: Tensor, x0: Tensor, t: Tensor) -> Tensor:
         return masked_cross_entropy(network, hidden, xt == self.mask_id, x0, self.weight(t))

@@ -138,9 +138,6 @@ class Duo(DiffusionFamily):
     def view(self, tokens: Tensor, t: Tensor) -> View:
         return self.noisy_view(tokens, self.schedule(t)[0])
 
-    def interpret(self, logits: Tensor, tokens: Tensor) -> Tensor:
-        return logits.log_softmax(-1)
-
     def token_nelbo(self, network: Network, hidden: Tensor, xt: Tensor, x0: Tensor, t: Tensor) -> Tensor:
         return self._charge(network, hidden, xt, x0, *self.schedule(t))
 

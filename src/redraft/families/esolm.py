@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from redraft.errors import UserError, unknown
-from redraft.families.base import AnyOrder, Family, masked_cross_entropy
-from redraft.families.mdlm import carry_over, check_objective
+from redraft.families.base import AnyOrder, Family, carry_over, masked_cross_entropy
+from redraft.families.mdlm import check_objective
 from redraft.network.device import few_shapes
 from redraft.network.padding import of_rows
 from redraft.noise import counter_rng
@@ -54,20 +54,13 @@ class EsoLM(TimeOption, Family, AnyOrder):
         if not 0 <= self.alpha_0 <= 1:
             raise UserError(f"family.alpha_0 must be in [0, 1], got {self.alpha_0}")
 
-    @property
-    def mask_id(self) -> int:
-        return self.vocab
-
     def loss(self, network: Network, batch: Batch, *, key: Key, progress: float) -> TokenLoss:
         """With both phases, even samples take the diffusion phase and odd ones the sequential phase, each counted twice:
         the mean is the sum of the two phases' means, at the cost of one pass a sample."""
-        if self.alpha_0 in (0, 1):
-            nats = (
-                self._sequential(network, batch, key)
-                if self.alpha_0 == 0
-                else self._diffusion(network, batch, key, self.objective, self.density)
-            )
-            return TokenLoss(nats, batch.scored)
+        if self.alpha_0 == 0:
+            return TokenLoss(self._sequential(network, batch, key), batch.scored)
+        if self.alpha_0 == 1:
+            return TokenLoss(self._diffusion(network, batch, key, self.objective, self.density), batch.scored)
         even = batch.index % 2 == 0
         parts = list[tuple[Tensor, Tensor]]()
         if even.any():

@@ -17,11 +17,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from redraft.families.base import DiffusionFamily, clock, full_view
+from redraft.families.base import DiffusionFamily
 from redraft.families.softmax_mixture import LogMixture, three_ways
 from redraft.network.device import sent
 from redraft.noise.kernels import marginal, posterior
-from redraft.types import Network, Noise, Predict, View
+from redraft.types import Network, Noise, Predict
 
 FLOOR = 1e-30  # uniform noise on a text id, where there is none: keeps its logarithm finite
 
@@ -46,10 +46,6 @@ class MaskUniform(DiffusionFamily):
     def bound_weight(self, z: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """r_t(z) / q_t(z | x), the bound's weight on the `divergence`: [...] each."""
 
-    @property
-    def mask_id(self) -> int:
-        return self.vocab
-
     def marginal(self, x0: Tensor, t: Tensor) -> Tensor:
         states = torch.eye(self.vocab + 1, dtype=t.dtype, device=t.device)
         return marginal(states[x0], self.schedule(t)[0].expand_as(x0), self.law(t))
@@ -70,12 +66,6 @@ class MaskUniform(DiffusionFamily):
         arrived = (here - alpha_t / alpha_s * self._noise(xt, s)).where(s < t, 0.0)
         new = self._drawn(s, sent(noise("replacement"), xt.device))
         return three_ways(predict, xt, noise, new, here, arrived, alpha_t, alpha_s)
-
-    def view(self, tokens: Tensor, t: Tensor) -> View:
-        return full_view(tokens, sigma=clock(self.schedule(t)[0]))
-
-    def interpret(self, logits: Tensor, tokens: Tensor) -> Tensor:
-        return logits.log_softmax(-1)
 
     def token_nelbo(self, network: Network, hidden: Tensor, xt: Tensor, x0: Tensor, t: Tensor) -> Tensor:
         t = t.clamp(max=self.latest)

@@ -1,7 +1,8 @@
 """MDLM: masked (absorbing) diffusion.  Sahoo et al. 2024, arXiv:2406.07524, eqs. 7-11; Shi et al. 2024, arXiv:2406.04329.
 
 A token survives to time t with probability alpha(t), else it becomes [MASK]. The network sees everything, both ways, and
-no clock; it predicts the hidden tokens. Visible tokens are carried over and [MASK] is never predicted (SUBS).
+no clock; it predicts the hidden tokens. Visible tokens are carried over and [MASK] is never predicted (SUBS, `carry_over`
+in base.py).
 Predicts: p(x0 at l | visible tokens).
 """
 
@@ -63,9 +64,6 @@ class MDLM(Absorbing, AnyOrder):
         """The view of `tokens` [B, L] at any time."""
         return full_view(tokens, shifted=self.shift)
 
-    def interpret(self, logits: Tensor, tokens: Tensor) -> Tensor:
-        return carry_over(logits.log_softmax(-1), tokens)
-
     def token_nelbo(self, network: Network, hidden: Tensor, xt: Tensor, x0: Tensor, t: Tensor) -> Tensor:
         """-alpha' / (1 - alpha) x cross-entropy of the hidden tokens; 1/t for the linear schedule."""
         return masked_cross_entropy(network, hidden, xt == self.mask_id, x0, self.weight(t))
@@ -99,15 +97,6 @@ class MDLM(Absorbing, AnyOrder):
 
     def order_refusal(self, kind: str) -> str | None:
         return None
-
-
-def carry_over(log_p: Tensor, tokens: Tensor) -> Tensor:
-    """SUBS: a visible token is its own prediction. [..., V] log-probabilities, [...] ids; id V is [MASK]."""
-    vocab = log_p.shape[-1]
-    visible = (tokens < vocab)[..., None]
-    own = tokens.clamp(max=vocab - 1)[..., None]
-    certain = log_p.gather(-1, own).masked_fill(visible, 0.0)
-    return log_p.masked_fill(visible, -torch.inf).scatter(-1, own, certain)
 
 
 def check_objective(objective: str) -> None:

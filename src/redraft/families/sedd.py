@@ -17,12 +17,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from redraft.families.base import Absorbing, check_absorbing, clock, full_view
-from redraft.families.mdlm import carry_over
+from redraft.families.base import Absorbing, check_absorbing
 from redraft.network.device import flat_places
 from redraft.noise.counter_rng import Key
 from redraft.noise.schedules import Linear, Schedule
-from redraft.types import Batch, Network, TokenLoss, View
+from redraft.types import Batch, Network, TokenLoss
 
 
 @dataclass(frozen=True)
@@ -41,12 +40,6 @@ class SEDD(Absorbing):
 
     def loss(self, network: Network, batch: Batch, *, key: Key, progress: float) -> TokenLoss:
         return self.per_token_loss(self.token_nelbo, network, batch, key, self.training_times)
-
-    def view(self, tokens: Tensor, t: Tensor) -> View:
-        return full_view(tokens, sigma=clock(self.schedule(t)[0]))
-
-    def interpret(self, logits: Tensor, tokens: Tensor) -> Tensor:
-        return carry_over(logits.log_softmax(-1), tokens)
 
     def token_nelbo(self, network: Network, hidden: Tensor, xt: Tensor, x0: Tensor, t: Tensor) -> Tensor:
         places = flat_places(xt == self.mask_id)

@@ -124,8 +124,3 @@ def carried_sentence(rows: Sequence[dict[str, Any]]) -> str:
         f"{quantity(one['params_measured'])} parameters: the number of calls, and quality and entropy after them, "
         f"which a model of that size would have to show for itself."
     )
-
-
-def all_rows(folder: Path, size: str) -> list[dict[str, Any]]:
-    """Every row that is kept, held-out text's first."""
-    return read_rows(folder / carried_file(size))

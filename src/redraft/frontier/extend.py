@@ -35,7 +35,8 @@ def next_temperature(curve: Mapping[float, float], level: float) -> float | None
     least = (1.05 if warmer else 0.95) * ends[0]
     aim = _aim(curve, level, ends)
     found = min(max(aim, least), reach) if warmer else max(min(aim, least), reach)
-    return _stop(round(found, 3), warmer)
+    found = round(found, 3)
+    return min(found, HOTTEST) if warmer else found if found >= COLDEST else 0.0
 
 
 def _aim(curve: Mapping[float, float], level: float, ends: list[float]) -> float:
@@ -45,10 +46,6 @@ def _aim(curve: Mapping[float, float], level: float, ends: list[float]) -> float
         return far
     slope = (curve[ends[0]] - curve[ends[1]]) / (ends[0] - ends[1])
     return ends[0] + BEYOND * (level - curve[ends[0]]) / slope if slope > 0 else far
-
-
-def _stop(temperature: float, warmer: bool) -> float:
-    return min(temperature, HOTTEST) if warmer else temperature if temperature >= COLDEST else 0.0
 
 
 def why_not(coldest: float, hottest: float, below: bool, settings: int) -> str:

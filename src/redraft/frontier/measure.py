@@ -66,11 +66,7 @@ class Bench:
 
 
 def measure(
-    study: Study,
-    folder: Path,
-    records: list[dict[str, Any]],
-    compute: Compute,
-    settings: FrontierConfig | None = None,
+    study: Study, folder: Path, records: list[dict[str, Any]], compute: Compute, settings: FrontierConfig | None = None
 ) -> Iterator[dict[str, Any]]:
     """Yields each new measurement of a study. Call it when nothing else runs on the machine: it takes times.
 

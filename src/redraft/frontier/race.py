@@ -76,6 +76,9 @@ class Racer:
         fixed = torch.arange(self.course.length) < torch.tensor([len(own) for own in ids])[:, None]
         return Canvas(tokens.to(self.model.device), fixed.to(self.model.device), torch.tensor(numbers))
 
+    def denoiser(self, temperature: float = 1.0) -> Denoiser:
+        return self.model.denoiser(temperature, 1.0, self.course.compiled)
+
     def calls(self, steps: int) -> int:
         """Calls of the network for a text, as the family counts them."""
         new = self.course.length - min(map(len, self.prompts))
@@ -123,7 +126,7 @@ def batches(course: Course) -> list[range]:
 
 def written(racer: Racer, numbers: Sequence[int], steps: int, temperature: float) -> Written:
     """Have these samples written together."""
-    denoiser, canvas = _denoiser(racer, temperature), racer.canvas(numbers)
+    denoiser, canvas = racer.denoiser(temperature), racer.canvas(numbers)
     new = int((~canvas.fixed).sum())
     wait(racer.model.device)
     began = time.perf_counter()
@@ -164,7 +167,7 @@ def expected(racers: Sequence[Racer], sweeps: int) -> float:
 
 def _call(racer: Racer, numbers: Sequence[int], steps: int) -> float:
     """Seconds of a call, from the second to the fifth."""
-    denoiser = _denoiser(racer, 1.0)
+    denoiser = racer.denoiser()
     frames = racer.model.frames(racer.canvas(numbers), denoiser, racer.sampler, steps, racer.course.seed)
     next(frames)
     wait(racer.model.device)
@@ -173,7 +176,3 @@ def _call(racer: Racer, numbers: Sequence[int], steps: int) -> float:
         pass
     wait(racer.model.device)
     return (time.perf_counter() - began) / max(1, denoiser.calls - before)
-
-
-def _denoiser(racer: Racer, temperature: float) -> Denoiser:
-    return racer.model.denoiser(temperature, 1.0, racer.course.compiled)

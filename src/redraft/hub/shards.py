@@ -37,16 +37,13 @@ def shards_of(sizes: Mapping[str, int], limit: int | None = None) -> list[list[s
     return out
 
 
-def file_names(count: int) -> list[str]:
-    return [WEIGHTS] if count == 1 else [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
-
-
 def write_weights(folder: Path, tensors: Mapping[str, Tensor | Target], limit: int | None = None) -> None:
     """Every tensor, in the order of its name; the index last, so that one that is there is complete."""
     tensors = dict(sorted(tensors.items()))
     sizes = {name: t.bytes if isinstance(t, Target) else t.nbytes for name, t in tensors.items()}
     shards = shards_of(sizes, limit)
-    files = file_names(len(shards))
+    count = len(shards)
+    files = [WEIGHTS] if count == 1 else [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
     for file, names in zip(files, shards, strict=True):
         _write_shard(folder / file, {name: tensors[name] for name in names})
     if len(files) > 1:

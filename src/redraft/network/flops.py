@@ -1,4 +1,4 @@
-"""Parameters and FLOPs by group, under named counting conventions. No torch.
+"""The FLOPs ledger: parameters and FLOPs by group, under named counting conventions. No torch.
 
 A multiply-add is 2 FLOPs; training is 3 times the forward pass; elementwise work is not counted. The head is counted on
 every token, whether or not a family heads only some rows, so that equal budgets mean equal networks and equal tokens.

@@ -28,16 +28,8 @@ LADDER: dict[str, tuple[int, int, int]] = {
 }  # fmt: skip
 DEFAULT = "3M"
 CONTEXT = 1024  # GPT-2's
-PARTS = (
-    "theta",
-    "clock",
-    "kv_heads",
-    "head_dim",
-    "qkv_bias",
-    "qk_norm",
-    "tied",
-    "eps",
-)  # of a configuration, under its names
+# Of a configuration, under its names.
+PARTS = ("theta", "clock", "kv_heads", "head_dim", "qkv_bias", "qk_norm", "tied", "eps")
 _UNITS = {"": 1, "k": 1e3, "M": 1e6, "B": 1e9}
 
 
@@ -203,10 +195,15 @@ def from_size(size: str, block: str, vocab: int, cond: int = 128) -> Shape:
         depth, heads, width = LADDER[size]
         hidden = 1600 if (size, block) == ("75M", "llama") else 4 * width
         return _made(block, depth, heads, width, hidden, vocab, cond)
+    return _solve(weights_of(size), block, vocab, cond)
+
+
+def weights_of(size: str) -> float:
+    """A size as a number: 1.7e8 for 170M."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([kMB]?)", size)
     if not match:
         raise UserError(f"unknown size {size!r}: give a name ({', '.join(LADDER)}) or a number such as 150k, 3M, 1.5B")
-    return _solve(float(match[1]) * _UNITS[match[2]], block, vocab, cond)
+    return float(match[1]) * _UNITS[match[2]]
 
 
 def _solve(weights: float, block: str, vocab: int, cond: int) -> Shape:

@@ -101,10 +101,8 @@ class Block(nn.Module):
         heads = self.qkv(x).view(rows, length, -1, self.head).transpose(1, 2)
         q, k, v = heads.split([self.heads, self.keys, self.keys], 1)
         if self.norm_q is not None and self.norm_k is not None:
-            q, k = (
-                self.norm_q(q.to(self.norm_q.weight.dtype)).to(x.dtype),
-                self.norm_k(k.to(self.norm_k.weight.dtype)).to(x.dtype),
-            )
+            q = self.norm_q(q.to(self.norm_q.weight.dtype)).to(x.dtype)
+            k = self.norm_k(k.to(self.norm_k.weight.dtype)).to(x.dtype)
         mixed = attend(q, k, v, rope, pattern, cache)
         return self.out(mixed.transpose(1, 2).reshape(rows, length, self.heads * self.head))
 

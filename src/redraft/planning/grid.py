@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from redraft.config_network import Part
 from redraft.errors import UserError
-from redraft.network.sizes import LADDER
+from redraft.network.sizes import LADDER, weights_of
 from redraft.numbers import Amount
 
 
@@ -67,9 +67,9 @@ class GridConfig(Part):
         """The ladder, ascending as it is written."""
         if self.between is None:
             return self.ladder
-        low, high = (_weights(name) for name in self.between)
+        low, high = (weights_of(name) for name in self.between)
         if not self.ratio:
-            return [name for name in LADDER if low <= _weights(name) <= high]
+            return [name for name in LADDER if low <= weights_of(name) <= high]
         count = round(math.log(high / low) / math.log(self.ratio)) + 1
         return [_name(low * (high / low) ** (i / max(1, count - 1))) for i in range(count)]
 
@@ -98,15 +98,6 @@ def windows(
 
 
 def _name(weights: float) -> str:
-    """The inverse of `_weights`, to three digits."""
+    """The inverse of `weights_of`, to three digits."""
     unit, size = next((u, s) for u, s in (("B", 1e9), ("M", 1e6), ("k", 1e3)) if weights >= s or u == "k")
     return f"{weights / size:.3g}{unit}"
-
-
-def _weights(name: str) -> float:
-    """A size name as a number: 170M is 1.7e8."""
-    units = {"k": 1e3, "M": 1e6, "B": 1e9}
-    try:
-        return float(name[:-1]) * units[name[-1]]
-    except (ValueError, KeyError, IndexError):
-        raise UserError(f"grid: {name!r} is no size; write it as 150k, 3M or 1.5B") from None

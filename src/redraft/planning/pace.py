@@ -54,12 +54,10 @@ def cpu_rate(budgets: Sequence[Budget], threads: int = 0, at_a_time: int = 1) ->
     most = available()
     own = min(threads or most, most)
     shapes = sorted({b.shape: b for b in budgets}.values(), key=lambda b: b.shape.width)
-    some = [
-        shapes[i * (len(shapes) - 1) // max(1, min(TIMED, len(shapes)) - 1)] for i in range(min(TIMED, len(shapes)))
-    ]
-    with threadpool_limits(
-        1
-    ):  # threads of BLAS wait for each other in a loop: where cores are busy that is all they do
+    count = min(TIMED, len(shapes))
+    some = [shapes[i * (len(shapes) - 1) // max(1, count - 1)] for i in range(count)]
+    # Threads of BLAS wait for each other in a loop: where cores are busy that is all they do.
+    with threadpool_limits(1):
         rates = [(b.shape.width, own * _rate(b.shape, max(1, round(b.row)))) for b in some]
     near = lambda width: min(rates, key=lambda known: abs(math.log(known[0] / width)))[1]
     work = sum(b.flops["full"] for b in budgets)

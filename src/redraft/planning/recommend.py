@@ -51,9 +51,7 @@ class Option:
     serving_flops: float  # of all tokens to be generated
     seconds: float  # a text alone on one device
     misses: str  # what of the demand it does not meet; empty if it meets all
-    beyond: (
-        float  # how many times its budget, size or tokens are above the study's largest or below its smallest; else 1
-    )
+    beyond: float  # times that budget, size or tokens are above the study's largest or below its smallest; else 1
     beyond_in: str  # which of them is farthest outside; empty where none is
     far: bool  # size or tokens are far from all runs and from the best ones too: the law says nothing there
     sampling_loss: float | None  # nats/token that samples lose by few calls; None where it was not measured

@@ -15,7 +15,7 @@ from redraft.errors import UserError, unknown
 from redraft.registry import FAMILIES
 
 BYTES = 2.0  # of a weight as it is served: bfloat16
-USEFUL = 0.4  # of the peak rate, reached by large products; a guess to be replaced by --rate
+USEFUL = 0.4  # model FLOPs utilization (MFU) of large products: a guess, to be replaced by --rate
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,7 @@ class Hardware:
 
 HARDWARE = {
     h.name: h
-    for h in (
-        Hardware("a100", 312e12, 2.039e12),
-        Hardware("h100", 989e12, 3.35e12),
-        Hardware("h200", 989e12, 4.8e12),
-    )
+    for h in (Hardware("a100", 312e12, 2.039e12), Hardware("h100", 989e12, 3.35e12), Hardware("h200", 989e12, 4.8e12))
 }
 
 

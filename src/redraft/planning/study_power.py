@@ -29,10 +29,8 @@ from redraft.scaling.results import label
 # Stated priors, where no earlier study is named.
 DEMO = "redraft's demo, seeds and scatter about the laws of four families of sizes 6k to 38k, 2.4 to 220 GFLOPs, bytes of code"
 NOISE = Noise(0.041, 10, f"a prior: {DEMO}")
-EXPONENT, LOSS = (
-    0.065,
-    2.5,
-)  # loss ~ C^-g: .063 to .067 for the four families of arXiv:2602.15014, whose losses are 2.4 to 3.0
+# loss ~ C^-g: .063 to .067 for the four families of arXiv:2602.15014, whose losses are 2.4 to 3.0
+EXPONENT, LOSS = 0.065, 2.5
 SLOPE = "a prior: loss ~ C^-0.065 (the optima of arXiv:2602.15014) at 2.5 nats"
 
 

@@ -12,9 +12,8 @@ from redraft.planning.study import ArmConfig, PlannedRun, Study, plan_study, stu
 from redraft.registry import FAMILIES
 from redraft.scaling.records import JUDGE
 
-SWEPT = (
-    1.5  # settings that are sampled for each in the recipe: sweeps of temperature go on until they reach the entropy
-)
+# Settings that are sampled for each in the recipe: sweeps of temperature go on until they reach the entropy.
+SWEPT = 1.5
 LEAST = 0.3  # of the recipe's budgets: below, the smallest runs are a few dozen steps, and all families look alike
 
 

@@ -97,7 +97,8 @@ def _figures(studies: dict[str, StudyResults]) -> Iterator[Figure]:
         panels = tuple(p for n in families if (p := _family_panel(n, studies, what)))
         if panels:
             yield Figure(what, title, caption + " Bars are 95 % intervals, where they are known.", panels)
-    rows = {n: _matched_rows(n, studies) for n in ordered(list(_matched_families(studies)))}
+    matched = {m.family for s in studies.values() if s.matching for m in s.matching.matches}
+    rows = {n: _matched_rows(n, studies) for n in ordered(list(matched))}
     if rows:
         every = (_panel(label(n), own, studies, "tokens/s", "nats/token under the judge") for n, own in rows.items())
         caption = "At the entropy of each study's own comparison."
@@ -126,10 +127,6 @@ def _family_panel(family: str, studies: dict[str, StudyResults], what: str) -> A
     return (
         _panel(label(family), rows, studies, "training FLOPs", titles[what], one=what == "multiplier") if rows else None
     )
-
-
-def _matched_families(studies: dict[str, StudyResults]) -> set[str]:
-    return {m.family for s in studies.values() if s.matching for m in s.matching.matches}
 
 
 def _matched_rows(family: str, studies: dict[str, StudyResults]) -> list[Row]:

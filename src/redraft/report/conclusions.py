@@ -90,8 +90,8 @@ def _overlap(a: Minimum, b: Minimum) -> bool:
 def _extremes(speeds: Frontier) -> str:
     best, fastest = speeds.front[-1], speeds.front[0]
     return (
-        f"Sampling{_where(best)}: {_setting(best)} is best under the judge, {best.quality:.3g} nats/token at "
-        f"{quantity(best.tokens_per_second)} tokens/s, entropy {best.entropy:.3g}; {_setting(fastest)} is fastest, "
+        f"Sampling{_where(best)}: {in_steps(best)} is best under the judge, {best.quality:.3g} nats/token at "
+        f"{quantity(best.tokens_per_second)} tokens/s, entropy {best.entropy:.3g}; {in_steps(fastest)} is fastest, "
         f"{quantity(fastest.tokens_per_second)} tokens/s at {fastest.quality:.3g}, entropy {fastest.entropy:.3g}."
     )
 
@@ -114,7 +114,7 @@ def _speed_lines(speeds: Frontier) -> Iterator[str]:
     if real:
         dull = [s for s in front if real.entropy - s.entropy > 2 * (real.entropy_se**2 + s.entropy_se**2) ** 0.5]
         if dull:
-            which = "All of these are" if len(dull) == len(front) else f"{', '.join(map(_setting, dull))} are"
+            which = "All of these are" if len(dull) == len(front) else f"{', '.join(map(in_steps, dull))} are"
             yield f"{which} less varied than held-out text by more than two standard errors: discount their quality."
 
 
@@ -136,7 +136,8 @@ def _steps_lines(speeds: Frontier) -> Iterator[str]:
         yield f"Quality against steps, nats/token under the judge: {'; '.join(gains)}."
 
 
-def _setting(speed: Speed) -> str:
+def in_steps(speed: Speed) -> str:
+    """'Duo in 16 steps at T 0.9'."""
     return f"{label(speed.family)} in {speed.steps} steps{_knobs(speed)}"
 
 

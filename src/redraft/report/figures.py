@@ -152,11 +152,7 @@ def _optima_panel(fits: Fits, fitted: Mapping[str, FamilyFit], part: str, title:
     budgets = [m.budget for n in laws for m in shown(fits.families[n])]
     flops = np.geomspace(min(budgets) / 1.25, 1.25 * max(budgets), 30)
     drawn = [{"family": label(name), "x": float(c), "y": float(law.at(c))} for name, law in laws.items() for c in flops]
-    x, y, (colour, shape) = (
-        flops_axis(budgets),
-        quantity_axis(title),
-        family_keys(fits.families, laws),
-    )
+    x, y, (colour, shape) = (flops_axis(budgets), quantity_axis(title), family_keys(fits.families, laws))
     return panel(
         band(rows, x, colour),
         lines(drawn, x, y, colour),

@@ -58,9 +58,9 @@ def results(study_dir: str | Path, brief: bool = False) -> StudyResults:
     folder = Path(study_dir)
     points, speeds = load_points(folder), load_frontier(folder)
     matching = match(speeds, stated_entropy(folder)) if speeds else None
-    return StudyResults(
-        _title(folder), points, fit(points, resamples=BRIEF if brief else RESAMPLES, checks=not brief), speeds, matching
-    )
+    title = str(_recipe(folder).get("title") or folder.resolve().name)
+    fits = fit(points, resamples=BRIEF if brief else RESAMPLES, checks=not brief)
+    return StudyResults(title, points, fits, speeds, matching)
 
 
 def write_report(study_dir: str | Path, *, title: str | None = None, underway: str = "") -> Path:
@@ -140,10 +140,6 @@ def _recipe(folder: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not TOML: {error}.") from error
-
-
-def _title(folder: Path) -> str:
-    return str(_recipe(folder).get("title") or folder.resolve().name)
 
 
 def _samples(folder: Path) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from redraft.display import quantity
 from redraft.frontier.matched_entropy import Match, Matching
 from redraft.frontier.pareto import Frontier, Speed
 from redraft.frontier.pareto import frontier as placed
+from redraft.report.conclusions import in_steps
 from redraft.report.theme import (
     FAINT,
     INK,
@@ -45,8 +46,7 @@ def speed_figures(speeds: Frontier, matching: Matching | None = None) -> list[Fi
 
 def setting(s: Speed) -> str:
     """'Duo in 16 steps at T 0.9, batch 32'."""
-    knobs = f" at T {s.temperature:g}" * (s.temperature != 1) + f" at top-p {s.top_p:g}" * (s.top_p != 1)
-    return f"{label(s.family)} in {s.steps} steps{knobs}, batch {s.batch}"
+    return f"{in_steps(s)}, batch {s.batch}"
 
 
 def _says(s: Speed) -> str:

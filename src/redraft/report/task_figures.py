@@ -13,11 +13,7 @@ from redraft.report.theme import Figure, bars, family_keys, level, lines, panel,
 from redraft.scaling.results import label
 from redraft.tasks.table import cell
 
-KINDS = {
-    "forward": "same direction, other words",
-    "reversed": "reversed",
-    "infill": "infilled in the trained order",
-}
+KINDS = {"forward": "same direction, other words", "reversed": "reversed", "infill": "infilled in the trained order"}
 
 
 def reversal_figure(summary: Sequence[Mapping[str, Any]]) -> Figure:
@@ -32,7 +28,7 @@ def reversal_figure(summary: Sequence[Mapping[str, Any]]) -> Figure:
     for kind, title in KINDS.items():
         rows = [
             {"family": label(row["family"]), "y": row[kind]["value"], "low": row[kind]["low"], "high": row[kind]["high"],
-             "d": f"{label(row['family'])}: {row[kind]['value']:.2f} ({row[kind]['low']:.2f} to {row[kind]['high']:.2f})"}
+             "d": f"{label(row['family'])}: {cell(row[kind])}"}
             for row in shown if row[kind]
         ]  # fmt: skip
         drawn = points(rows, x, y, colour, shape, size=90)

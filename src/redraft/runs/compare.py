@@ -74,9 +74,7 @@ class Comparison:
     error: float | None
     verdict: str
     refused: str = ""
-    detectable: float | None = (
-        None  # where not told apart: the smallest difference seen at 80 % power, by normal errors
-    )
+    detectable: float | None = None  # where not told apart: the least difference seen at 80 % power, by normal errors
     p: float | None = None
 
 

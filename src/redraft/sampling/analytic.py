@@ -21,18 +21,13 @@ from redraft.families.base import Absorbing, Family
 from redraft.network.device import flat_places, sent
 from redraft.noise.counter_rng import Key, categorical
 from redraft.noise.kappa import even_times
-from redraft.sampling.base import Denoiser, Sampler, Step, absorbing_refusal, check_steps, walk
+from redraft.sampling.base import ClockSampler, Denoiser, Step, absorbing_refusal, walk
 from redraft.types import Canvas
 
 
 @dataclass(frozen=True)
-class Analytic(Sampler):
+class Analytic(ClockSampler):
     """`steps` equal steps from t = 1 to t = 0; at 0 the staggered score has nothing left at [MASK]."""
-
-    steps: int = 64
-
-    def __post_init__(self) -> None:
-        check_steps(self.steps)
 
     def refusal(self, family: Family) -> str | None:
         return absorbing_refusal(family)

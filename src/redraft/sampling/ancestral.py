@@ -13,38 +13,19 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from redraft.families.base import Absorbing, DiffusionFamily, Family
+from redraft.families.base import Absorbing, DiffusionFamily
 from redraft.network.device import flat_places, sent
 from redraft.noise.counter_rng import Key
 from redraft.noise.kappa import even_times
 from redraft.noise.schedules import Schedule
-from redraft.sampling.base import (
-    Denoiser,
-    Sampler,
-    Step,
-    calls,
-    check_steps,
-    clock_refusal,
-    most,
-    noise_of,
-    unwritten,
-    walk,
-)
+from redraft.sampling.base import ClockSampler, Denoiser, Step, calls, most, noise_of, unwritten, walk
 from redraft.types import Canvas
 
 
 @dataclass(frozen=True)
-class Ancestral(Sampler):
+class Ancestral(ClockSampler):
     """`steps` equal steps from t = 1 to t = 0. A step in which no token moves does not call the network; a batch of masked
     texts is done in as many calls as the row with most such steps needs, and rows that are done are not in them."""
-
-    steps: int = 64
-
-    def __post_init__(self) -> None:
-        check_steps(self.steps)
-
-    def refusal(self, family: Family) -> str | None:
-        return clock_refusal(family)
 
     def __call__(self, denoiser: Denoiser, canvas: Canvas, key: Key) -> Iterator[Canvas]:
         family = denoiser.family
@@ -87,18 +68,11 @@ def reveal(denoiser: Denoiser, canvas: Canvas, key: Key, call: Tensor) -> Iterat
 
 
 @dataclass(frozen=True)
-class GreedyNoiseRemoval(Sampler):
+class GreedyNoiseRemoval(ClockSampler):
     """Ancestral, but its last step takes the likeliest token at every free position (Duo's greedy tail: all of them;
     MDLM: those still hidden, as visible ones predict themselves). Cleaner texts, not draws from the model."""
 
     exact: ClassVar[bool] = False
-    steps: int = 64
-
-    def __post_init__(self) -> None:
-        check_steps(self.steps)
-
-    def refusal(self, family: Family) -> str | None:
-        return clock_refusal(family)
 
     def __call__(self, denoiser: Denoiser, canvas: Canvas, key: Key) -> Iterator[Canvas]:
         family = denoiser.family

@@ -138,6 +138,19 @@ class Sampler(ABC):
     def __call__(self, denoiser: Denoiser, canvas: Canvas, key: Key) -> Iterator[Canvas]: ...
 
 
+@dataclass(frozen=True)
+class ClockSampler(Sampler):
+    """A sampler of `steps` steps from t = 1 to t = 0, for every family with a clock."""
+
+    steps: int = 64
+
+    def __post_init__(self) -> None:
+        check_steps(self.steps)
+
+    def refusal(self, family: Family) -> str | None:
+        return clock_refusal(family)
+
+
 def final(sampler: Sampler, family: Family, canvas: Canvas) -> Tensor:
     """[B, L] bool: tokens of a frame that no later frame changes. All that is written, where it is written once; only what is
     fixed, where any other token may change to the end."""

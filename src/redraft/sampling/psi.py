@@ -17,19 +17,19 @@ import torch
 from torch import Tensor
 
 from redraft.errors import UserError, unknown
-from redraft.families.base import DiffusionFamily, Family
+from redraft.families.base import DiffusionFamily
 from redraft.network.device import flat_places, sent
 from redraft.noise.counter_rng import Key
 from redraft.noise.kappa import KAPPAS, Constant, even_times, loop_times
 from redraft.noise.schedules import Schedule
-from redraft.sampling.base import Denoiser, Sampler, Step, check_steps, clock_refusal, walk
+from redraft.sampling.base import ClockSampler, Denoiser, Step, walk
 from redraft.types import Canvas
 
 PROFILES = ("linear", "loop")
 
 
 @dataclass(frozen=True)
-class Psi(Sampler):
+class Psi(ClockSampler):
     """`kappa`: a number, or a schedule of `eta` by name ("cap", "rescale", "sigma"). It acts in steps that begin at a time
     in [`off`, `on`]; others are ancestral. `profile` "loop" spends a share `high` of the steps to come down to where
     alpha_t = `alpha`, a share `middle` there, where alone kappa acts, and the rest to come down to text.
@@ -40,7 +40,6 @@ class Psi(Sampler):
     """
 
     exact: ClassVar[bool] = False
-    steps: int = 64
     kappa: float | str = "cap"
     eta: float = 0.01
     profile: str = "linear"
@@ -51,7 +50,7 @@ class Psi(Sampler):
     off: float = 0.0
 
     def __post_init__(self) -> None:
-        check_steps(self.steps)
+        super().__post_init__()
         if isinstance(self.kappa, str) and self.kappa not in KAPPAS:
             raise unknown("kappa", self.kappa, KAPPAS)
         if self.profile not in PROFILES:
@@ -70,9 +69,6 @@ class Psi(Sampler):
     @property
     def rewrites(self) -> bool:
         return self.kappa != 1
-
-    def refusal(self, family: Family) -> str | None:
-        return clock_refusal(family)
 
     def __call__(self, denoiser: Denoiser, canvas: Canvas, key: Key) -> Iterator[Canvas]:
         family = denoiser.family

@@ -12,15 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from redraft.scaling.laws.isoflop import (
-    Curve,
-    IsoFlop,
-    Laws,
-    Noise,
-    estimate_noise,
-    fit_envelope,
-    fit_isoflop,
-)
+from redraft.scaling.laws.isoflop import Curve, IsoFlop, Laws, Noise, estimate_noise, fit_envelope, fit_isoflop
 from redraft.scaling.laws.least_squares import EXPONENTS, PARAMETERS
 from redraft.scaling.laws.multiplier import Array, Best, Reach, law_of_best
 from redraft.scaling.laws.parametric import PRECISION, Law, Parametric, fit_parametric
@@ -97,7 +89,7 @@ def bias_laws(parametric: Parametric, noise: Noise, points: Sequence[Point]) -> 
     ratio = (parametric.rms * level) ** 2 / max(noise.sd, PRECISION * level) ** 2
     if fdtrc(parametric.runs - PARAMETERS, noise.dof or 1e6, ratio) < UNLIKELY:
         return None
-    return Laws(np.array([[law.E, law.A, law.B, law.alpha, law.beta]]), parametric.draws)
+    return Laws(law.array[None], parametric.draws)
 
 
 def _inside(law: Law) -> bool:

@@ -9,10 +9,8 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from redraft.scaling.approaches import Approaches, fit_approaches
-from redraft.scaling.laws.isoflop import CORRECTED, Curve, IsoFlop, Minimum
+from redraft.scaling.laws.isoflop import CORRECTED, Curve, Minimum
 from redraft.scaling.laws.parabola_bias import optimum
 from redraft.scaling.laws.parametric import Law
 from redraft.scaling.records import Point
@@ -55,20 +53,14 @@ def _predictions(fits: Approaches, curve: Curve) -> Iterator[tuple[str, float, f
     isoflops = {"envelope": fits.envelope, "parabolas": fits.parabolas, "corrected": fits.isoflop}
     for name, isoflop in isoflops.items():
         if isoflop.params and isoflop.loss and (name != "corrected" or isoflop.method == CORRECTED):
-            yield name, *_by_laws(isoflop, curve.flops)
+            yield name, math.log(isoflop.params.at(curve.flops)), math.log(isoflop.loss.at(curve.flops))
     for name, law in {"parametric": fits.parametric.law, "projection": fits.parametric.projected}.items():
         if law is not None:
             yield name, *_by_law(law, curve)
 
 
-def _by_laws(isoflop: IsoFlop, flops: float) -> tuple[float, float]:
-    assert isoflop.params and isoflop.loss
-    return math.log(isoflop.params.at(flops)), math.log(isoflop.loss.at(flops))
-
-
 def _by_law(law: Law, curve: Curve) -> tuple[float, float]:
-    plain = np.array([[law.E, law.A, law.B, law.alpha, law.beta]])
-    log_n, _, log_loss = optimum(curve.log_params, curve.log_tokens, plain)[:, 0].tolist()
+    log_n, _, log_loss = optimum(curve.log_params, curve.log_tokens, law.array[None])[:, 0].tolist()
     return log_n, log_loss
 
 

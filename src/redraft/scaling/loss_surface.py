@@ -62,8 +62,26 @@ class LossSurface:
         return far
 
     def spread(self, flops: float) -> Estimate:
-        """Relative uncertainty of the law's best loss at a budget: 1, with its 95 % interval."""
-        return _spread(self.optima, flops)
+        """Relative uncertainty of the law's best loss at a budget: 1, with its 95 % interval.
+
+        From the intervals of the minima, redrawn and fitted again; from their scatter about the line where they have none.
+        """
+        used = [m for m in self.optima.minima if TOO_FEW not in m.flags or m.given]
+        x, y = np.log([m.flops for m in used]), np.log([m.loss.value for m in used])
+        at = math.log(flops)
+        ends = [(m.loss.low, m.loss.high) for m in used]
+        if all(low and high for low, high in ends):
+            sd = np.array([(math.log(high) - math.log(low)) / 3.92 for low, high in ends if low and high])
+            draws = sd * np.random.default_rng(0).standard_normal((RESAMPLES, len(x)))
+            intercept, slope = line(x, draws)
+            low, high = np.quantile(intercept + slope * at, [0.025, 0.975])
+            return Estimate(1.0, math.exp(low), math.exp(high))
+        if len(x) < 3:
+            return Estimate(1.0)
+        intercept, slope = line(x, y)
+        variance = float(((y - intercept - slope * x) ** 2).sum()) / (len(x) - 2)
+        reach = 1 / len(x) + (at - x.mean()) ** 2 / ((x - x.mean()) ** 2).sum()
+        return student(0.0, math.sqrt(variance * reach), len(x) - 2).exp()
 
 
 def surface(family: str, fitted: FamilyFit) -> LossSurface:
@@ -92,23 +110,3 @@ def _derived(optima: IsoFlop) -> Law:
     params, tokens, loss = (float(law.at(middle)) for law in (optima.params, optima.tokens, optima.loss))
     share = beta / (alpha + beta)
     return Law(0.0, loss * share * params**alpha, loss * (1 - share) * tokens**beta, alpha, beta)
-
-
-def _spread(optima: IsoFlop, flops: float) -> Estimate:
-    """From the intervals of the minima, redrawn and fitted again; from their scatter about the line where they have none."""
-    used = [m for m in optima.minima if TOO_FEW not in m.flags or m.given]
-    x, y = np.log([m.flops for m in used]), np.log([m.loss.value for m in used])
-    at = math.log(flops)
-    ends = [(m.loss.low, m.loss.high) for m in used]
-    if all(low and high for low, high in ends):
-        sd = np.array([(math.log(high) - math.log(low)) / 3.92 for low, high in ends if low and high])
-        draws = sd * np.random.default_rng(0).standard_normal((RESAMPLES, len(x)))
-        intercept, slope = line(x, draws)
-        low, high = np.quantile(intercept + slope * at, [0.025, 0.975])
-        return Estimate(1.0, math.exp(low), math.exp(high))
-    if len(x) < 3:
-        return Estimate(1.0)
-    intercept, slope = line(x, y)
-    variance = float(((y - intercept - slope * x) ** 2).sum()) / (len(x) - 2)
-    reach = 1 / len(x) + (at - x.mean()) ** 2 / ((x - x.mean()) ** 2).sum()
-    return student(0.0, math.sqrt(variance * reach), len(x) - 2).exp()

@@ -11,7 +11,7 @@ Balakrishnan 1995, "Continuous Univariate Distributions" 2, ch. 31.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from bisect import bisect_left
 from dataclasses import dataclass
 
 from redraft.scaling.laws.multiplier import LEVEL, Estimate
@@ -43,9 +43,8 @@ def power(difference: float, error: float, dof: float) -> float:
     edge, shift = _edge(dof), abs(difference) / error
     if math.isinf(dof):
         return _normal(shift - edge) + _normal(-shift - edge)
-    return float(
-        (1 - nctdtr(dof, shift, edge)) + (1 - nctdtr(dof, -shift, edge))
-    )  # the lower tail is the upper of -shift
+    # The lower tail is the upper one of -shift.
+    return float((1 - nctdtr(dof, shift, edge)) + (1 - nctdtr(dof, -shift, edge)))
 
 
 def detectable(error: float, dof: float) -> float:
@@ -68,7 +67,8 @@ def detectable_by(design: Design, sd: float) -> float:
 def seeds_needed(difference: float, sd: float, correlation: float | None = None) -> int | None:
     """The fewest seeds an arm, two or more, with which the difference is seen; None where a million are too few."""
     enough = lambda seeds: detectable_by(Design(seeds, correlation), sd) <= abs(difference)
-    return _first(enough, 2, MOST_SEEDS)
+    found = 2 + bisect_left(range(2, MOST_SEEDS + 1), True, key=enough)
+    return found if found <= MOST_SEEDS else None
 
 
 def compute_factor(difference: float, slope: float) -> float:
@@ -94,16 +94,3 @@ def _normal(z: float) -> float:
     from scipy.special import ndtr
 
     return float(ndtr(z))
-
-
-def _first(holds: Callable[[int], bool], low: int, most: int) -> int | None:
-    """The first whole number from `low` on for which it holds, and holds ever after; None beyond `most`."""
-    high = low
-    while not holds(high):
-        if high >= most:
-            return None
-        low, high = high + 1, min(2 * high, most)
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if holds(middle) else (middle + 1, high)
-    return low

@@ -294,7 +294,9 @@ def as_point(where: str, cells: dict[str, Any]) -> Point:
     """The point of one row. Raises `UserError`, which says where, for a cell that is missing or no number."""
     try:
         values = {column: _cell(column, cells.get(column)) for column in (*NUMBERS, *TEXTS, "seed")}
-        _require_filled(values)
+        for column in REQUIRED:
+            if values[column] is None:
+                raise UserError(f"column '{column}' is empty.")
         return Point(**values, counts=_counts(cells, values))
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
@@ -315,12 +317,6 @@ def _counts(cells: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Co
     if values["convention"]:
         counts[values["convention"]] = Count(values["params"], values["flops"])
     return counts
-
-
-def _require_filled(values: dict[str, Any]) -> None:
-    for column in REQUIRED:
-        if values[column] is None:
-            raise UserError(f"column '{column}' is empty.")
 
 
 def _cell(column: str, value: Any) -> Any:

@@ -210,7 +210,7 @@ def _steps(study: Study, run: PlannedRun, folder: Path) -> Iterator[Any]:
 
 def _given_up(place: Path) -> bool:
     """Counts one more try at the step where the run stands; whether there were enough without a step forward."""
-    step = _step(place)
+    step, _ = _reached(place)
     before = read_json(place / TRIES_FILE) if (place / TRIES_FILE).exists() else {"step": step, "tries": 0}
     tries = before["tries"] + 1 if before["step"] == step else 1
     if tries > TRIES:
@@ -221,11 +221,12 @@ def _given_up(place: Path) -> bool:
     return False
 
 
-def _step(place: Path) -> int:
+def _reached(place: Path) -> tuple[int, float | None]:
+    """The last step in the journal and its loss."""
     from redraft.training.journal import last_record
 
     last = last_record(place / "journal.jsonl") if (place / "journal.jsonl").exists() else None
-    return last.step if last else 0
+    return (last.step, last.loss) if last else (0, None)
 
 
 @contextmanager
@@ -251,12 +252,8 @@ def _status(run: PlannedRun, place: Path) -> Status:
         return Status(run, "done", record["steps"], record["loss"])
     if (place / ERROR).exists():
         error = read_json(place / ERROR)
-        return Status(run, error.get("kind", "failed"), _step(place), why=error["error"])
-    from redraft.training.journal import last_record
-
-    last = last_record(place / "journal.jsonl") if (place / "journal.jsonl").exists() else None
-    busy = _held(place)
-    return Status(run, "running" if busy else "waiting", last.step if last else 0, last.loss if last else None)
+        return Status(run, error.get("kind", "failed"), _reached(place)[0], why=error["error"])
+    return Status(run, "running" if _held(place) else "waiting", *_reached(place))
 
 
 def _held(place: Path) -> bool:

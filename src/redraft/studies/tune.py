@@ -114,7 +114,8 @@ def tuned_table(table: dict[str, Any], best: Sequence[Best]) -> dict[str, Any]:
             own = arm.model_copy(update={"families": [family]})
             rates = {str(run.config.network.size): _rate(run, family.name, best) for run in _every_size(recipe, own)}
             by_size = {size: merge(arm.by_size.get(size, {}), {"train": {"lr": lr}}) for size, lr in rates.items()}
-            arms.append(_given(own.model_copy(update={"by_size": by_size})))
+            tuned = own.model_copy(update={"by_size": by_size})
+            arms.append(said(tuned.model_dump(exclude_defaults=True)))
     return table | {"arm": arms}
 
 
@@ -133,11 +134,6 @@ def _rate(run: PlannedRun, family: str, best: Sequence[Best]) -> float:
     first, last = own[0], own[-1]
     slope = math.log(last.lr / first.lr) / math.log(last.params / first.params) if last.params > first.params else 0.0
     return float(f"{first.lr * (run.budget.params / first.params) ** slope:.3g}")
-
-
-def _given(arm: ArmConfig) -> dict[str, Any]:
-    """An arm without the settings that it leaves at their defaults."""
-    return dict(said(arm.model_dump(exclude_defaults=True)))
 
 
 def tuning_sentences(best: Sequence[Best]) -> list[str]:

@@ -65,11 +65,9 @@ class GSM8K:
         model, length = self.compute.load(done.folder), done.config.data.length
         all_problems = list(gsm8k_answers.problems(self.test))
         fitting = [p for p in all_problems if _tokens(model, p) <= length]
-        some = (
-            [fitting[i * len(fitting) // self.limit] for i in range(min(self.limit, len(fitting)))] if fitting else []
-        )
-        if len(fitting) <= self.limit:
-            some = fitting
+        some = fitting
+        if len(fitting) > self.limit:
+            some = [fitting[i * len(fitting) // self.limit] for i in range(self.limit)]
         if not some:
             raise UserError(
                 f"no test question with its trace fits into rows of {length} tokens: give a larger --longest"

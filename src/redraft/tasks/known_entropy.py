@@ -47,10 +47,8 @@ class Source:
             out = []
             for place in range(length):
                 step = self.network(ids, past_key_values=cache, use_cache=True)
-                ids, cache = (
-                    counter_rng.categorical(step.logits[:, -1].log_softmax(-1), noise[:, place])[:, None],
-                    step.past_key_values,
-                )
+                ids = counter_rng.categorical(step.logits[:, -1].log_softmax(-1), noise[:, place])[:, None]
+                cache = step.past_key_values
                 out.append(ids)
             yield torch.cat(out, 1)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -157,7 +157,7 @@ def summary(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         row["params"], row["seconds"] = some[0]["params"], sum(run["seconds"] for run in some) / len(some)
         for kind in KINDS:
             found = share(some, kind)
-            row[kind] = None if found is None else {"value": found.value, "low": found.low, "high": found.high}
+            row[kind] = asdict(found) if found else None
             row[f"{kind}_by_seed"] = [one.value for run in some if (one := share([run], kind))]
         for group in ("p2d", "d2p"):
             found = share(some, "reversed", group)
@@ -170,17 +170,8 @@ def lines(rows: Sequence[dict[str, Any]]) -> list[str]:
     """The table."""
     from redraft.tasks.table import cell, table
 
-    head = [
-        "steps",
-        "family",
-        "same direction",
-        "reversed",
-        "of p2d",
-        "of d2p",
-        "infill",
-        "reversed, by seed",
-        "s a run",
-    ]
+    head = ["steps", "family", "same direction", "reversed", "of p2d", "of d2p", "infill", "reversed, by seed"]
+    head += ["s a run"]
     body = [
         [
             f"{row['steps']}", row["family"], cell(row["forward"]), cell(row["reversed"]), f"{row['reversed_p2d']:.2f}",

@@ -17,6 +17,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from redraft.errors import UserError
 from redraft.evaluation.compute import AUTO, Compute
 from redraft.files import make_folder, read_json, write_text
@@ -67,9 +69,8 @@ class Shift:
         from redraft.text.shards.prepare import prepare_cached
 
         model, config, record = self.compute.load(done.folder), done.config, read_json(done.folder / "record.json")
-        newer = prepare_cached(self.newer, model.tokenizer).split(
-            "train"
-        )  # nobody's training: the larger split of the two
+        # Nobody trains on it: "train" is the larger of its two splits.
+        newer = prepare_cached(self.newer, model.tokenizer).split("train")
         windows = ordered_windows(newer, config.data.length, config.evaluate.rows)
         found = bound(model.network, model.family, windows, config.evaluate.draws, config.evaluate.batch)
         keep = ("family", "seed", "steps", "params", "flops", "loss_kind")
@@ -123,8 +124,9 @@ def matched(runs: Sequence[dict[str, Any]], reference: str, family: str) -> dict
         ours, theirs = (_curve(runs, name, seed) for name in (family, reference))
         low, high = max(ours[0][0], theirs[0][0]), min(ours[-1][0], theirs[-1][0])
         if low <= high:
-            places = [low + (high - low) * i / 8 for i in range(9)]
-            found.append(math.fsum(_at(ours, x) - _at(theirs, x) for x in places) / len(places))
+            older = np.linspace(low, high, 9)
+            our_newer, their_newer = (np.interp(older, *np.array(curve).T) for curve in (ours, theirs))
+            found.append(float(np.mean(our_newer - their_newer)))
             where.append((low, high))
     if not found:
         return None
@@ -138,14 +140,6 @@ def _curve(runs: Sequence[dict[str, Any]], family: str, seed: int) -> list[tuple
     return sorted((run["older"], run["newer"]) for run in runs if (run["family"], run["seed"]) == (family, seed))
 
 
-def _at(curve: list[tuple[float, float]], x: float) -> float:
-    """Linear between the points; a curve of one point is that point."""
-    for (x0, y0), (x1, y1) in zip(curve, curve[1:]):
-        if x0 <= x <= x1:
-            return y0 if x1 == x0 else y0 + (y1 - y0) * (x - x0) / (x1 - x0)
-    return curve[0][1] if x <= curve[0][0] else curve[-1][1]
-
-
 def lines(runs: Sequence[dict[str, Any]]) -> list[str]:
     from redraft.tasks.table import table
 
@@ -153,11 +147,8 @@ def lines(runs: Sequence[dict[str, Any]]) -> list[str]:
     body = []
     for family, steps in keys:
         some = [run for run in runs if (run["family"], run["steps"]) == (family, steps)]
-        older, newer, gap = (
-            of_mean([f(run) for run in some]).value
-            for f in (lambda r: r["older"], lambda r: r["newer"], lambda r: r["newer"] - r["older"])
-        )
-        body.append([family, f"{steps}", f"{older:.3f}", f"{newer:.3f}", f"{gap:+.3f}", some[0]["loss_kind"]])
+        older, newer = (of_mean([run[key] for run in some]).value for key in ("older", "newer"))
+        body.append([family, f"{steps}", f"{older:.3f}", f"{newer:.3f}", f"{newer - older:+.3f}", some[0]["loss_kind"]])
     out = table(["family", "steps", "older", "newer", "gap", "kind"], body)
     families = dict.fromkeys(run["family"] for run in runs)
     for family in (name for name in families if name != "ar" and "ar" in families):

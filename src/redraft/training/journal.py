@@ -64,7 +64,8 @@ class Journal:
     """
 
     def __init__(self, path: Path, resume_at: int):
-        kept = [line for line, record in _lines(path) if not _again(record, resume_at)] if path.exists() else []
+        again = lambda record: record["kind"] == "step" and record["step"] > resume_at
+        kept = [line for line, record in _lines(path) if not again(record)] if path.exists() else []
         write_text(path, "".join(kept))
         self.path, self.waiting = path, b""
         self.file = path.open("ab", buffering=0)
@@ -106,10 +107,6 @@ def last_record(path: Path) -> StepRecord | None:
     whole = [line for line in tail.splitlines(keepends=True) if line.endswith("}\n") and line.startswith("{")]
     steps = [record for line in whole if (record := json.loads(line))["kind"] == "step"]
     return StepRecord(**steps[-1]) if steps else None
-
-
-def _again(record: dict[str, Any], resume_at: int) -> bool:
-    return record["kind"] == "step" and record["step"] > resume_at
 
 
 def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -44,14 +44,8 @@ class Wandb(Tracker):
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
         import wandb
 
-        settings = {
-            "project": PROJECT,
-            "name": folder.name,
-            "id": _id(folder),
-            "dir": str(folder),
-            "config": dict(config),
-        }
-        self.run = wandb.init(resume="allow", **settings)
+        own: dict[str, Any] = {"name": folder.name, "id": _id(folder), "dir": str(folder), "config": dict(config)}
+        self.run = wandb.init(project=PROJECT, resume="allow", **own)
 
     def log(self, step: int, numbers: Numbers) -> None:
         self.run.log(dict(numbers), step=step)
@@ -102,11 +96,9 @@ class Trackio(Tracker):
         self.run.finish()
 
 
-TRACKERS: dict[str, Callable[[Path, Mapping[str, Any]], Tracker]] = {
-    "wandb": Wandb,
-    "tensorboard": TensorBoard,
-    "trackio": Trackio,
-}  # by the names of their packages
+Make = Callable[[Path, Mapping[str, Any]], Tracker]
+# By the names of their packages.
+TRACKERS: dict[str, Make] = {"wandb": Wandb, "tensorboard": TensorBoard, "trackio": Trackio}
 SHOWN = ("loss", "lr", "grad_norm", "tokens", "flops", "seconds", "tokens_per_second")
 RESULT = ("loss", "loss_se", "bits_per_byte", "ppl", "params", "tokens", "steps", "flops")
 
@@ -149,8 +141,7 @@ class TrackerQueue:
         if not self.why:
             self.why = why
             print(
-                f"note: {self.name} fell out ({why}); the run goes on, and its journal has everything",
-                file=sys.stderr,
+                f"note: {self.name} fell out ({why}); the run goes on, and its journal has everything", file=sys.stderr
             )
 
 

@@ -52,9 +52,9 @@ class Estimator(ABC):
     def refusal(self, family: Family) -> str | None:
         """Why this estimator cannot score that family, in a few words; None when it can."""
 
-    @abstractmethod
     def random(self, family: Family) -> bool:
         """Whether draws differ. If not, one is the exact value."""
+        return True
 
     def passes(self, family: Family, scored: int) -> int:
         """Times that a draw reads a row of so many scored tokens."""
@@ -119,9 +119,6 @@ class MaskCount(Estimator):
 
     def refusal(self, family: Family) -> str | None:
         return None if isinstance(family, MDLM) else "it hides no set of tokens that could be counted instead of timed"
-
-    def random(self, family: Family) -> bool:
-        return True
 
     def nats(self, network: Network, family: Family, batch: Batch, *, draws: int, key: Key) -> Tensor:
         assert isinstance(family, MDLM)
@@ -246,9 +243,6 @@ class PathWeighted(Estimator):
 
     def refusal(self, family: Family) -> str | None:
         return None if isinstance(family, DiffusionFamily) else "it has no clock, so no paths"
-
-    def random(self, family: Family) -> bool:
-        return True
 
     def passes(self, family: Family, scored: int) -> int:
         return self.k * self.steps

@@ -149,16 +149,7 @@ def of_examples(corpus: PromptCorpus, length: int, form: str, limit: int | None)
     whole = sum(int(part.paid.sum()) for part in parts)
     lost = sum(part.lost for part in parts) / sum(part.bytes for part in parts)
     convention = {"length": length, "wrap": form, "stride": length, "framed": False, "detokenize": "none"}
-    return Scored(
-        _joined(kept),
-        sum(paid),
-        size,
-        None,
-        sum(paid) / whole,
-        corpus.sha256,
-        convention,
-        lost,
-    )
+    return Scored(_joined(kept), sum(paid), size, None, sum(paid) / whole, corpus.sha256, convention, lost)
 
 
 def _joined(kept: Sequence[Rows]) -> Rows:

@@ -12,8 +12,6 @@ not a bound: `low_confidence` in the same order, with steps = tokens / k (a whol
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -49,15 +47,12 @@ def next_positions(belief: Prediction, hidden: Tensor, policy: str, k: int) -> T
     if policy == "left_to_right":
         return hidden & (hidden.cumsum(1) <= k)
     places = flat_places(hidden)
+    certainty = lambda log_p: CERTAINTIES[policy](log_p).double()
     sure = torch.full(hidden.shape, -torch.inf, dtype=torch.float64, device=hidden.device)
-    sure = sure.flatten().index_copy(0, places, belief.each(_certainty(policy), places)).view_as(hidden)
+    sure = sure.flatten().index_copy(0, places, belief.each(certainty, places)).view_as(hidden)
     return hidden & (surest_first(sure).argsort(1) < k)
 
 
 def true_nats(log_p: Tensor, x: Tensor) -> Tensor:
     """[R, V], [R] ids -> [R], float64."""
     return -log_p.gather(-1, x[:, None])[:, 0].double()
-
-
-def _certainty(policy: str) -> Callable[[Tensor], Tensor]:
-    return lambda log_p: CERTAINTIES[policy](log_p).double()

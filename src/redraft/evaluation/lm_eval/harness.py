@@ -12,7 +12,6 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -265,13 +264,10 @@ class RedraftLM(LM):
         if self.say is None or not requests:
             return
         scorer, family = self.scorer, self.scorer.model.family
-        sizes, each = (
-            [len(request.continuation) for request in requests],
-            scorer.rows * (2 if scorer.guidance.weight else 1),
-        )
-        passes, headed = (
-            sum(map(partial(of, family), sizes)) for of in (scorer.estimator.passes, scorer.estimator.headed)
-        )
+        sizes = [len(request.continuation) for request in requests]
+        each = scorer.rows * (2 if scorer.guidance.weight else 1)
+        passes = sum(scorer.estimator.passes(family, size) for size in sizes)
+        headed = sum(scorer.estimator.headed(family, size) for size in sizes)
         some = list(requests[:: max(1, len(requests) // scorer.batch)][: scorer.batch])
         part = next(replace(scorer, draws=1, batch=len(some)).passes(some))
         price = Cost(len(requests), scorer.rows, passes * each, headed * each)

@@ -256,19 +256,11 @@ def _task(config: dict[str, Any], docs: task_data.Docs) -> Any:
     from datasets import Dataset
     from lm_eval.api.task import ConfigurableTask
 
-    hub = (
-        "dataset_path",
-        "dataset_name",
-        "dataset_kwargs",
-        "training_split",
-        "validation_split",
-        "tag",
-        "fewshot_split",
-    )
-    kept = {key: value for key, value in config.items() if key not in hub}
-    return ConfigurableTask(
-        config=kept | {"test_split": "test", "custom_dataset": lambda **_: {"test": Dataset.from_list(docs)}}
-    )
+    source = ("dataset_path", "dataset_name", "dataset_kwargs")
+    other = ("training_split", "validation_split", "fewshot_split", "tag")
+    kept = {key: value for key, value in config.items() if key not in (*source, *other)}
+    own = {"test_split": "test", "custom_dataset": lambda **_: {"test": Dataset.from_list(docs)}}
+    return ConfigurableTask(config=kept | own)
 
 
 def _definition(name: str) -> dict[str, Any]:

@@ -99,10 +99,7 @@ def _check_apart(path: Path, places: dict[str, tuple[int, int]]) -> None:
 
 
 def _unpickled(
-    path: Path,
-    archive: zipfile.ZipFile,
-    entries: dict[str, zipfile.ZipInfo],
-    places: dict[str, tuple[int, int]],
+    path: Path, archive: zipfile.ZipFile, entries: dict[str, zipfile.ZipInfo], places: dict[str, tuple[int, int]]
 ) -> Any:
     if entries["data.pkl"].file_size > PICKLE_BYTES:
         raise Refused(f"its pickle has {entries['data.pkl'].file_size} bytes: no checkpoint's has so many")

@@ -82,7 +82,8 @@ def _logits(network: Transformer, family: Family, golden: ReferenceLogits, row: 
     if sigma is not None and network.shape.clock is not None:
         sigma = -Hybrid(family.vocab, network.shape.clock)(sigma)[0].log()
     if isinstance(family, EsoLM):
-        order = golden.order[row : row + 1] if golden.order is not None else _clean_first(tokens, family.mask_id)
+        clean_first = (tokens == family.mask_id).to(torch.int8).argsort(stable=True, dim=1)
+        order = golden.order[row : row + 1] if golden.order is not None else clean_first
         z = tokens.gather(1, order)
         hidden = network.trunk(family.view(z, order, (z != family.mask_id).cumprod(1).sum(1)))
         return network.head(hidden)[0][order[0].argsort()]
@@ -90,15 +91,9 @@ def _logits(network: Transformer, family: Family, golden: ReferenceLogits, row: 
 
 
 def _view(family: Family, tokens: Tensor, sigma: Tensor | None) -> View:
-    if isinstance(family, AR):
-        return family.view(tokens)
-    if isinstance(family, BD3LM):
+    if isinstance(family, AR | BD3LM):
         return family.view(tokens)
     return full_view(tokens, sigma=sigma if family.clocked else None)
-
-
-def _clean_first(tokens: Tensor, mask: int) -> Tensor:
-    return (tokens == mask).to(torch.int8).argsort(stable=True, dim=1)
 
 
 def parity_check(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from redraft.display import quantity
+from redraft.families.ar import SPARE
 from redraft.hub.export.tokenizer_json import definition
 from redraft.hub.model import Model
 from redraft.registry import FAMILIES
@@ -155,10 +156,6 @@ def _table(rows: Mapping[str, str]) -> str:
     return "\n".join(["| | |", "| --- | --- |", *(f"| {key} | {value} |" for key, value in escaped.items())])
 
 
-def _spare(model: Model) -> bool:
-    return getattr(model.family, "bos", "spare") == "spare"
-
-
 def _beginning(model: Model) -> str:
     """What precedes a text of an AR model."""
     bos = getattr(model.family, "bos", "spare")
@@ -183,7 +180,7 @@ def _load(model: Model, target: str) -> str:
     }
     fill |= {"write": WRITE[causal].format(**fill), "convention": CONVENTION[causal].format(**fill)}
     if target in ("hf", "llama"):
-        target = "llama" if causal and _spare(model) else "hf"
+        target = "llama" if causal and getattr(model.family, "bos", SPARE) == SPARE else "hf"
         fill["stands"] = _stands(model)
         fill["convention"] = fill["convention"] if target == "llama" else _beginning(model) if causal else ""
     text = LOAD[target].format(**fill).rstrip()

@@ -25,7 +25,6 @@ from redraft.hub.export.tokenizer_json import exported as tokenizer_files
 from redraft.hub.folder import CONFIG, ModelConfig, save_model
 from redraft.hub.model import Model, load
 from redraft.hub.shards import write_weights
-from redraft.network.sizes import Shape
 from redraft.noise.schedules import SCHEDULES, Schedule
 from redraft.registry import FAMILIES
 from redraft.text.tokenizers.tokenizer import Bytes
@@ -76,19 +75,11 @@ def _no_code(model: Model) -> str | None:
     """Why the code that goes along cannot be the network."""
     if model.network.shape.clock is not None:
         return "the code that goes along does not know the clock of converted GIDD"
-    grown = _grown(model.network.shape) or ("" if _spare_bos(model.family) else "family.bos")
-    grown = grown or ("family.shift" if getattr(model.family, "shift", False) else "")
+    shape, family = model.network.shape, model.family
+    grown = "block 'gpt2'" if shape.block == "gpt2" else " and ".join(f"network.{name}" for name in shape.grown)
+    grown = grown or ("" if getattr(family, "bos", SPARE) == SPARE else "family.bos")
+    grown = grown or ("family.shift" if getattr(family, "shift", False) else "")
     return f"the code that goes along does not know {grown}" if grown else None
-
-
-def _spare_bos(family: Family) -> bool:
-    """Whether nothing but the spare id stands before a text."""
-    return getattr(family, "bos", SPARE) == SPARE
-
-
-def _grown(shape: Shape) -> str:
-    """What the network has that versions 0.1 and 0.2 did not know, in a few words; "" where there is nothing."""
-    return "block 'gpt2'" if shape.block == "gpt2" else " and ".join(f"network.{name}" for name in shape.grown)
 
 
 def _no_process(family: Family) -> str | None:

@@ -76,7 +76,7 @@ class _Profile:
     def _fit(self, decay: float) -> tuple[Array, float]:
         """E, A, B, alpha, beta and the sum, from the laws of both ends of the search and its middle."""
         axes = Axes(self.params, self._worth(decay))
-        theta = axes.theta(np.array([(w.E, w.A, w.B, w.alpha, w.beta) for w in self.starts]))
+        theta = axes.theta(np.array([law.array for law in self.starts]))
         theta, squares = descend(theta, axes, Objective(np.log(self.loss), SQUARES), iterations=500)
         best = squares.argmin()
         return axes.plain(theta[best]), float(2 * squares[best])

@@ -93,7 +93,7 @@ class _Refit:
         self.estimates: dict[str, Estimate] = {name: getattr(fitted, name) for name in WATCHED}
         self.n, self.d, self.loss = columns(points)
         self.axes = Axes(self.n, self.d)
-        self.start = self.axes.theta(np.array([self.law.E, self.law.A, self.law.B, self.law.alpha, self.law.beta]))
+        self.start = self.axes.theta(self.law.array)
         self.slopes = self.axes.log_loss(self.start[None])[1][0]  # [5, n]
 
     def enough(self, rows: Indices) -> bool:

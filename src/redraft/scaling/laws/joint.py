@@ -56,9 +56,7 @@ def fit_joint(runs: Mapping[str, Sequence[Point]], laws: Mapping[str, Law]) -> J
     if len(names) < 2 or total <= PARAMETERS * len(names) + 2:
         return None
     problem = _Problem(data)
-    start = np.stack(
-        [problem.axes.theta(np.array([w.E, w.A, w.B, w.alpha, w.beta])) for w in map(laws.get, names) if w]
-    )
+    start = np.stack([problem.axes.theta(laws[name].array) for name in names])
     models: list[Shared] = []
     for name, places in MODELS.items():
         theta, squares = problem.fit(start, places)

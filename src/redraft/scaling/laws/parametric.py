@@ -41,6 +41,11 @@ class Law:
     alpha: float
     beta: float
 
+    @property
+    def array(self) -> Array:
+        """E, A, B, alpha, beta [5]."""
+        return np.array([self.E, self.A, self.B, self.alpha, self.beta])
+
     def at(self, params: Array, tokens: Array) -> Array:
         """Loss, nats per token."""
         return self.E + self.A / params**self.alpha + self.B / tokens**self.beta
@@ -95,7 +100,7 @@ def columns(points: Sequence[Point]) -> tuple[Array, Array, Array]:
 
 def estimates(law: Law, draws: Array) -> list[Estimate]:
     """E, A, B, alpha, beta and a = beta / (alpha + beta) of a law with resamples [R, 5] of the first five."""
-    values = [law.E, law.A, law.B, law.alpha, law.beta, law.allocation]
+    values = [*law.array.tolist(), law.allocation]
     allocation = draws[:, 4] / (draws[:, 3] + draws[:, 4])
     return [interval(value, draw) for value, draw in zip(values, [*draws.T, allocation])]
 
@@ -118,7 +123,7 @@ def _flags(law: Law, floor: Estimate) -> tuple[str, ...]:
 def huber_fit(params: Array, tokens: Array, loss: Array, start: Law) -> Law:
     """The law that minimises the sum of Huber losses of the log residuals: the best of `start` and a grid of others."""
     axes = Axes(params, tokens)
-    theta = np.stack([axes.theta(_plain(start)), *_starts(float(np.log(loss).mean()))])
+    theta = np.stack([axes.theta(start.array), *_starts(float(np.log(loss).mean()))])
     theta, objective = descend(theta, axes, Objective(np.log(loss)), iterations=1000)
     return _law(axes, theta[objective.argmin()])
 
@@ -170,10 +175,6 @@ def _relative(axes: Axes, theta: Array, log_loss: Array) -> tuple[Array, Array]:
     return ratio - 1, (slopes[0] * ratio).T
 
 
-def _plain(law: Law) -> Array:
-    return np.array([law.E, law.A, law.B, law.alpha, law.beta])
-
-
 def _law(axes: Axes, theta: Array) -> Law:
     return Law(*axes.plain(theta).tolist())
 
@@ -209,5 +210,5 @@ def _draws(params: Array, tokens: Array, law: Law, rms: float, rng: np.random.Ge
     axes, dof = Axes(params, tokens), len(params) - PARAMETERS
     sd = rms * np.sqrt(dof / rng.chisquare(dof, (resamples, 1)))
     log_loss = np.log(law.at(params, tokens)) + sd * rng.standard_normal((resamples, len(params)))
-    starts = np.repeat(axes.theta(_plain(law))[None], resamples, axis=0)
+    starts = np.repeat(axes.theta(law.array)[None], resamples, axis=0)
     return axes.plain(descend(starts, axes, Objective(log_loss), iterations=200)[0])

@@ -39,7 +39,7 @@ def robustness(points: Sequence[Point], law: Law, seed: Sequence[int], resamples
     """Both kinds of interval about the law of a family's runs, which need budgets."""
     n, d, loss = columns(points)
     axes, log_loss = Axes(n, d), np.log(loss)
-    start = axes.theta(np.array([law.E, law.A, law.B, law.alpha, law.beta]))
+    start = axes.theta(law.array)
     profile = {name: _profile(axes, log_loss, start, place) for name, place in _PROFILED.items()}
     fewest = min(Counter(p.budget for p in points).values())
     if len(points) < MANY_RUNS or fewest < 4:

@@ -12,11 +12,11 @@ import random
 from dataclasses import dataclass
 
 from redraft.errors import UserError
-from redraft.tasks.puzzles.puzzle import Question
+from redraft.tasks.puzzles.puzzle import Puzzle, Question
 
 
 @dataclass(frozen=True)
-class StarGraphs:
+class StarGraphs(Puzzle):
     """`paths` paths of `edges` edges from one node; nodes are numbers below `nodes`, drawn anew for each graph."""
 
     paths: int = 2
@@ -42,9 +42,6 @@ class StarGraphs:
     def words(self) -> str:
         return " ".join([*map(str, range(self.nodes)), "/", "|", "="])
 
-    def most(self, group: str) -> float:
-        return float("inf")
-
     def draw(self, rng: random.Random, group: str) -> Question:
         names = rng.sample(range(self.nodes), 1 + self.paths * self.edges)
         start, rest = names[0], names[1:]
@@ -55,6 +52,3 @@ class StarGraphs:
         listed = " | ".join(f"{a} {b}" for a, b in joined)
         prompt = f"{listed} / {start} {path[-1]} ="
         return Question(prompt, " ".join(map(str, path)), prompt)
-
-    def is_right(self, question: Question, text: str) -> bool:
-        return text.split() == question.answer.split()

@@ -10,13 +10,13 @@ import random
 from dataclasses import dataclass
 
 from redraft.errors import UserError, unknown
-from redraft.tasks.puzzles.puzzle import Question
+from redraft.tasks.puzzles.puzzle import Puzzle, Question
 
 OPERATIONS = ("copy", "reverse", "sort", "shuffle")
 
 
 @dataclass(frozen=True)
-class Lists:
+class Lists(Puzzle):
     """`items` different numbers below `numbers`; `operations` are the groups."""
 
     items: int = 8
@@ -43,9 +43,6 @@ class Lists:
     def words(self) -> str:
         return " ".join([*map(str, range(self.numbers)), *OPERATIONS, "="])
 
-    def most(self, group: str) -> float:
-        return float("inf")
-
     def draw(self, rng: random.Random, group: str) -> Question:
         items = rng.sample(range(self.numbers), self.items)
         prompt = " ".join([group, *map(str, items), "="])
@@ -53,10 +50,10 @@ class Lists:
 
     def is_right(self, question: Question, text: str) -> bool:
         operation, *items = question.prompt.split()[:-1]
-        words = text.split()
         if operation == "shuffle":
+            words = text.split()
             return sorted(words) == sorted(items) and words != items
-        return words == question.answer.split()
+        return super().is_right(question, text)
 
 
 def _done(rng: random.Random, operation: str, items: list[int]) -> list[int]:

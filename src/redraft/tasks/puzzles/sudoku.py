@@ -10,14 +10,14 @@ import random
 from dataclasses import dataclass
 
 from redraft.errors import UserError
-from redraft.tasks.puzzles.puzzle import Question
+from redraft.tasks.puzzles.puzzle import Puzzle, Question
 
 BOXES = {4: (2, 2), 6: (2, 3), 9: (3, 3)}  # rows and columns of a box, by the side of the grid
 BLANK = "_"
 
 
 @dataclass(frozen=True)
-class Sudoku:
+class Sudoku(Puzzle):
     """Grids of `side` 4, 6 or 9, with 1 to `blanks` cells hidden; the groups are the halves of that range."""
 
     side: int = 4

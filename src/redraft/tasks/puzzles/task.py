@@ -7,7 +7,7 @@ or a bound as the family has it. Where several answers are right, no model can b
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -77,24 +77,16 @@ class PuzzleTask:
     def measure(self) -> Iterator[dict[str, Any]]:
         """The answers of each run, kept beside it."""
         for done in self.jobs():
-            yield kept(done.folder / self._answers_file, partial(self._answers, done))
-
-    @property
-    def _answers_file(self) -> str:
-        return f"{self.puzzle.name}-{'-'.join(map(str, self.sampling))}.json"
+            name = f"{self.puzzle.name}-{'-'.join(map(str, self.sampling))}.json"
+            yield kept(done.folder / name, partial(self._answers, done))
 
     def _answers(self, done: Job) -> dict[str, Any]:
         model, record = self.compute.load(done.folder), read_json(done.folder / "record.json")
         answers = [
-            {
-                "group": group,
-                "sampling_steps": steps,
-                "asked": len(questions),
-                "right": self._right(model, questions, steps),
-            }
+            {"group": group, "sampling_steps": steps, "asked": len(questions), "right": self._right(model, questions, steps)}
             for steps in self.sampling
             for group, questions in self._drawn(done.config.seed).tests.items()
-        ]
+        ]  # fmt: skip
         return {key: record.get(key) for key in KEPT} | {"answers": answers} | self.compute.record(model)
 
     def _right(self, model: Any, questions: Sequence[Question], steps: int) -> int:
@@ -119,9 +111,8 @@ def summary(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         for cells in zip(*(run["answers"] for run in some), strict=True):
             found = wilson(sum(c["right"] for c in cells), sum(c["asked"] for c in cells))
             of = {key: cells[0][key] for key in ("group", "sampling_steps")}
-            right = {"value": found.value, "low": found.low, "high": found.high}
             same = {"seeds": len(some), "loss": loss, "loss_kind": some[0]["loss_kind"]}
-            out.append({"family": family, "steps": steps, **of, "right": right, **same})
+            out.append({"family": family, "steps": steps, **of, "right": asdict(found), **same})
     return out
 
 

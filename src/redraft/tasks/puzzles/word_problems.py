@@ -11,7 +11,7 @@ import random
 from dataclasses import dataclass
 
 from redraft.errors import UserError
-from redraft.tasks.puzzles.puzzle import Question
+from redraft.tasks.puzzles.puzzle import Puzzle, Question
 
 PEOPLE = ["Ann", "Bob", "Cy", "Dee", "Eli", "Fay", "Gus", "Hal", "Ida", "Jo", "Kit", "Lou"]
 THINGS = ["pens", "cups", "nuts", "keys", "hats", "figs"]
@@ -19,7 +19,7 @@ HIGHEST = 99
 
 
 @dataclass(frozen=True)
-class WordProblems:
+class WordProblems(Puzzle):
     """Chains of 1 to `chain` steps, and `idle` sentences that the answer does not need."""
 
     chain: int = 4
@@ -45,9 +45,6 @@ class WordProblems:
         return " ".join(
             [*PEOPLE, *THINGS, *numbers, "has more fewer times as many than . ? how does have : + - x = ; so"]
         )
-
-    def most(self, group: str) -> float:
-        return float("inf")
 
     def draw(self, rng: random.Random, group: str) -> Question:
         steps, thing = int(group.split(maxsplit=1)[0]), rng.choice(THINGS)

@@ -70,16 +70,8 @@ def prepare(
     Packed LITPKDS files, and folders that hold a prepared corpus, are used where they lie. Raises `UserError` for a source
     that cannot be read or holds no text, for a full disk, and for a folder that holds another corpus.
     """
-    there = prepared_corpus(source, tokenizer)
-    if there is not None:
-        if validation is not None:
-            raise UserError(
-                f"{source} is a prepared corpus, with a validation split of its own: leave data.validation out"
-            )
+    if (there := _tokens_already(source, tokenizer, validation)) is not None:
         return there
-    packed = packed_sources(source, validation)
-    if packed is not None:
-        return Corpus.from_packed(*packed, tokenizer, source)
     plan = _planned(source, tokenizer, validation, fraction, shard_tokens)
     into = into(plan.identity) if callable(into) else into
     if not _is_prepared(plan, into):  # a corpus that is there is only read: the folder may not be ours to write
@@ -105,15 +97,21 @@ def prepare_cached(
 
 def at_hand(source: str, tokenizer: Tokenizer, *, validation: str | None = None) -> Corpus | None:
     """What `prepare_cached` would find made already; None where it would have to read text."""
-    there = prepared_corpus(source, tokenizer)
-    if there is not None:
+    if (there := _tokens_already(source, tokenizer, validation)) is not None:
         return there
-    packed = packed_sources(source, validation)
-    if packed is not None:
-        return Corpus.from_packed(*packed, tokenizer, source)
     plan = _planned(source, tokenizer, validation)
     into = default_cache() / plan.identity[:16]
     return Corpus.open(into) if _is_prepared(plan, into) else None
+
+
+def _tokens_already(source: str, tokenizer: Tokenizer, validation: str | None) -> Corpus | None:
+    """The corpus of a source that holds tokens: a prepared folder, or packed files. None for a source of text."""
+    if (there := prepared_corpus(source, tokenizer)) is None:
+        packed = packed_sources(source, validation)
+        return None if packed is None else Corpus.from_packed(*packed, tokenizer, source)
+    if validation is not None:
+        raise UserError(f"{source} is a prepared corpus, with a validation split of its own: leave data.validation out")
+    return there
 
 
 def default_cache() -> Path:

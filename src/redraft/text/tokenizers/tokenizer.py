@@ -29,9 +29,7 @@ from redraft.files import clean, make_folder, read_text, whereabouts, whole_file
 Ids = NDArray[np.int64]
 
 _PIECE = 1 << 16  # characters; both libraries are 1.7 times as fast on these as on whole books, and need less memory
-_WORD_START = re.compile(
-    r"(?<=[^\W\d_])(?= [^\W\d_])"
-)  # a space between letters: most tokenizers never merge across it
+_WORD_START = re.compile(r"(?<=[^\W\d_])(?= [^\W\d_])")  # a space between letters: tokenizers seldom merge across it
 _CONTEXT = 200  # characters on either side of a cut that must encode alike with and without it
 END_OF_DOCUMENT = (
     "</s>",

@@ -9,7 +9,7 @@ import math
 
 from redraft.errors import UserError
 from redraft.hub.convert.layouts.facts import Facts
-from redraft.hub.convert.layouts.llama import Layer, layer_targets, outer_targets, residual_gain
+from redraft.hub.convert.layouts.llama import layer_targets, outer_targets, residual_gain, rows_of
 from redraft.hub.convert.layouts.plan import Choices, Plan, check_tensors
 from redraft.hub.convert.layouts.vocabulary import TokenizerInfo, place
 from redraft.hub.convert.source import Source
@@ -24,17 +24,17 @@ ONLY = {
     "bias_for_layer_norm": (False,), "clip_qkv": (),
 }  # fmt: skip
 
+PARTS = {"norm1": "attn_norm", "out": "attn_out", "norm2": "ff_norm", "mlp.gate": "ff_proj", "mlp.up": "up_proj",
+         "mlp.down": "ff_out"}  # fmt: skip
+
 
 def names(depth: int, width: int, hidden: int, rows: int, keys: int, tied: bool) -> dict[str, tuple[int, ...]]:
     want: dict[str, tuple[int, ...]] = {"transformer.wte.weight": (rows, width)}
     for i in range(depth):
         b = f"transformer.blocks.{i}."
         want |= {f"{b}attn_norm.weight": (width,), f"{b}ff_norm.weight": (width,), f"{b}q_proj.weight": (width, width)}
-        want |= {
-            f"{b}k_proj.weight": (keys, width),
-            f"{b}v_proj.weight": (keys, width),
-            f"{b}attn_out.weight": (width, width),
-        }
+        want |= {f"{b}k_proj.weight": (keys, width), f"{b}v_proj.weight": (keys, width)}
+        want[f"{b}attn_out.weight"] = (width, width)
         want |= {f"{b}ff_proj.weight": (hidden, width), f"{b}up_proj.weight": (hidden, width)}
         want[f"{b}ff_out.weight"] = (width, hidden)
     want["transformer.ln_f.weight"] = (width,)
@@ -48,8 +48,8 @@ def plan(
     notes: list[str] = []
     facts.check(source.path, ONLY)
     rows, width = have["transformer.wte.weight"].shape
-    hidden = _rows(have, "ff_proj", 4 * width)
-    keys = _rows(have, "k_proj", width)
+    hidden = rows_of(have, "transformer.blocks.0.ff_proj.weight", 4 * width)
+    keys = rows_of(have, "transformer.blocks.0.k_proj.weight", width)
     said, own = bool(facts.flag("weight_tying", "tie_word_embeddings")), "transformer.ff_out.weight" in have
     tied = said and not own
     check_tensors(source.path, have, names(depth, width, hidden, rows, keys, tied))
@@ -73,15 +73,12 @@ def plan(
         1 / math.sqrt(width) if facts.flag("scale_logits") else 1.0,
     )  # fmt: skip
     for i in range(depth):
-        targets |= layer_targets(i, _layer(have, i), gain, f"transformer.blocks.{i}")
+        b = f"transformer.blocks.{i}."
+        parts = {ours: have[f"{b}{theirs}.weight"] for ours, theirs in PARTS.items()}
+        targets |= layer_targets(i, parts, [all_of(have[f"{b}{part}_proj.weight"]) for part in "qkv"], gain, b)
     length = choices.length or facts.number("max_sequence_length") or 4096
     family = choices.family or "mdlm"
     return Plan("llada", family, dict(choices.options), shape, length, targets, vocab.mask, vocab.silent, notes)
-
-
-def _rows(have: dict[str, LazyTensor], name: str, otherwise: int) -> int:
-    tensor = have.get(f"transformer.blocks.0.{name}.weight")
-    return tensor.shape[0] if tensor is not None and tensor.shape else otherwise
 
 
 def _heads(source: Source, facts: Facts, choices: Choices, width: int, keys: int) -> tuple[int, int]:
@@ -104,19 +101,3 @@ def _gain(facts: Facts, notes: list[str]) -> float:
             f"its norms add {eps:g}, ours 1e-05: what is written to the residual stream is scaled by {gain:.4g}"
         )
     return gain
-
-
-def _layer(have: dict[str, LazyTensor], i: int) -> Layer:
-    b = f"transformer.blocks.{i}."
-    q, k, v = (have[f"{b}{name}_proj.weight"] for name in "qkv")
-    return Layer(
-        norm1=have[f"{b}attn_norm.weight"],
-        q=[all_of(q)],
-        k=[all_of(k)],
-        v=[all_of(v)],
-        out=have[f"{b}attn_out.weight"],
-        norm2=have[f"{b}ff_norm.weight"],
-        gate=have[f"{b}ff_proj.weight"],
-        up=have[f"{b}up_proj.weight"],
-        down=have[f"{b}ff_out.weight"],
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 from redraft.errors import UserError
 from redraft.hub.convert.layouts.plan import spare_of
@@ -11,21 +11,6 @@ from redraft.hub.convert.layouts.vocabulary import Vocabulary
 from redraft.hub.lazy_tensor import LazyTensor, Piece, Target, all_of, stacked
 
 EPS = 1e-5  # of our RMSNorm
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A block's tensors; `q`, `k` and `v` each head's rows in turn."""
-
-    norm1: LazyTensor
-    q: list[Piece]
-    k: list[Piece]
-    v: list[Piece]
-    out: LazyTensor
-    norm2: LazyTensor
-    gate: LazyTensor
-    up: LazyTensor
-    down: LazyTensor
 
 
 def residual_gain(eps: float) -> float:
@@ -38,18 +23,20 @@ def residual_gain(eps: float) -> float:
     return 1.0 if math.isclose(eps, EPS, rel_tol=1e-6) else math.sqrt(EPS / eps)
 
 
-def layer_targets(i: int, layer: Layer, gain: float, origin: str) -> dict[str, Target]:
-    """Only what is added to the residual stream feels its gain."""
-    b = f"blocks.{i}."
-    return {
-        f"{b}norm1.weight": stacked(all_of(layer.norm1), origin=origin),
-        f"{b}norm2.weight": stacked(all_of(layer.norm2), origin=origin),
-        f"{b}qkv.weight": stacked(*layer.q, *layer.k, *layer.v, origin=origin),
-        f"{b}out.weight": stacked(all_of(layer.out, gain), origin=origin),
-        f"{b}mlp.gate.weight": stacked(all_of(layer.gate), origin=origin),
-        f"{b}mlp.up.weight": stacked(all_of(layer.up), origin=origin),
-        f"{b}mlp.down.weight": stacked(all_of(layer.down, gain), origin=origin),
-    }
+def layer_targets(
+    i: int, parts: Mapping[str, LazyTensor], qkv: Sequence[Piece], gain: float, origin: str
+) -> dict[str, Target]:
+    """`parts`: a block's tensors by our names; `qkv`: each head's rows in turn. Only what is added to the residual stream
+    feels its gain."""
+    gains = {"out": gain, "mlp.down": gain}
+    targets = {ours: stacked(all_of(tensor, gains.get(ours, 1.0)), origin=origin) for ours, tensor in parts.items()}
+    targets["qkv"] = stacked(*qkv, origin=origin)
+    return {f"blocks.{i}.{ours}.weight": target for ours, target in targets.items()}
+
+
+def rows_of(have: Mapping[str, LazyTensor], name: str, otherwise: int) -> int:
+    """The rows of a tensor; `otherwise` where it is missing, which is told later."""
+    return have[name].shape[0] if name in have and have[name].shape else otherwise
 
 
 def outer_targets(

@@ -10,7 +10,7 @@ import re
 
 from redraft.errors import UserError
 from redraft.hub.convert.layouts.facts import Facts
-from redraft.hub.convert.layouts.llama import Layer, layer_targets, outer_targets
+from redraft.hub.convert.layouts.llama import layer_targets, outer_targets, rows_of
 from redraft.hub.convert.layouts.plan import Choices, Plan, check_tensors
 from redraft.hub.convert.layouts.vocabulary import TokenizerInfo, place
 from redraft.hub.convert.source import Source
@@ -19,6 +19,9 @@ from redraft.network.sizes import LADDER, Shape
 
 LENGTH = 2048  # every published model's
 HEADS = {(depth, width, 1600 if name == "75M" else 4 * width): heads for name, (depth, heads, width) in LADDER.items()}
+
+PARTS = {"norm1": "norm_1", "out": "attn.proj", "norm2": "norm_2", "mlp.gate": "mlp.swiglu.w1", "mlp.up": "mlp.swiglu.w2",
+         "mlp.down": "mlp.swiglu.w3"}  # fmt: skip
 
 
 def names(depth: int, width: int, hidden: int, rows: int, head: int, fused: int) -> dict[str, tuple[int, ...]]:
@@ -42,8 +45,8 @@ def plan(
         notes.append("the head is the embedding (tied), and becomes a copy of it")
     rows, width = have["transformer.wte.weight"].shape
     head = have["lm_head.weight"].shape[0] if "lm_head.weight" in have else rows
-    hidden = _first(have, "transformer.h.0.mlp.swiglu.w1.weight", 4 * width)
-    fused = _first(have, "transformer.h.0.attn.attn.weight", 3 * width)
+    hidden = rows_of(have, "transformer.h.0.mlp.swiglu.w1.weight", 4 * width)
+    fused = rows_of(have, "transformer.h.0.attn.attn.weight", 3 * width)
     check_tensors(source.path, have, names(depth, width, hidden, rows, head, fused))
     heads = _heads(source, facts, choices, depth, width, hidden, notes)
     family = choices.family or ("mdlm" if rows == head + 1 else "ar")
@@ -60,13 +63,11 @@ def plan(
         have["transformer.wte.weight"], have["transformer.ln_f.weight"], have["lm_head.weight"], vocab, 1.0, 1.0
     )
     for i in range(depth):
-        targets |= layer_targets(i, _layer(have, f"transformer.h.{i}.", heads, source), 1.0, f"transformer.h.{i}")
+        b = f"transformer.h.{i}."
+        parts = {ours: have[f"{b}{theirs}.weight"] for ours, theirs in PARTS.items()}
+        targets |= layer_targets(i, parts, _heads_of(have, b, heads, source), 1.0, b)
     length = choices.length or facts.number("block_size") or LENGTH
     return Plan("smdm", family, dict(choices.options), shape, length, targets, vocab.mask, vocab.silent, notes)
-
-
-def _first(have: dict[str, LazyTensor], name: str, otherwise: int) -> int:
-    return have[name].shape[0] if name in have and have[name].shape else otherwise
 
 
 def _heads(
@@ -91,7 +92,7 @@ def _groups(fused: int, width: int, heads: int) -> int:
     return (fused // size - heads) // 2 if size else 0
 
 
-def _layer(have: dict[str, LazyTensor], b: str, heads: int, source: Source) -> Layer:
+def _heads_of(have: dict[str, LazyTensor], b: str, heads: int, source: Source) -> list[Piece]:
     """Rows of the fused matrix: for each group, its queries' heads, then its key's and its value's."""
     fused, width = have[f"{b}attn.attn.weight"], have[f"{b}attn.attn.weight"].shape[1]
     size, groups = width // heads, _groups(fused.shape[0], width, heads)
@@ -105,14 +106,6 @@ def _layer(have: dict[str, LazyTensor], b: str, heads: int, source: Source) -> L
         start = (h // queries * (queries + 2) + after) * size
         return Piece(fused, start, start + size)
 
-    return Layer(
-        norm1=have[f"{b}norm_1.weight"],
-        q=[part(h, h % queries) for h in range(heads)],
-        k=[part(g * queries, queries) for g in range(groups)],
-        v=[part(g * queries, queries + 1) for g in range(groups)],
-        out=have[f"{b}attn.proj.weight"],
-        norm2=have[f"{b}norm_2.weight"],
-        gate=have[f"{b}mlp.swiglu.w1.weight"],
-        up=have[f"{b}mlp.swiglu.w2.weight"],
-        down=have[f"{b}mlp.swiglu.w3.weight"],
-    )
+    queries_of = [part(h, h % queries) for h in range(heads)]
+    keys, values = ([part(g * queries, queries + after) for g in range(groups)] for after in (0, 1))
+    return [*queries_of, *keys, *values]

@@ -15,14 +15,8 @@ from redraft.families.base import family_class
 from redraft.hub.convert.layouts.facts import Facts
 from redraft.hub.convert.layouts.plan import Choices
 
-MASKS = {
-    50258: 50257,
-    30522: 103,
-    32001: 32000,
-    131072: 3,
-    126464: 126336,
-    152064: 151666,
-}  # rows: [MASK], of public checkpoints
+# Rows: [MASK] and BOS, of public checkpoints.
+MASKS = {50258: 50257, 30522: 103, 32001: 32000, 131072: 3, 126464: 126336, 152064: 151666}
 BOSES = {50258: 50256, 50257: 50256, 30522: 101, 32001: 1, 32000: 1, 131072: 1}
 
 
