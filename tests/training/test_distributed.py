@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,11 @@ def cases(source: Path, size: int) -> dict[str, RunConfig]:
         return found
     for name in GROWN:
         found[f"ar {name} fsdp float64"] = run(source, "ar", "fsdp", "float64", name, accumulate=2)
+    if find_spec("peft"):
+        lora = {"lora": {"rank": 2, "targets": ["qkv"]}, "adapt": {}}
+        found["mdlm fsdp float64, adapters and the row of [MASK]"] = run(
+            source, "mdlm", "fsdp", "float64", "llama", **lora
+        )
     found["mdlm llama fsdp bfloat16"] = run(source, "mdlm", "fsdp", "bfloat16", "llama")
     found["duo hsdp float64"] = run(source, "duo", "hsdp", "float64", parallel={"kind": "hsdp", "shards": 1})
     options = {"accumulate": 2, "checkpointing": "blocks", "parallel": {"kind": "fsdp", "reshard": False}}
