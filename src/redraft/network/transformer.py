@@ -124,6 +124,8 @@ def moved(h: Tensor) -> Tensor:
 class Transformer(nn.Module):
     """`trunk(view)` -> hidden [B, Q, d]; `head(rows)` -> logits [R, V]; `nats(rows, targets)` fuses head and loss."""
 
+    spare_delta: nn.Parameter | None  # [d], added to the spare row where that is trained alone (training/lora.py)
+
     def __init__(self, shape: Shape, compute: torch.dtype = torch.float32):
         super().__init__()
         keep_freed_memory()
