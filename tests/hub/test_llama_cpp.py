@@ -39,7 +39,7 @@ def opened(path: Path) -> Any:
 @torch.no_grad()
 @pytest.mark.parametrize("name", SHAPES)
 def test_the_likeliest_tokens_are_as_likely_there(name: str, tmp_path: Path) -> None:
-    """Differences of log-probabilities, as its softmax has a row more. It says none for half a character, so texts are tried."""
+    """Differences of log-probabilities, as its softmax has a row more. It has none for half a character: others follow."""
     model = saved(tmp_path / "run", "ar", Shape("llama", 2, 4, 64, 96, BYTES, 0, kv_heads=2, **SHAPES[name]))
     server = opened(export(tmp_path / "run", "gguf", tmp_path / "out") / "model.gguf")
     asked = {"max_tokens": 1, "temperature": 0.0, "logprobs": 8, "cache_prompt": False}
