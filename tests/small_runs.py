@@ -8,6 +8,12 @@ from typing import Any
 
 from redraft.config import RunConfig, merge, validated
 
+# Blocks of today's AR models: shared heads, biases and norms of queries and keys, a tied head, learned positions.
+GROWN: dict[str, Any] = {
+    "llama": {"block": "llama", "depth": 2, "kv_heads": 1, "qkv_bias": True, "qk_norm": True, "tied": True},
+    "gpt2": {"block": "gpt2", "depth": 2, "tied": True, "context": 16},
+}
+
 
 def corpus(folder: Path) -> Path:
     """Twelve documents of made-up prose, about 150 kB."""

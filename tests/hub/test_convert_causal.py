@@ -34,6 +34,8 @@ MADE: dict[str, tuple[str, dict[str, Any]]] = {
                           "rope_parameters": {"rope_type": "default", "rope_theta": 100000.0}}),
     "llama 3.1": ("Llama", {"num_key_value_heads": 2, "rope_parameters": LLAMA3, "tie_word_embeddings": False}),
     "yarn": ("Llama", {"num_key_value_heads": 2, "rope_parameters": YARN, "tie_word_embeddings": False}),
+    "linear": ("Llama", {"num_key_value_heads": 2, "tie_word_embeddings": False,
+                         "rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}}),
     "mistral": ("Mistral", {"num_key_value_heads": 1, "head_dim": 12, "sliding_window": None}),
     "qwen2": ("Qwen2", {"num_key_value_heads": 2, "rms_norm_eps": 1e-6, "tie_word_embeddings": True}),
     "qwen3": ("Qwen3", {"num_key_value_heads": 2, "head_dim": 16, "tie_word_embeddings": False}),

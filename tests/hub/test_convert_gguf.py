@@ -19,6 +19,7 @@ from tests.hub.test_convert_causal import MADE, made, texts
 from tests.rounding import in_float64
 
 gguf = pytest.importorskip("gguf")
+transformers = pytest.importorskip("transformers")
 
 PARTS = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
          "self_attn.o_proj": "attn_output", "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
@@ -41,7 +42,13 @@ def neighbours(weight: np.ndarray, heads: int) -> np.ndarray:
     return weight.reshape(heads, 2, -1, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
 
 
-def written(name: str, path: Path, quantised: bool = False, more: dict[str, Any] | None = None) -> Path:
+def written(
+    name: str,
+    path: Path,
+    quantised: bool = False,
+    more: dict[str, Any] | None = None,
+    divisors: np.ndarray | None = None,
+) -> Path:
     """A tiny model of transformers as a GGUF file."""
     model, arch = made(name, torch.float32), MADE[name][0].lower()
     config = model.config
@@ -59,6 +66,8 @@ def written(name: str, path: Path, quantised: bool = False, more: dict[str, Any]
         writer.add_value_length(config.head_dim)
     for key, value in (more or {}).items():
         writer.add_key_value(key, value, gguf.GGUFValueType.get_type(value))
+    if divisors is not None:
+        writer.add_tensor("rope_freqs.weight", divisors)
     for of, tensor in model.state_dict().items():
         if of == "lm_head.weight" and config.tie_word_embeddings:
             continue
@@ -186,3 +195,74 @@ def test_a_tokenizer_that_is_not_known_is_one_line(trick: str, tmp_path: Path) -
     source = written("smollm2", tmp_path / "m.gguf", more=SPOKEN | more)
     with pytest.raises(UserError, match=said):
         convert(source, tmp_path / "out")
+
+
+def divisors(name: str) -> np.ndarray:
+    """By what Llama 3's files divide the frequencies, from the frequencies of transformers."""
+    config = made(name, torch.float32).config
+    plain = config.rope_parameters["rope_theta"] ** (-torch.arange(0, 8, 2) / 8)
+    scaled, _ = transformers.modeling_rope_utils.ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
+    return (plain / scaled).float().numpy()
+
+
+S = "llama.rope.scaling."
+SCALED: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama3 by its table": ("llama 3.1", {}),
+    "yarn": ("yarn", {f"{S}type": "yarn", f"{S}factor": 4.0, f"{S}original_context_length": 16}),
+    "yarn as its defaults": (
+        "yarn", {f"{S}type": "yarn", f"{S}factor": 4.0, f"{S}original_context_length": 16, f"{S}yarn_ext_factor": 1.0,
+                 f"{S}attn_factor": 1.0, f"{S}yarn_beta_fast": 32.0, f"{S}yarn_beta_slow": 1.0},
+    ),
+    "linear": ("linear", {f"{S}type": "linear", f"{S}factor": 4.0}),
+    "linear without a type": ("linear", {f"{S}factor": 4.0}),
+    "linear in the old way": ("linear", {"llama.rope.scale_linear": 4.0}),
+    "a factor of no type": ("smollm2", {f"{S}type": "none", f"{S}factor": 4.0}),
+}  # fmt: skip
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("case", SCALED)
+def test_scaled_angles_are_those_of_transformers(case: str, tmp_path: Path) -> None:
+    name, more = SCALED[case]
+    table = divisors(name) if name == "llama 3.1" else None
+    model = converted(written(name, tmp_path / "m.gguf", more=more, divisors=table), tmp_path / "out")
+    assert (model.network.shape.scaling is None) == (name == "smollm2")
+    in_float64(model.network)
+    expected = made(name)(texts()).logits.log_softmax(-1)
+    assert (model.log_p(texts()) - expected).abs().max() <= 2e-5 * expected.abs().max()
+
+
+ONES = np.ones(4, np.float32)
+UNKNOWN: dict[str, tuple[dict[str, Any], np.ndarray | None, str]] = {
+    "longrope": ({f"{S}type": "longrope", f"{S}factor": 4.0}, None, "'longrope'"),
+    "no kind at all": ({f"{S}type": [1, 2]}, None, "scales rotary angles by"),
+    "a factor of nothing": ({f"{S}type": "linear", f"{S}factor": 0.0}, None, "factor"),
+    "a factor that is text": ({f"{S}factor": "four"}, None, "numbers that are none"),
+    "yarn with other scores": (
+        {f"{S}type": "yarn", f"{S}factor": 4.0, f"{S}attn_factor": 0.5},
+        None,
+        "attn_factor 0.5",
+    ),
+    "yarn in part": ({f"{S}type": "yarn", f"{S}factor": 4.0, f"{S}yarn_ext_factor": 0.5}, None, "yarn_ext_factor 0.5"),
+    "yarn without turns": ({f"{S}type": "yarn", f"{S}factor": 4.0, f"{S}yarn_beta_slow": 0.0}, None, "slow"),
+    "a table of another kind": ({}, np.array([1, 3, 2, 8], np.float32), "is not Llama 3's"),
+    "a table of nonsense": ({}, np.array([1, np.nan, 8, 8], np.float32), "divide no frequency"),
+    "a table of infinity": ({}, np.array([1, 1, 1, np.inf], np.float32), "divide no frequency"),
+    "a table that is too long": ({}, np.ones(5, np.float32), "heads of width 8 do not fit"),
+    "scaled twice": ({f"{S}type": "linear", f"{S}factor": 4.0}, ONES, "twice"),
+}
+
+
+@pytest.mark.parametrize("trick", UNKNOWN)
+def test_a_scaling_that_is_not_known_is_one_line(trick: str, tmp_path: Path) -> None:
+    more, table, said = UNKNOWN[trick]
+    source = written("smollm2", tmp_path / "m.gguf", more=more, divisors=table)
+    with pytest.raises(UserError) as error:
+        converted(source, tmp_path / "out")
+    assert said in str(error.value) and "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_table_of_ones_scales_nothing(tmp_path: Path) -> None:
+    source = written("smollm2", tmp_path / "m.gguf", divisors=ONES)
+    assert converted(source, tmp_path / "out").network.shape.scaling is None

@@ -69,7 +69,7 @@ def test_exported_and_converted_it_is_the_same_model(name: str, folders: dict[st
     same_tensors(ours.network.state_dict(), again.network.state_dict())
 
 
-@pytest.mark.parametrize("name", ["smollm2", "qwen2", "qwen3", "mistral"])
+@pytest.mark.parametrize("name", ["smollm2", "qwen2", "qwen3", "mistral", "linear", "yarn", "llama 3.1"])
 def test_gguf_goes_through_too(name: str, folders: dict[str, Path], tmp_path: Path) -> None:
     pytest.importorskip("gguf")
     spoken = tmp_path / "tokenizer.json"
@@ -166,12 +166,14 @@ def test_what_no_layout_holds_is_one_line(family: str, shape: Shape, target: str
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("kind", ["llama3", "yarn"])
-def test_a_scaling_that_gguf_cannot_say_is_refused(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("scaling", "more"), [
+    (Scaling("llama3", 2.0, original=16), {"qkv_bias": True}),
+    (Scaling("yarn", 2.0, original=16, attention=0.5), {}),
+])  # fmt: skip
+def test_a_scaling_that_gguf_cannot_say_is_refused(scaling: Scaling, more: dict[str, Any], tmp_path: Path) -> None:
     pytest.importorskip("gguf")
-    shape = Shape("llama", 1, 2, 16, 24, BYTES, 0, scaling=Scaling(kind, 2.0, original=16))
-    saved(tmp_path / "run", "ar", shape)
-    with pytest.raises(UserError, match=f"cannot say all of the scaling '{kind}'"):
+    saved(tmp_path / "run", "ar", Shape("llama", 1, 2, 16, 24, BYTES, 0, scaling=scaling, **more))
+    with pytest.raises(UserError, match=r"cannot say the scaling of the rotary angles: .*(qwen2|attention)"):
         export(tmp_path / "run", "gguf", tmp_path / "out.gguf")
     assert not (tmp_path / "out.gguf").exists()
 

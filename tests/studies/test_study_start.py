@@ -8,9 +8,13 @@ from typing import Any
 
 import pytest
 
+from redraft.cli import main
+from redraft.commands import study_results
 from redraft.commands.study_queue import carry_out
+from redraft.config import dump_toml, validated
 from redraft.errors import UserError
 from redraft.evaluation.generation.evaluator_files import check_evaluator
+from redraft.planning.study import StudyConfig
 from tests.hub.models import folder
 from tests.small_runs import corpus
 
@@ -56,6 +60,20 @@ def test_a_judge_that_cannot_judge_is_told_before_the_first_run(prose: Path, tmp
             with pytest.raises(UserError, match=says) as caught:
                 carry_out(recipe(prose, role), tmp_path / "study", quiet=True)
             assert "\n" not in str(caught.value) and not (tmp_path / "study").exists()
+
+
+def test_an_evaluator_by_flag_is_the_judge(prose: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over the recipe's, under the name that `race` has for it."""
+    table = recipe(prose, {"judge": {"families": ["ar"], "sizes": ["3.1k"], "flops": [1e9]}})
+    seen: list[Any] = []
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "study.toml").write_text(dump_toml(validated(StudyConfig, table)))
+    monkeypatch.setattr(
+        study_results, "measure_frontier", lambda folder, compute, quiet, settings: seen.append(settings)
+    )
+    for flag in ("--evaluator", "--judge"):
+        main(["study", "frontier", str(tmp_path / "study"), flag, "models/smollm2"])
+    assert [settings.judge for settings in seen] == ["models/smollm2"] * 2
 
 
 def test_a_judge_that_can_is_not_refused(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import redraft
 from redraft.cli import main
@@ -119,6 +120,27 @@ def test_an_ar_model_becomes_every_family(words: list[str], tmp_path: Path, caps
     spare = before["embedding"][-1] if words[0] == "duo" else before["embedding"][:-1].mean(0)
     assert torch.allclose(after["embedding"][-1], spare, atol=1e-6)
     assert redraft.load(tmp_path / "run", "cpu").sample(n=1, length=8, steps=4)
+
+
+@pytest.mark.parametrize("family", ["mdlm", "duo"])
+def test_adapters_leave_all_but_the_row_of_the_mask(
+    family: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Merged into the model at the end."""
+    pytest.importorskip("peft", reason="LoRA needs peft")
+    start, source = folder(tmp_path / "ar", "ar", "llama"), corpus(tmp_path / "prose")
+    given = ["--from", str(start), "--data", str(source), "--family", family, "--train.lora.rank", "2", *WORDS]
+    main(["train", "--into", str(tmp_path / "run"), *given, "--train.lora.targets", '["qkv"]', "--train.lr", "0.01"])
+    row = " and the row of [MASK]" if family == "mdlm" else ""
+    assert f"Trained are adapters of rank 2{row} alone." in capsys.readouterr().out
+    before, after = (load_file(at / "model.safetensors") for at in (start, tmp_path / "run"))
+    changed = {name for name in after if not torch.equal(after[name], before[name])}
+    assert after.keys() == before.keys() and {name for name in changed if "qkv" not in name} <= {"embedding"}
+    assert torch.equal(after["embedding"][:-1], before["embedding"][:-1])
+    mean = before["embedding"][:-1].mean(0)
+    assert ("embedding" in changed) == (family == "mdlm")
+    if family == "mdlm":  # two steps of Adam at 1e-2, and no more
+        assert 1e-3 < float((after["embedding"][-1] - mean).abs().max()) < 0.021
 
 
 REFUSED = {

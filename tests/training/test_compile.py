@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ import torch
 
 import redraft
 from redraft.errors import UserError
+from redraft.families.base import build
 from redraft.network.init import initialised
+from redraft.network.sizes import Shape
+from redraft.noise.counter_rng import Key
 from redraft.runs.claim import open_run
 from redraft.runs.run import carry_out
 from redraft.training.distributed.parallel import parallelize
@@ -19,9 +23,9 @@ from redraft.training.distributed.ranks import Ranks
 from redraft.training.loader import as_batch
 from redraft.training.setup import set_up
 from redraft.training.trainer import LossModule, Trainer
-from redraft.types import Canvas
+from redraft.types import Batch, Canvas
 from tests.rounding import CLOSE, in_float64
-from tests.small_runs import corpus, tiny
+from tests.small_runs import GROWN, corpus, tiny
 
 pytestmark = pytest.mark.skipif(not (shutil.which("gcc") or shutil.which("clang")), reason="needs a C compiler")
 
@@ -39,6 +43,23 @@ def test_compiled_training_has_the_same_losses(how: Any, dropout: float, source:
         config = tiny(source, budget={"steps": 6}, train=train)
         found.append(torch.stack([step.loss for step in Trainer.start(set_up(config), tmp_path).run()]))
     assert torch.allclose(found[0], found[1], **CLOSE)
+
+
+@pytest.mark.parametrize("block", GROWN)
+def test_blocks_of_other_shapes_have_the_same_loss_compiled(block: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One step: nats and every gradient. Each block is one graph; no kernel is made of it, which takes a minute."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager", fullgraph=True))
+    shape = Shape(vocab=11, cond=0, heads=2, width=16, hidden=32, **{**GROWN[block], "depth": 1})
+    batch = Batch(torch.arange(20).view(2, 10) % 11, torch.ones(2, 10, dtype=torch.bool), torch.arange(2))
+    found = []
+    for compiled in (False, True):
+        network = in_float64(initialised(shape, 0)).requires_grad_(True)
+        if compiled:
+            network.compile_blocks()
+        nats = build("ar", {}, 11).loss(network, batch, key=Key.of(0), progress=0.0).nats
+        nats.sum().backward()
+        found.append([nats, *(parameter.grad for parameter in network.parameters())])
+    assert all(torch.allclose(one, other, **CLOSE) for one, other in zip(*found, strict=True))
 
 
 def test_a_compiled_denoiser_predicts_the_same_and_leaves_the_model_as_it_was(source: Path, tmp_path: Path) -> None:

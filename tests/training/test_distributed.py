@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from redraft.training.distributed.ranks import Ranks
 from redraft.training.loader import parts
 from redraft.training.setup import set_up
 from tests.rounding import CLOSE, losses_apart
-from tests.small_runs import corpus, tiny
+from tests.small_runs import GROWN, corpus, tiny
 from tests.training.spawned import losses, on_ranks
 
 FAMILIES: dict[str, Any] = {
@@ -39,8 +40,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return corpus(tmp_path_factory.mktemp("prose"))
 
 
-def run(source: Path, family: Any, kind: str, precision: str, **train: Any) -> RunConfig:
-    network = {"depth": 1, "heads": 2, "width": 16}
+def run(source: Path, family: Any, kind: str, precision: str, block: str = "", **train: Any) -> RunConfig:
+    network = {"depth": 1, "heads": 2, "width": 16, **GROWN.get(block, {})}
     train = {"batch": ROWS, "precision": precision, "parallel": {"kind": kind}, "ema": 0.9, **train}
     return tiny(source, family=family, network=network, budget={"steps": STEPS}, train=train)
 
@@ -61,6 +62,14 @@ def cases(source: Path, size: int) -> dict[str, RunConfig]:
     found["mdlm ddp float32"] = run(source, "mdlm", "ddp", "float32", accumulate=2)
     if size == 3:
         return found
+    for name in GROWN:
+        found[f"ar {name} fsdp float64"] = run(source, "ar", "fsdp", "float64", name, accumulate=2)
+    if find_spec("peft"):
+        lora = {"lora": {"rank": 2, "targets": ["qkv"]}, "adapt": {}}
+        found["mdlm fsdp float64, adapters and the row of [MASK]"] = run(
+            source, "mdlm", "fsdp", "float64", "llama", **lora
+        )
+    found["mdlm llama fsdp bfloat16"] = run(source, "mdlm", "fsdp", "bfloat16", "llama")
     found["duo hsdp float64"] = run(source, "duo", "hsdp", "float64", parallel={"kind": "hsdp", "shards": 1})
     options = {"accumulate": 2, "checkpointing": "blocks", "parallel": {"kind": "fsdp", "reshard": False}}
     deep = run(source, "duo", "fsdp", "float64", **options)

@@ -56,5 +56,13 @@ def adaptation_sentence(config: RunConfig, vocab: int) -> list[str]:
         new = "no row of the embedding, for its noise is made of text"
     return [
         f"Adaptation of {config.train.init_from}: blocks, norms, head and the embeddings of {quantity(vocab)} ids are carried "
-        f"over; new is {new}. Attention {attention}; predictions stand {stands}."
+        f"over; new is {new}.{_trained(config)} Attention {attention}; predictions stand {stands}."
     ]
+
+
+def _trained(config: RunConfig) -> str:
+    """What adapters leave as it is."""
+    if config.train.lora is None:
+        return ""
+    row = "" if config.family.name == "duo" else " and the row of [MASK]"
+    return f" Trained are adapters of rank {config.train.lora.rank}{row} alone."

@@ -10,8 +10,8 @@ redraft study fit FILE                             fits of a study folder, of an
                                                    family, params, tokens, flops, loss, or of published:scaling-beyond or
                                                    published:smdm; the laws published:quokka and published:von-ruette
 redraft study import SRC --into runs.csv --columns loss=val_loss,params=n_params,family=ar      records of other origin
-redraft study frontier studies/first               speed and quality of each family's best run; --steps "[4, 64]" and the
-                                                   other keys of [frontier] can be given here
+redraft study frontier studies/first               speed and quality of each family's best run; --steps "[4, 64]", the
+                                                   other keys of [frontier] and --evaluator MODEL can be given here
 redraft study report studies/first                 report.html, one page that works offline; --figures and --numbers too
 redraft study report studies/a studies/b           one page that compares studies
 """
@@ -68,7 +68,8 @@ PARTS = {
     "frontier": Part(
         "Speed and quality of each family's best run. The keys of the recipe's [frontier] can be given here: --steps "
         '"[4, 64]".\n\n'
-        "redraft study frontier studies/first\nredraft study frontier studies/first --as 170M\n\n"
+        "redraft study frontier studies/first\nredraft study frontier studies/first --evaluator models/smollm2\n"
+        "redraft study frontier studies/first --as 170M\n\n"
         "--as SIZE: what a call costs is measured here at that size, with random weights; quality by number of calls is that "
         "of the study's measured frontier. Written beside it, as frontier-as-SIZE.jsonl.",
         ("size_as", "device", "precision", "compile", "json"), FOLDER,

@@ -50,7 +50,7 @@ def frontier(options: Namespace, overrides: dict[str, Any]) -> None:
     table = {} if planned is None else planned.model_dump()
     settings = table | _plain(overrides)
     if "judge" not in settings:
-        raise UserError(f"{folder} was planned without a [frontier] table: name a judge by --judge MODEL")
+        raise UserError(f"{folder} was planned without a [frontier] table: name a judge by --evaluator MODEL")
     compute = device_flags.compute(options)
     rows = measure_frontier(folder, compute, options.json, validated(FrontierConfig, settings))
     if options.json:
@@ -89,13 +89,18 @@ def _line(row: dict[str, Any]) -> str:
 
 
 def _plain(overrides: dict[str, Any]) -> dict[str, Any]:
-    """Flags under the names of [frontier]: --steps and --length are short for keys of a run elsewhere."""
+    """Flags under the names of [frontier]: --steps and --length are short for keys of a run elsewhere, and --evaluator is what
+    `race` calls the judge."""
     budget, data = overrides.pop("budget", {}), overrides.pop("data", {})
     stray = [key for key in (*budget, *data) if key not in ("steps", "length")]
     if stray:
         raise UserError(f"`redraft study frontier` takes the keys of [frontier], not {stray[0]}")
     steps = budget.get("steps")
-    short = {"steps": [steps] if isinstance(steps, int) else steps, "length": data.get("length")}
+    short = {
+        "steps": [steps] if isinstance(steps, int) else steps,
+        "length": data.get("length"),
+        "judge": overrides.pop("evaluator", None),
+    }
     return overrides | {key: value for key, value in short.items() if value is not None}
 
 

@@ -51,6 +51,12 @@ def frequencies(head: int, theta: float, scaling: Scaling | None, device: torch.
     return plain * kept + plain / scaling.factor * (1 - kept)
 
 
+def divisors(head: int, theta: float, scaling: Scaling) -> Tensor:
+    """[D/2] float64: by what each frequency is divided, as GGUF files of Llama 3 have it."""
+    plain, scaled = (frequencies(head, theta, how, torch.device("cpu"), torch.float64) for how in (None, scaling))
+    return plain / scaled
+
+
 def _llama3(plain: Tensor, scaling: Scaling) -> Tensor:
     """Which share of each frequency stays: all of those with more than `high` waves in `original`, none below `low`."""
     waves = scaling.original * plain / (2 * math.pi)

@@ -56,8 +56,8 @@ class Scaling:
             raise unknown("network.scaling.kind", self.kind, SCALINGS)
         if self.kind != "linear" and self.original < 1:
             raise UserError(f"network.scaling.original must be given for {self.kind}: the tokens in a row before")
-        if self.high <= self.low or self.fast <= self.slow:
-            raise UserError("network.scaling: high must be above low, and fast above slow")
+        if not (0 < self.factor < math.inf and self.high > self.low and self.fast > self.slow > 0):
+            raise UserError("network.scaling: factor and slow must be above 0, high above low, and fast above slow")
 
     @property
     def gain(self) -> float:

@@ -122,11 +122,16 @@ def moved(h: Tensor) -> Tensor:
 class Transformer(nn.Module):
     """`trunk(view)` -> hidden [B, Q, d]; `head(rows)` -> logits [R, V]; `nats(rows, targets)` fuses head and loss."""
 
+    spare_delta: nn.Parameter | None  # [d], added to the spare row where that is trained alone (training/lora.py)
+
     def __init__(self, shape: Shape, compute: torch.dtype = torch.float32):
         super().__init__()
         keep_freed_memory()
         self.shape, self.compute = shape, compute
         self.embedding = nn.Parameter(torch.empty(shape.vocab + 1, shape.width))
+        self.register_parameter(
+            "spare_delta", None
+        )  # [d], added to the spare row where that is trained alone (lora.py)
         self.time = NoiseLevel(shape.cond, shape.clock) if shape.adaln else None
         self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.depth))
         self.positions = nn.Parameter(torch.empty(shape.context, shape.width)) if shape.context else None
@@ -148,7 +153,7 @@ class Transformer(nn.Module):
         """`trunk`, by a pattern as `attention.prepared` made it."""
         cache = view.cache
         assert cache is None or isinstance(cache, KVCache | PoolCall)
-        h = F.embedding(view.tokens, self.embedding) if view.soft is None else self.blend(view.soft)
+        h = self.embedded(view.tokens) if view.soft is None else self.blend(view.soft)
         rope = None
         if self.positions is None:
             rope = rotary(view.positions, self.shape.head, self.compute, self.shape.theta, self.shape.scaling)
@@ -166,6 +171,11 @@ class Transformer(nn.Module):
             shift, scale = self.modulation(cond)[:, None].chunk(2, -1)
             h = torch.addcmul(shift, h, 1 + scale)
         return h
+
+    def embedded(self, tokens: Tensor) -> Tensor:
+        """[B, Q, d]."""
+        h = F.embedding(tokens, self.embedding)
+        return h if self.spare_delta is None else h + (tokens == self.shape.vocab)[..., None] * self.spare_delta
 
     def blend(self, soft: SoftEmbedding) -> Tensor:
         """[B, Q, d] weighted sums of embeddings, in the embedding's float32."""

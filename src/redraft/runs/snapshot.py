@@ -36,7 +36,7 @@ def snapshot(folder: Path) -> Model:
     check_network(folder, config, budget.shape)
     network = initialised(budget.shape, config.seed)
     if config.train.lora is not None:
-        lora.adapt(network, config.train.lora, config.seed)
+        lora.adapt(network, config)
     network.load_state_dict(weights)
     if config.train.lora is not None:
         lora.merge(network)

@@ -268,5 +268,5 @@ def _network(setup: Setup, given: Mapping[str, Tensor] | None, ranks: Ranks) -> 
         for parameter in network.parameters():
             ranks.copy(parameter.data)
     if train.lora is not None:
-        lora.adapt(network, train.lora, setup.config.seed)
+        lora.adapt(network, setup.config)
     return network.double() if network.compute == torch.float64 else network

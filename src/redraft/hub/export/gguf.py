@@ -17,11 +17,14 @@ from torch import Tensor
 from redraft.errors import UserError, require
 from redraft.families.ar import AR
 from redraft.files import write_whole
+from redraft.hub.convert.gguf.scaling import DIVISORS
 from redraft.hub.convert.gguf.tokenizer import SPLITS
 from redraft.hub.export.sentencepiece_model import BYTE, CONTROL, NORMAL, UNUSED
 from redraft.hub.export.stock import Stock, llama_tensors
 from redraft.hub.export.tokenizer_json import BEGIN, END, exported, own_tokenizer_files, sentencepiece
 from redraft.hub.model import Model
+from redraft.network.rope import divisors
+from redraft.network.sizes import Scaling
 from redraft.text.tokenizers.tokenizer import Bytes, SentencePiece, Tokenizer
 
 NAMES = {
@@ -64,15 +67,16 @@ def write_gguf(path: Path, model: Model, stock: Stock) -> None:
     import gguf
 
     vocabulary, shape = vocabulary_of(model.tokenizer, stock.spare), model.network.shape
-    if shape.scaling is not None and shape.scaling.kind != "linear":
-        raise UserError(
-            f"a GGUF file cannot say all of the scaling {shape.scaling.kind!r} of the rotary angles: export --to hf instead"
-        )
+    if why := _unsaid(shape.scaling, stock.layout):
+        raise UserError(f"a GGUF file cannot say the scaling of the rotary angles: {why}. Try: --to hf")
 
     def write(aside: Path) -> None:
         writer = gguf.GGUFWriter(aside, stock.layout)
         _describe(writer, model, stock, gguf)
         _add_tokenizer(writer, vocabulary, model, stock)
+        if shape.scaling is not None and shape.scaling.kind == "llama3":
+            table = divisors(shape.head, shape.theta, shape.scaling)
+            writer.add_tensor(DIVISORS, table.float().numpy())
         for name, data in llama_tensors(model, stock).items():
             if stock.layout in ("llama", "llada") and ("q_proj" in name or "k_proj" in name):
                 data = _neighbours(data, shape.heads if "q_proj" in name else shape.keys)
@@ -83,6 +87,15 @@ def write_gguf(path: Path, model: Model, stock: Stock) -> None:
         writer.close()
 
     write_whole(path, write)
+
+
+def _unsaid(scaling: Scaling | None, layout: str) -> str:
+    """What of it has no words in GGUF."""
+    if scaling is None or scaling.kind == "linear":
+        return ""
+    if scaling.kind == "yarn":
+        return "of yarn, network.scaling.attention has no key that all readers take alike" if scaling.attention else ""
+    return "" if layout == "llama" else f"llama3 is a table of the architecture llama, and this is {layout}"
 
 
 def tensor_name(name: str) -> str:
@@ -170,10 +183,13 @@ def _describe(writer: Any, model: Model, stock: Stock, gguf: Any) -> None:
     if shape.head_dim:
         writer.add_key_length(shape.head)
         writer.add_value_length(shape.head)
-    if shape.scaling is not None:
+    if shape.scaling is not None and shape.scaling.kind != "llama3":
         writer.add_rope_scaling_type(gguf.RopeScalingType(shape.scaling.kind))
         writer.add_rope_scaling_factor(shape.scaling.factor)
+    if shape.scaling is not None and shape.scaling.kind == "yarn":
         writer.add_rope_scaling_orig_ctx_len(shape.scaling.original)
+        writer.add_rope_scaling_yarn_beta_fast(shape.scaling.fast)
+        writer.add_rope_scaling_yarn_beta_slow(shape.scaling.slow)
     if stock.layout in ("llada", "dream"):
         writer.add_causal_attention(False)
         writer.add_diffusion_shift_logits(stock.layout == "dream")

@@ -12,6 +12,7 @@ import numpy as np
 
 from redraft.errors import UserError
 from redraft.hub.convert.gguf.header import read_header
+from redraft.hub.convert.gguf.scaling import DIVISORS, scaling_of
 from redraft.hub.convert.gguf.tensors import lazy_tensors
 from redraft.hub.convert.gguf.tokenizer import K, tokenizer_of
 from redraft.hub.convert.source import Source
@@ -40,20 +41,17 @@ def open_gguf(path: Path) -> Source:
     if name not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise UserError(f"{path} is of architecture {str(name)[:40]!r}, which is not known. Known: {known}")
-    if "rope_freqs.weight" in header.tensors:
-        raise UserError(
-            f"{path} scales rotary angles by a table of its own (rope_freqs.weight), which is not known here: convert the "
-            f"folder of transformers that it was made of"
-        )
-    config = _config(path, table, name)
-    tensors = {_name(of): tensor for of, tensor in lazy_tensors(path, header).items()}
+    stored = lazy_tensors(path, header)
+    divisors = stored.pop(DIVISORS, None) if name == "llama" else None
+    config = _config(path, table, name, divisors)
+    tensors = {_name(of): tensor for of, tensor in stored.items()}
     config["tie_word_embeddings"] = "lm_head.weight" not in tensors
     if name == "llama":
         tensors = {of: _halves(path, of, tensor, config) for of, tensor in tensors.items()}
     return Source(path, tensors, config, tokenizer=tokenizer_of(path, table))
 
 
-def _config(path: Path, table: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _config(path: Path, table: Mapping[str, Any], name: str, divisors: LazyTensor | None) -> dict[str, Any]:
     of = lambda key: table.get(f"{name}.{key}")
     config = {"model_type": ARCHITECTURES[name], **{theirs: of(key) for theirs, key in SIZES.items()}}
     config["rms_norm_eps"] = _short(of("attention.layer_norm_rms_epsilon"))
@@ -65,11 +63,9 @@ def _config(path: Path, table: Mapping[str, Any], name: str) -> dict[str, Any]:
         raise UserError(f"{path} has heads of values of another width than those of keys, which is not known here")
     if of("expert_count"):
         raise UserError(f"{path} is a mixture of {of('expert_count')} experts, which is not known here")
-    scaling = {"rope_type": of("rope.scaling.type"), "factor": _short(of("rope.scaling.factor"))}
-    if scaling["rope_type"] in (None, "none"):
-        scaling = {}
-    original = {"original_max_position_embeddings": of("rope.scaling.original_context_length")}
-    config["rope_parameters"] = {"rope_theta": _short(of("rope.freq_base")), **scaling, **original}
+    theta = _short(of("rope.freq_base"))
+    scaling = scaling_of(path, lambda key: _short(of(key)), divisors, config["head_dim"] or _head(config), theta)
+    config["rope_parameters"] = {"rope_theta": theta, **scaling}
     ids = {"bos_token_id": "bos_token_id", "eos_token_id": "eos_token_id", "mask_token_id": "mask_token_id"}
     config |= {theirs: table.get(K + key) for theirs, key in ids.items()}
     adds = table.get(f"{K}add_bos_token")
