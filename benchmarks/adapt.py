@@ -181,7 +181,7 @@ def figure(rows: list[Table]) -> theme.Figure:
                 name = "from scratch" if kind == "fresh" else "adapted from AR"
                 text = f"{family}, {name}, {share:.3g} C: {m['mean']:.3f} nats/token"
                 shown.append({"x": share, "y": m["mean"], "low": m["low"], "high": m["high"], "kind": name, "d": text})
-        x = theme.x_axis("compute spent on this family / that of the AR model")
+        x = theme.x_axis("compute spent on this family / that of the AR model").axis(format="~g", tickCount=5)
         y = alt.Y("y:Q", title="held-out nats/token", scale=alt.Scale(domain=domain, zero=False))
         two = alt.Scale(range=list(theme.COLOURS[:2]))
         colour = alt.Color("kind:N", title=None, scale=two, legend=alt.Legend(orient="top"))
