@@ -129,9 +129,7 @@ class Transformer(nn.Module):
         keep_freed_memory()
         self.shape, self.compute = shape, compute
         self.embedding = nn.Parameter(torch.empty(shape.vocab + 1, shape.width))
-        self.register_parameter(
-            "spare_delta", None
-        )  # [d], added to the spare row where that is trained alone (lora.py)
+        self.register_parameter("spare_delta", None)
         self.time = NoiseLevel(shape.cond, shape.clock) if shape.adaln else None
         self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.depth))
         self.positions = nn.Parameter(torch.empty(shape.context, shape.width)) if shape.context else None
