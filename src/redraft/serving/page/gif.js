@@ -23,7 +23,8 @@ export function gif(recording, title) {
     draw(context, frame, title);
     const { data } = context.getImageData(0, 0, wide, high);
     const pixels = Uint8Array.from({ length: wide * high }, (_, i) => index(data[4 * i], data[4 * i + 1], data[4 * i + 2]));
-    parts.push([0x21, 0xf9, 4, 0, ...short(Math.max(2, Math.round(100 * (until - frame.at)))), 0, 0]);
+    const wait = Math.round(100 * until) - Math.round(100 * frame.at); // hundredths that add up; players take less than two for ten
+    parts.push([0x21, 0xf9, 4, 0, ...short(Math.max(2, wait)), 0, 0]);
     parts.push([0x2c, 0, 0, 0, 0, ...short(wide), ...short(high), 0, BITS], ...blocks(lzw(pixels)), [0]);
   });
   return new Uint8Array([...parts, [0x3b]].flatMap((part) => [...part]));
