@@ -70,14 +70,15 @@ def three_ways(
     u, token, new, here, arrived, alpha_t, alpha_s = sent(every[:, places], xt.device)
     places = sent(places, xt.device)
     seen = xt.flatten()[places]
-
-    def told(log_p: Tensor, seen: Tensor, token: Tensor) -> Tensor:
-        """p(x_t) and a draw of x_0, of a few rows, [R, 2] in float64: ids are whole numbers below 2^53."""
-        own = log_p.gather(-1, seen.clamp(max=log_p.shape[-1] - 1)[:, None])[:, 0].double().exp()
-        own = own.masked_fill(seen >= log_p.shape[-1], 0.0)
-        return torch.stack([own, categorical(log_p, token).double()], -1)
-
-    own, drawn = predict.each(told, places, seen, token).unbind(-1)
+    own, drawn = predict.each(likely_and_drawn, places, seen, token).unbind(-1)
     u = u * (here + alpha_t * own)
     moved = torch.where(u < arrived * alpha_s, drawn, new).where(u < arrived, seen.double())
     return xt.flatten().index_copy(0, places, moved.long()).view_as(xt)
+
+
+def likely_and_drawn(log_p: Tensor, seen: Tensor, u: Tensor) -> Tensor:
+    """p(x_t) and a draw of x_0, [R, 2] in float64, of log p [R, V], x_t [R] and uniforms [R]: ids are whole numbers below
+    2^53."""
+    own = log_p.gather(-1, seen.clamp(max=log_p.shape[-1] - 1)[:, None])[:, 0].double().exp()
+    own = own.masked_fill(seen >= log_p.shape[-1], 0.0)
+    return torch.stack([own, categorical(log_p, u).double()], -1)

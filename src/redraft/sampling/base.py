@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, ClassVar
 
 import torch
@@ -45,16 +46,32 @@ class Denoiser:
         self.calls += 1
         return self.network.trunk(view)
 
-    def log_p(self, rows: Tensor) -> Tensor:
-        """[R, d] hidden rows -> the log-probabilities [R, V] that a sampler draws from."""
+    def log_p(self, rows: Tensor, ids: Tensor | None = None) -> Tensor:
+        """[R, d] hidden rows -> the log-probabilities [R, V] that a sampler draws from. `ids` [R]: the tokens that the network
+        saw there, of a family with a clock."""
         self.rows += len(rows)
-        return self.sharpened(self.network.head(rows).log_softmax(-1))
+        return self.sharpened(self._read(rows, ids))
+
+    def _read(self, rows: Tensor, ids: Tensor | None) -> Tensor:
+        """[R, V] beliefs."""
+        logits = self.network.head(rows)
+        if ids is None:
+            return logits.log_softmax(-1)
+        assert isinstance(self.family, DiffusionFamily)
+        return self.family.interpret(logits, ids)
 
     def draw(self, rows: Tensor, u: Tensor) -> Tensor:
-        """[R, d] hidden rows and [R] uniforms -> ids [R], the logits of a few rows at a time."""
+        """[R, d] hidden rows and [R] uniforms -> ids [R]."""
+        return self.each(counter_rng.categorical, rows, None, u)
+
+    def each(self, function: Callable[..., Tensor], rows: Tensor, ids: Tensor | None, *others: Tensor) -> Tensor:
+        """`function(log_p(rows, ids) [r, V], *others [r])` of a few rows at a time, joined: [R, ...]."""
         size = chunk_rows(self.family.vocab, rows.device, 2)
-        parts = zip(rows.split(size), u.split(size), strict=True)
-        return torch.cat([counter_rng.categorical(self.log_p(some), own) for some, own in parts])
+        chunks = zip(*(part.split(size) for part in (rows, *others)), strict=True)
+        seen = repeat(None) if ids is None else ids.split(size)
+        return torch.cat(
+            [function(self.log_p(some, own), *its) for own, (some, *its) in zip(seen, chunks, strict=False)]
+        )
 
     def sharpened(self, log_p: Tensor) -> Tensor:
         """[R, V] beliefs -> the log-probabilities [R, V] to draw from."""
@@ -67,17 +84,25 @@ class Denoiser:
 
     def belief(self, tokens: Tensor, t: Tensor) -> Prediction:
         """The prediction of a family with a clock. The network runs at the first request for rows, or not at all."""
-        assert isinstance(self.family, DiffusionFamily)
-        family = self.family
-        hidden: list[Tensor] = []
+        seen = self.seen(tokens, t)
 
         def at(places: Tensor) -> Tensor:
+            self.rows += len(places)
+            return self._read(*seen(places))
+
+        return Prediction(at, self.family.vocab)
+
+    def seen(self, tokens: Tensor, t: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+        """Places [R] in the flat canvas -> hidden rows [R, d] and ids [R] there. One call at most, when it is first asked."""
+        assert isinstance(self.family, DiffusionFamily)
+        family, hidden = self.family, list[Tensor]()
+
+        def at(places: Tensor) -> tuple[Tensor, Tensor]:
             if not hidden:
                 hidden.append(self.trunk(family.view(tokens, t)).flatten(0, 1))
-            self.rows += len(places)
-            return family.interpret(self.network.head(hidden[0][places]), tokens.flatten()[places])
+            return hidden[0][places], tokens.flatten()[places]
 
-        return Prediction(at, family.vocab)
+        return at
 
     def only(self, rows: Tensor) -> Denoiser:
         """The denoiser of the canvas's `rows` [R] alone, by number."""
@@ -98,12 +123,17 @@ class Prediction:
         return self.each(counter_rng.categorical, places, u)
 
     def best(self, places: Tensor) -> Tensor:
-        return self.each(lambda log_p: log_p.argmax(-1), places)
+        return self.each(likeliest, places)
 
     def each(self, function: Callable[..., Tensor], places: Tensor, *others: Tensor) -> Tensor:
         size = chunk_rows(self.vocab, places.device, 2)
         chunks = zip(*(part.split(size) for part in (places, *others)), strict=True)
         return torch.cat([function(self.at(some), *theirs) for some, *theirs in chunks])
+
+
+def likeliest(log_p: Tensor) -> Tensor:
+    """[R, V] -> ids [R]."""
+    return log_p.argmax(-1)
 
 
 def sharpen(log_p: Tensor, temperature: float, top_p: float) -> Tensor:
@@ -181,13 +211,16 @@ def walk(
     denoiser: Denoiser, canvas: Canvas, key: Key, grid: Tensor, move: Callable[[Step], Tensor]
 ) -> Iterator[Canvas]:
     """From the prior down a falling `grid` of times [S + 1], float64; `move` gives the ids [B, L] after each step."""
-    family, rows = denoiser.family, len(canvas.tokens)
+    family, rows, steps = denoiser.family, len(canvas.tokens), len(grid) - 1
     free, times = ~canvas.fixed.cpu(), sent(grid, canvas.tokens.device)
     canvas = unwritten(family, canvas, key)
-    for number in range(len(grid) - 1):
+    noises = counter_rng.fields(
+        [key.fold_in("step", number) for number in range(steps)], sample_numbers(canvas), free.shape[1]
+    )
+    for number, noise in enumerate(noises):
         t, s = (grid[at].expand(rows, 1) for at in (number, number + 1))
         predict = denoiser(canvas.tokens, times[number].expand(rows, 1))
-        step = Step(number, predict, canvas.tokens, free, t, s, noise_of(canvas, key.fold_in("step", number)))
+        step = Step(number, predict, canvas.tokens, free, t, s, noise)
         canvas = canvas.write(move(step))
         yield canvas
 
@@ -237,8 +270,12 @@ def build(name: str, options: dict[str, Any], family: Family) -> Sampler:
 def noise_of(canvas: Canvas, key: Key) -> Noise:
     """Uniforms [B, L] for a canvas, on the CPU: decisions that need no prediction are taken there, without a device sync.
     Row i is sample i, or sample `canvas.index[i]`: its randomness does not depend on other rows."""
-    rows, length = canvas.tokens.shape
-    return counter_rng.field(key, torch.arange(rows) if canvas.index is None else canvas.index, length)
+    return counter_rng.field(key, sample_numbers(canvas), canvas.tokens.shape[1])
+
+
+def sample_numbers(canvas: Canvas) -> Tensor:
+    """[B], on the CPU."""
+    return torch.arange(len(canvas.tokens)) if canvas.index is None else canvas.index
 
 
 def unwritten(family: Family, canvas: Canvas, key: Key) -> Canvas:

@@ -7,7 +7,7 @@ between calls, and move at their own events. What a text becomes does not depend
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, cast
 
@@ -21,7 +21,7 @@ from redraft.hub.model import Model, sampling_key
 from redraft.network.device import sent
 from redraft.network.kv_cache import Pool, RowCache
 from redraft.noise.counter_rng import Key
-from redraft.sampling.base import Denoiser, noise_of
+from redraft.sampling.base import Denoiser, Prediction, noise_of
 from redraft.sampling.guided import Guided, without_prompt
 from redraft.serving import merge
 from redraft.types import Canvas, Network, View
@@ -53,11 +53,11 @@ def unwritten(model: Model, before: NDArray[np.int64], new: int, after: NDArray[
 
 
 class Call(NamedTuple):
-    """What a sampler waits for: hidden states of a view, or logits of hidden rows, or ids drawn from those by uniforms `u`."""
+    """What a sampler waits for: hidden states of a view, or logits of hidden rows, or what is read from those."""
 
     view: View | None = None
     rows: Tensor | None = None
-    draw: merge.Draw | None = None
+    told: merge.Told | None = None
 
 
 class RowNetwork:
@@ -80,11 +80,25 @@ class RowNetwork:
 
 
 class RowDenoiser(Denoiser):
-    """A denoiser whose draws are made together with those of other texts."""
+    """A denoiser whose predictions are read together with those of other texts."""
 
-    def draw(self, rows: Tensor, u: Tensor) -> Tensor:
+    def __call__(self, tokens: Tensor, t: Tensor) -> Prediction:
+        return RowPrediction(self, tokens, t)
+
+    def each(self, function: Callable[..., Tensor], rows: Tensor, ids: Tensor | None, *others: Tensor) -> Tensor:
         self.rows += len(rows)
-        return _wait(Call(draw=merge.Draw(rows, u, self.temperature, self.top_p)))
+        return _wait(Call(told=merge.Told(function, rows, ids, others, self.temperature, self.top_p)))
+
+
+class RowPrediction(Prediction):
+    """What such a denoiser draws from."""
+
+    def __init__(self, denoiser: RowDenoiser, tokens: Tensor, t: Tensor):
+        self.denoiser, self.seen = denoiser, denoiser.seen(tokens, t)
+        super().__init__(lambda places: denoiser.log_p(*self.seen(places)), denoiser.family.vocab)
+
+    def each(self, function: Callable[..., Tensor], places: Tensor, *others: Tensor) -> Tensor:
+        return self.denoiser.each(function, *self.seen(places), *others)
 
 
 def _wait(call: Call) -> Tensor:
@@ -194,11 +208,11 @@ class Engine:
             return merge.trunks(self.network, [call.view for call in calls if call.view is not None])
         out: dict[int, Tensor] = {}
         heads = {number: call.rows for number, call in enumerate(calls) if call.rows is not None}
-        draws = {number: call.draw for number, call in enumerate(calls) if call.draw is not None}
+        told = {number: call.told for number, call in enumerate(calls) if call.told is not None}
         if heads:
             out |= zip(heads, merge.heads(self.network, list(heads.values())), strict=True)
-        if draws:
-            out |= zip(draws, merge.draws(self.network, self.model.family, list(draws.values())), strict=True)
+        if told:
+            out |= zip(told, merge.told(self.network, self.model.family, list(told.values())), strict=True)
         return [out[number] for number in range(len(calls))]
 
     def _keep(self, rows: list[Row]) -> None:

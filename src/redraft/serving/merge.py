@@ -18,7 +18,9 @@ from redraft.network.transformer import Transformer
 from redraft.sampling.base import Denoiser
 from redraft.types import Attention, View
 
-WASTE = 2  # times as many tokens as are real, at most, in a call whose rows are padded
+CALL = (
+    1 << 20
+)  # what a call costs by itself on a CPU: so many tokens times the square of the width (measured: 60 at 128)
 
 
 def trunks(network: Transformer, views: Sequence[View]) -> list[Tensor]:
@@ -26,7 +28,7 @@ def trunks(network: Transformer, views: Sequence[View]) -> list[Tensor]:
     out: list[Tensor | None] = [None] * len(views)
     for kind in (_cached, _whole, _other):
         some = [number for number, view in enumerate(views) if _kind(view) is kind]
-        for group in _alike([views[number].tokens.shape[1] for number in some]):
+        for group in _alike([views[number].tokens.shape[1] for number in some], network):
             numbers = [some[at] for at in group]
             for number, hidden in zip(numbers, kind(network, [views[number] for number in numbers]), strict=True):
                 out[number] = hidden
@@ -40,15 +42,17 @@ def _kind(view: View) -> Callable[[Transformer, Sequence[View]], list[Tensor]]:
     return _whole if plain else _other
 
 
-def _alike(sizes: Sequence[int]) -> list[list[int]]:
-    """Places of `sizes` in groups, each of which is padded to its longest for at most `WASTE` times its tokens."""
+def _alike(sizes: Sequence[int], network: Transformer) -> list[list[int]]:
+    """Places of `sizes` in groups, each of which is padded to its longest. On a CPU padding is worth no more tokens than a
+    call more would cost; elsewhere half of what is read may be padding, as small calls cost what large ones do."""
     groups: list[list[int]] = []
-    total = 0
+    total, on_cpu = 0, network.embedding.device.type == "cpu"
     for place in sorted(range(len(sizes)), key=lambda at: -sizes[at]):
-        group = groups[-1] if groups else []
-        if group and sizes[group[0]] * (len(group) + 1) <= WASTE * (total + sizes[place]):
+        group, real = groups[-1] if groups else [], total + sizes[place]
+        spare = CALL // network.shape.width**2 if on_cpu else real
+        if group and sizes[group[0]] * (len(group) + 1) - real <= spare:
             group.append(place)
-            total += sizes[place]
+            total = real
         else:
             groups.append([place])
             total = sizes[place]
@@ -127,23 +131,30 @@ def _rows(hidden: Tensor, sizes: Sequence[int]) -> list[Tensor]:
     return [hidden[number : number + 1, :size] for number, size in enumerate(sizes)]
 
 
-class Draw(NamedTuple):
-    """Hidden rows [R, d] and uniforms [R] to draw ids by, at a temperature and from a nucleus."""
+class Told(NamedTuple):
+    """What is asked of hidden rows [R, d]: `function(log p [r, V], *others [r])` of each, at a temperature and from a nucleus.
+    `ids` [R]: the tokens in their places, for a family whose logits are read by them (`Denoiser.log_p`)."""
 
+    function: Callable[..., Tensor]
     rows: Tensor
-    u: Tensor
+    ids: Tensor | None
+    others: tuple[Tensor, ...]
     temperature: float
     top_p: float
 
 
-def draws(network: Transformer, family: Family, wanted: Sequence[Draw]) -> list[Tensor]:
-    """Ids [R] of each text, those of equal settings in one product."""
+def told(network: Transformer, family: Family, wanted: Sequence[Told]) -> list[Tensor]:
+    """[R, ...] of each text, those of equal functions and settings in one product."""
     out: dict[int, Tensor] = {}
-    for settings in dict.fromkeys((draw.temperature, draw.top_p) for draw in wanted):
-        own = {number: draw for number, draw in enumerate(wanted) if (draw.temperature, draw.top_p) == settings}
-        rows, u = torch.cat([draw.rows for draw in own.values()]), torch.cat([draw.u for draw in own.values()])
-        ids = Denoiser(network, family, *settings).draw(rows, u)
-        out |= zip(own, ids.split([len(draw.rows) for draw in own.values()]), strict=True)
+    kinds = [(one.function, one.ids is None, one.temperature, one.top_p) for one in wanted]
+    for kind in dict.fromkeys(kinds):
+        numbers = [number for number, own in enumerate(kinds) if own == kind]
+        some = [wanted[number] for number in numbers]
+        ids = [one.ids for one in some if one.ids is not None]
+        others = (torch.cat(parts) for parts in zip(*(one.others for one in some), strict=True))
+        denoiser, rows = Denoiser(network, family, *kind[2:]), torch.cat([one.rows for one in some])
+        found = denoiser.each(kind[0], rows, torch.cat(ids) if ids else None, *others)
+        out |= zip(numbers, found.split([len(one.rows) for one in some]), strict=True)
     return [out[number] for number in range(len(wanted))]
 
 
