@@ -16,6 +16,7 @@ from redraft.hub.model import Model
 from redraft.serving.engine import Engine, Row, on_host, out_of_memory
 from redraft.serving.jobs import Closed, Full, Job, Text
 from redraft.serving.metrics import Metrics
+from redraft.serving.turns import Turns
 from redraft.serving.writing import Frame
 
 ERRANDS = 32  # scores that wait
@@ -25,9 +26,10 @@ class Lane(Thread):
     """A model's rows at work and those that wait. `limit`: rows at once; `most`: how many may be at work now, fewer after
     memory ran out."""
 
-    def __init__(self, model: Model, rows: int, compiled: bool, metrics: Metrics):
+    def __init__(self, model: Model, rows: int, compiled: bool, metrics: Metrics, turns: Turns):
         super().__init__(name="lane", daemon=True)
         self.model, self.limit, self.most, self.compiled, self.metrics = model, rows, rows, compiled, metrics
+        self.turns = turns
         self.waiting: deque[tuple[Job, Text]] = deque()
         self.running: dict[Row, tuple[Job, Text]] = {}
         self.errands: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
@@ -84,7 +86,8 @@ class Lane(Thread):
                 while not (self.ended or self._left()):
                     self.wake.wait()
                 self.turning = True
-            self.turn()
+            with self.turns:
+                self.turn()
         self.turning = False
         self._lose(Closed())
 

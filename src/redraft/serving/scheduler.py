@@ -10,6 +10,7 @@ from redraft.hub.model import Model
 from redraft.serving.jobs import Full, Job
 from redraft.serving.lane import Lane
 from redraft.serving.metrics import Metrics
+from redraft.serving.turns import Turns, turns_at_once
 
 
 class Scheduler:
@@ -17,7 +18,8 @@ class Scheduler:
 
     def __init__(self, models: Mapping[str, Model], rows: int = 64, queue: int = 256, compiled: bool = False):
         self.models, self.queue, self.metrics = dict(models), queue, Metrics()
-        self.lanes = {name: Lane(model, rows, compiled, self.metrics) for name, model in models.items()}
+        turns = Turns(turns_at_once([model.device for model in models.values()]))
+        self.lanes = {name: Lane(model, rows, compiled, self.metrics, turns) for name, model in models.items()}
 
     def start(self) -> None:
         for lane in self.lanes.values():
