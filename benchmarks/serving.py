@@ -5,6 +5,8 @@ First 64 clients ask 500 requests of mixed lengths, steps and families, and a fi
 is written offline with the same seeds, and the server's memory is read at each quarter. Float32 rounds differently in other
 company, so a draw may fall on the other side about once in a million tokens; the suite compares in float64.
 Then, in turns, throughput in tokens written a second: with 64 clients, offline in batches, and one request after another.
+All three do the same requests. OMP_NUM_THREADS is what each has: offline uses them in a call, the server shares them out to
+its models, one at least.
 
     python benchmarks/serving.py --json docs/results/serving.json
 """
@@ -19,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.serving.load import Outcome, Request, all_asked, offline, requests
+from tests.serving.load import Outcome, all_asked, offline, requests
 
 from redraft.evaluation.compute import recorded
 from redraft.hub.folder import ModelConfig, save_model
@@ -103,18 +105,17 @@ def loaded(port: int, pid: int, models: dict[str, Model], options: argparse.Name
 def rates(port: int, models: dict[str, Model], options: argparse.Namespace, turn: int) -> dict[str, float]:
     """Tokens written a second, side by side. Offline has as many rows at once as the clients can have at each model."""
     wanted = requests(NAMES, options.timed, LENGTH, leaving=0, seed=100 + turn)
-    few = wanted[: max(8, options.timed // 8)]
     began = time.perf_counter()
     _, sizes = offline(models, wanted, options.clients // len(NAMES))
     out = {"offline": sum(sizes) / (time.perf_counter() - began)}
 
-    def served(some: Sequence[Request], clients: int) -> float:
+    def served(clients: int) -> float:
         began = time.perf_counter()
-        found: list[Outcome] = asyncio.run(all_asked(port, some, clients))
+        found: list[Outcome] = asyncio.run(all_asked(port, wanted, clients))
         assert all(outcome.status == 200 for outcome in found)
-        return sum(sizes[: len(some)]) / (time.perf_counter() - began)
+        return sum(sizes) / (time.perf_counter() - began)
 
-    return out | {"served": served(wanted, options.clients), "one_at_a_time": served(few, 1)}
+    return out | {"served": served(options.clients), "one_at_a_time": served(1)}
 
 
 def main() -> None:
@@ -140,7 +141,12 @@ def main() -> None:
             turns = [rates(port, models, options, turn) for turn in range(options.turns)]
     middle = {name: sorted(turn[name] for turn in turns)[len(turns) // 2] for name in turns[0]}
     result |= {"tokens_per_second": middle, "turns": turns, "width": options.width, "depth": options.depth}
-    result |= {"clients": options.clients, "rows": options.rows, **recorded(options.device, "float32")}
+    result |= {
+        "threads": torch.get_num_threads(),
+        "clients": options.clients,
+        "rows": options.rows,
+        **recorded(options.device, "float32"),
+    }
     result["served_over_offline"] = middle["served"] / middle["offline"]
     result["served_over_one_at_a_time"] = middle["served"] / middle["one_at_a_time"]
     for name, value in middle.items():
