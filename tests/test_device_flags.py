@@ -174,7 +174,7 @@ def test_tasks(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(known_entropy, "Source", Known)
+    monkeypatch.setattr(known_entropy, "Stories", Known)
     into, words = tmp_path / "task", task_words(task, trained, tmp_path)
     record = table(capsys, "task", task, "--into", into, *words, *WORDS)
     assert asked and set(asked) == {ASKED}

@@ -181,8 +181,8 @@ def test_ordered_with_cache_sees_what_a_full_pass_sees(alpha_0: float) -> None:
     recorded: list[Tensor] = []
 
     class Recording(Denoiser):
-        def log_p(self, hidden: Tensor) -> Tensor:
-            recorded.append(super().log_p(hidden))
+        def log_p(self, hidden: Tensor, ids: Tensor | None = None) -> Tensor:
+            recorded.append(super().log_p(hidden, ids))
             return recorded[-1]
 
     sampler = Ordered(steps=4)

@@ -168,3 +168,28 @@ def test_shift_scores_newer_text(tmp_path: Path, capsys: pytest.CaptureFixture[s
     runs = json.loads(capsys.readouterr().out)["runs"]
     assert [(run["family"], run["steps"]) for run in runs] == [("ar", 2), ("mdlm", 2), ("ar", 4), ("mdlm", 4)]
     assert all(run["newer"] > 0 and run["older"] > 0 for run in runs)
+
+
+def test_ranks_compare_runs_of_equal_questions_across_folders(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two lengths of training in folders of their own: pairs within a family."""
+    for steps, right, loss in ((300, 2, 1.0), (900, 8, 0.5)):
+        folder = tmp_path / str(steps)
+        (folder / "data" / "c8c1884d8db0").mkdir(parents=True)
+        answers = [{"sampling_steps": 0, "asked": 10, "right": right}]
+        run = {"family": "ar", "seed": 1, "steps": steps, "loss": loss, "answers": answers}
+        (folder / "lists.json").write_text(json.dumps({"runs": [run]}))
+    main(
+        [
+            "task",
+            "ranks",
+            "--into",
+            str(tmp_path / "r"),
+            "--json",
+            "--from",
+            *(str(tmp_path / s) for s in ("300", "900")),
+        ]
+    )
+    across, within = json.loads(capsys.readouterr().out)["summary"]
+    assert (across["pairs"], within["of"], within["pairs"], within["value"]) == (0, "within ar", 1, 1.0)

@@ -13,6 +13,7 @@ redraft task lists      --into F --sampling-steps 1,2,4,8,16    copy, reverse, s
 redraft task wordproblems --into F --chain 4             templates of one to four steps, answered with the chain
 redraft task ranks      --into F --from G S L            of finished puzzles: does a lower loss mean more right answers?
 redraft task speed      --into F --source FOLDER        time and quality on text of known entropy (llama2.c's stories260K)
+redraft task speed      --into F --source markov        or a Markov chain, which a small model learns soon
 
 The same command continues an interrupted task. Every run of a task is an ordinary run folder. Any key of the runs can be set
 by a dotted flag (redraft list keys).
@@ -112,7 +113,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--operation", default="+", help="arithmetic: + or *")
     parser.add_argument("--order", default="highest_first", help="arithmetic: of digits, highest_first or lowest_first")
     puzzle_arguments(parser)
-    parser.add_argument("--source", type=Path, help="speed: folder of stories260K.bin")
+    parser.add_argument("--source", type=Path, help="speed: folder of stories260K.bin, or markov")
     parser.add_argument(
         "--rounds", type=whole(1, WIDEST), default=8, help="speed: how often each setting is timed, taking turns"
     )
@@ -144,7 +145,8 @@ def check(options: Namespace, overrides: dict[str, Any]) -> None:
         puzzle_of(options)
     for folder in options.starts:
         there(folder)
-    for path in (options.original, options.train, options.test, options.source):
+    source = None if str(options.source) == "markov" else options.source
+    for path in (options.original, options.train, options.test, source):
         if path is not None and not path.exists():
             raise UserError(f"no such file or folder: {path}{whereabouts(path)}")
     check_named(options.data)
@@ -227,8 +229,12 @@ def ranks(options: Namespace, _: dict[str, Any]) -> None:
         found = [name for name in PUZZLES if (folder / f"{name}.json").is_file()]
         if not found:
             raise UserError(f"{folder} holds no finished puzzle: give folders that `redraft task {PUZZLES_SAID}` wrote")
+        # Runs that learned and answered the same questions are of one puzzle, in whichever folders they lie
+        questions = " ".join(sorted(path.name for path in (folder / "data").glob("*"))) or str(folder)
         runs += [
-            run | {"puzzle": f"{name} {folder}"} for name in found for run in read_json(folder / f"{name}.json")["runs"]
+            run | {"puzzle": f"{name} {questions}"}
+            for name in found
+            for run in read_json(folder / f"{name}.json")["runs"]
         ]
     make_folder(options.into)
     rows = rank_correlations(runs)

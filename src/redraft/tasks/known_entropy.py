@@ -1,4 +1,4 @@
-"""Text of known entropy: samples of a small language model, whose likelihood is exact (stories260K of llama2.c)."""
+"""Text of known entropy: samples of a source whose likelihood is exact, stories260K of llama2.c or a Markov chain."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -22,16 +22,68 @@ SOURCE = "stories260K.bin"
 HELD_OUT = 256  # rows
 
 
-class Source:
-    """A causal model as a source. A text is `length` tokens after BOS; what ends one document does not end it. It stays on the
-    CPU, whatever device the models that learn from it are on: what it draws is then a function of the seed alone."""
+MARKOV = "markov"
+
+
+class Source(Protocol):
+    """What text is drawn from. It stays on the CPU, whatever device the models that learn from it are on: what it draws is
+    then a function of the seed alone."""
+
+    vocab: int
+    sha256: str
+
+    def sample(self, n: int, length: int, seed: int) -> Iterator[Tensor]:
+        """[<= BATCH, length] ids at a time, n rows in all; row i is a function of (seed, i)."""
+        ...
+
+    def nats(self, tokens: Tensor) -> Tensor:
+        """-log p of each row of ids, float64 [n], in nats."""
+        ...
+
+
+def opened(name: Path) -> Source:
+    """The Markov chain by its name, or the model in a folder."""
+    return MarkovChain() if str(name) == MARKOV else Stories(name)
+
+
+class MarkovChain:
+    """A chain of order two: p(x_i | x_{i-1}, x_{i-2}) is the softmax of a table that is drawn once and for all, a sum of what
+    either of the two says. Before a text stands id 0, twice. Neighbours depend on each other and no others do: a small
+    network learns it soon."""
+
+    SHARPNESS, VOCAB = 5.0, 64
+
+    def __init__(self) -> None:
+        self.vocab = self.VOCAB
+        says = counter_rng.uniform(Key.of(0).fold_in(MARKOV), torch.arange(2 * self.vocab**2))
+        last, before = (self.SHARPNESS * says).view(2, self.vocab, self.vocab)
+        self.log_p = (last[:, None] + before).log_softmax(-1)  # [last, one before, next], float64
+        self.sha256 = sha256(f"{MARKOV} 2 {self.SHARPNESS} {self.vocab}".encode()).hexdigest()
+
+    def sample(self, n: int, length: int, seed: int) -> Iterator[Tensor]:
+        for start in range(0, n, BATCH):
+            index = torch.arange(start, min(n, start + BATCH))
+            noise = counter_rng.uniform(Key.of(seed).fold_in("source"), index[:, None], torch.arange(length))
+            ids = torch.zeros(len(index), length + 2, dtype=torch.int64)
+            for place in range(length):
+                after = self.log_p[ids[:, place + 1], ids[:, place]]
+                ids[:, place + 2] = counter_rng.categorical(after, noise[:, place])
+            yield ids[:, 2:]
+
+    def nats(self, tokens: Tensor) -> Tensor:
+        ids = torch.nn.functional.pad(tokens, (2, 0))
+        return -self.log_p[ids[:, 1:-1], ids[:, :-2], ids[:, 2:]].sum(1)
+
+
+class Stories:
+    """stories260K. A text is `length` tokens after BOS; what ends one document does not end it."""
 
     def __init__(self, folder: Path):
         from redraft.evaluation.generation.llama2c import BEGIN, read_network
 
         path = folder / SOURCE
         if not path.is_file():
-            raise UserError(f"{folder} holds no {SOURCE}: give the folder of llama2.c's stories260K")
+            raise UserError(f"{folder} holds no {SOURCE}: give the folder of llama2.c's stories260K, or {MARKOV}")
         require("this source", "hf", "transformers")
         self.network: Any = read_network(path)
         self.begin, self.vocab = BEGIN, int(self.network.config.vocab_size)
@@ -39,7 +91,6 @@ class Source:
 
     @torch.no_grad()
     def sample(self, n: int, length: int, seed: int) -> Iterator[Tensor]:
-        """[<= BATCH, length] ids at a time, n rows in all; row i is a function of (seed, i)."""
         for start in range(0, n, BATCH):
             index = torch.arange(start, min(n, start + BATCH))
             noise = counter_rng.uniform(Key.of(seed).fold_in("source"), index[:, None], torch.arange(length))
@@ -54,7 +105,6 @@ class Source:
 
     @torch.no_grad()
     def nats(self, tokens: Tensor) -> Tensor:
-        """-log p of each row of ids, float64 [n], in nats."""
         parts = []
         for rows in tokens.split(64):
             begun = torch.cat([torch.full_like(rows[:, :1], self.begin), rows[:, :-1]], 1)

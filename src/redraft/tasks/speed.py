@@ -66,7 +66,7 @@ class Speed:
     @cached_property
     def data(self) -> dict[str, Any]:
         """The draws, made if they are not there."""
-        return known_entropy.written(known_entropy.Source(self.source), self.into / "data", self.rows, self.length)
+        return known_entropy.written(known_entropy.opened(self.source), self.into / "data", self.rows, self.length)
 
     def jobs(self) -> list[Job]:
         of = {family: (family, self.training) for family in self.families}
@@ -105,7 +105,7 @@ class Speed:
         from redraft.types import last
 
         torch.set_num_threads(1)
-        source, models = known_entropy.Source(self.source), {j.label: self.compute.load(j.folder) for j in self.jobs()}
+        source, models = known_entropy.opened(self.source), {j.label: self.compute.load(j.folder) for j in self.jobs()}
         settings, order = self.settings(), random.Random(0)
         seconds: dict[tuple[Setting, int], list[float]] = {(s, n): [] for s in settings for n in (self.batch, 1)}
         own: dict[tuple[Setting, int], list[float]] = {key: [] for key in seconds}
