@@ -316,8 +316,8 @@ def test_logits_through_the_ring_are_those_of_the_window(context: int) -> None:
     sampler, recorded = BlockDiffusion(steps=0, context=context), []
 
     class Recording(Denoiser):
-        def log_p(self, hidden: Tensor) -> Tensor:
-            recorded.append(super().log_p(hidden))
+        def log_p(self, hidden: Tensor, ids: Tensor | None = None) -> Tensor:
+            recorded.append(super().log_p(hidden, ids))
             return recorded[-1]
 
     with torch.no_grad():
