@@ -89,12 +89,16 @@ def per_token(args: argparse.Namespace) -> float:
 
 
 def study(args: argparse.Namespace, name: str, arms: list[Table]) -> list[Table]:
-    """Carry the arms out; a row a run: arm, passes over the data, seed, held-out nats per token, folder."""
+    """Carry the arms out; a row a run: arm, passes over the data, seed, held-out nats per token, folder; none of one that diverged."""
     carry_out(
         {"title": name, "workers": args.workers, "base": base(args), "arm": arms}, args.into / name, diverged=True
     )
     states = execute.status(execute.read_study(args.into / name), args.into / name)
-    rows = [(one.run.arm, one.run.budget.tokens, one.run.config.seed, one.loss, one.run.name) for one in states]
+    rows = [
+        (one.run.arm, one.run.budget.tokens, one.run.config.seed, one.loss, one.run.name)
+        for one in states
+        if one.loss is not None
+    ]
     names = ("arm", "epochs", "seed", "loss", "run")
     return [dict(zip(names, (arm, round(tokens / args.tokens), *rest))) for arm, tokens, *rest in rows]
 

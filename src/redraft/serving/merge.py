@@ -18,9 +18,8 @@ from redraft.network.transformer import Transformer
 from redraft.sampling.base import Denoiser
 from redraft.types import Attention, View
 
-CALL = (
-    1 << 20
-)  # what a call costs by itself on a CPU: so many tokens times the square of the width (measured: 60 at 128)
+# What a call costs by itself on a CPU: so many tokens times the square of the width (measured: 60 at 128)
+CALL = 1 << 20
 
 
 def trunks(network: Transformer, views: Sequence[View]) -> list[Tensor]:

@@ -19,10 +19,8 @@ from redraft.tasks.word_tokenizer import word_level
 
 BATCH = 256
 SOURCE = "stories260K.bin"
+MARKOV = "markov"  # its name as a source
 HELD_OUT = 256  # rows
-
-
-MARKOV = "markov"
 
 
 class Source(Protocol):
