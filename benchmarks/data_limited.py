@@ -89,7 +89,7 @@ def per_token(args: argparse.Namespace) -> float:
 
 
 def study(args: argparse.Namespace, name: str, arms: list[Table]) -> list[Table]:
-    """Carry the arms out; a row a run: arm, passes over the data, seed, held-out nats per token, folder; none of one that diverged."""
+    """Carry the arms out; a row a run: arm, passes over the data, seed, loss, folder (none of a run that diverged)."""
     carry_out(
         {"title": name, "workers": args.workers, "base": base(args), "arm": arms}, args.into / name, diverged=True
     )
