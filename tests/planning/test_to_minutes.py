@@ -6,8 +6,8 @@ import pytest
 
 from redraft.commands.plan import recipe_table
 from redraft.planning import pace
-from redraft.planning.study import plan_study
-from redraft.planning.to_minutes import LEAST, to_minutes
+from redraft.planning.study import plan_study, study_rate
+from redraft.planning.to_minutes import LEAST, minutes_of, scaled, to_minutes
 
 
 @pytest.fixture(autouse=True)
@@ -17,11 +17,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pace, "available", lambda: 2)
 
 
-def test_twice_the_minutes_buy_the_budgets_that_the_time_between_pays_for() -> None:
+def test_the_plan_fits_the_minutes_and_a_larger_one_does_not() -> None:
     table = recipe_table("demo")
-    one, two, three = (to_minutes(table, minutes) for minutes in (20, 30, 40))
-    assert one.minutes == pytest.approx(20) and three.minutes == pytest.approx(40)
-    assert two.factor - one.factor == pytest.approx(three.factor - two.factor) and two.factor > one.factor > LEAST
+    rate = study_rate(plan_study(table))
+    fitted = [to_minutes(table, minutes) for minutes in (20, 30, 40)]
+    assert LEAST < fitted[0].factor < fitted[1].factor < fitted[2].factor
+    for one, minutes in zip(fitted, (20, 30, 40)):
+        study, larger = plan_study(one.table), plan_study(scaled(table, 1.05 * one.factor))
+        assert one.minutes == minutes_of(study, rate) <= minutes < minutes_of(larger, rate)
 
 
 def test_budgets_move_by_one_factor_and_sizes_with_them() -> None:

@@ -46,12 +46,12 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
     pages = Pages(options.into, options.json)
     carry_out(table, options.into, options.json, watcher=pages)
     from redraft.evaluation.compute import AUTO
-    from redraft.report.report import conclusions, write_report
+    from redraft.report.report import conclusions, results, write_report
 
     pages.write("All runs are trained; now they sample, at several speeds.")
     measure_frontier(options.into, AUTO, options.json)
-    path = write_report(options.into)
-    said = conclusions(options.into)
+    found = results(options.into)
+    path, said = write_report(options.into, found=found), conclusions(options.into, found)
     if options.json:
         return emit({"conclusions": said, "report": str(path), "next": next_commands(options.into)})
     print("\n" + "\n".join(said))

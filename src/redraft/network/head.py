@@ -68,7 +68,6 @@ def logits(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return product if low_bias is None else product + low_bias
 
 
-@torch.compiler.disable
 def cross_entropy(
     rows: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, charges: Tensor | None = None
 ) -> Tensor:
@@ -85,7 +84,6 @@ def cross_entropy(
     return _apply(rows, weight, bias, _nats, both, chunk_rows(len(weight), rows.device), others)
 
 
-@torch.compiler.disable
 def by_rule(
     rule: Rule, rows: Tensor, weight: Tensor, bias: Tensor | None, *others: Tensor, fuse: bool = True
 ) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,11 @@ from redraft.scaling.records import JUDGE
 
 # Settings that are sampled for each in the recipe: sweeps of temperature go on until they reach the entropy.
 SWEPT = 1.5
-LEAST = 0.3  # of the recipe's budgets: below, the smallest runs are a few dozen steps, and all families look alike
+LEAST = 0.25  # of the recipe's budgets: below, the smallest runs are a few dozen steps, and all families look alike
+MOST = 1e6
+# Read off one machine: pages written beside the training, as a part of its time; the report's fits and figures at the end.
+PAGES, REPORT = 0.1, 20.0  # -, seconds
+PLANS = 12  # plans that are looked at on the way to the factor: to .1 % of it between a third and three times
 
 
 @dataclass(frozen=True)
@@ -27,16 +32,26 @@ class Scaled:
 
 
 def to_minutes(table: dict[str, Any], minutes: float) -> Scaled:
-    """The recipe with budgets that train, score and sample in about so many minutes on this machine, as busy as it is; or the
-    smallest that tells anything, where that takes longer. A grid's sizes move with the budgets by its own law."""
-    study = plan_study(table)
-    rate = study_rate(study)
+    """The recipe with budgets that train, score, sample and are reported in about so many minutes on this machine, as busy as
+    it is; or the smallest that tells anything, where that takes longer. A grid's sizes move with the budgets by its own law,
+    and small networks take more steps for their FLOPs: so every factor is planned, at the speed that was measured once."""
+    rate = study_rate(plan_study(table))
+    spent = lambda factor: minutes_of(plan_study(scaled(table, factor)), rate)
+    low, high = LEAST, LEAST
+    while spent(high) < minutes and high < MOST:
+        low, high = high, 2 * high
+    for _ in range(PLANS if high > LEAST else 0):
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if spent(middle) < minutes else (low, middle)
+    return Scaled(scaled(table, low), low, spent(low))
+
+
+def minutes_of(study: Study, rate: float) -> float:
+    """Minutes from the first run to the report at `rate` FLOP/s (everything counted) in all."""
     runs, at_a_time = [run.own for run in study.runs], min(study.config.workers, len(study.runs))
-    fixed = sum(scoring_flops(run.config, run.budget) for run in study.runs) / rate
-    fixed += sampling_flops(study) / (rate / at_a_time)
-    training = seconds(runs, rate, at_a_time)
-    factor = max(LEAST, (60 * minutes - fixed) / training)
-    return Scaled(scaled(table, factor), factor, (fixed + factor * training) / 60)
+    scoring = sum(scoring_flops(run.config, run.budget) for run in study.runs) / rate
+    sampling = sampling_flops(study) / (rate / at_a_time)
+    return (seconds(runs, rate, at_a_time) * (1 + PAGES) + scoring + sampling + REPORT) / 60
 
 
 def scaled(table: dict[str, Any], factor: float) -> dict[str, Any]:

@@ -63,8 +63,10 @@ def results(study_dir: str | Path, brief: bool = False) -> StudyResults:
     return StudyResults(title, points, fits, speeds, matching)
 
 
-def write_report(study_dir: str | Path, *, title: str | None = None, underway: str = "") -> Path:
-    """Write `report.html` into a study directory and return its path.
+def write_report(
+    study_dir: str | Path, *, title: str | None = None, underway: str = "", found: StudyResults | None = None
+) -> Path:
+    """Write `report.html` into a study directory and return its path. `found`: its results, where they are known.
 
     Reads `runs/*/record.json` and, where they are there, `study.toml`, `frontier.jsonl` and `samples.jsonl`; the page
     loads nothing else. `underway`: what is still being done; the page then says so and reloads itself. Raises `UserError`
@@ -73,7 +75,7 @@ def write_report(study_dir: str | Path, *, title: str | None = None, underway: s
     from redraft.report.answer import answer_figure, answers, setting
     from redraft.report.figures import figures
 
-    folder, found = Path(study_dir), results(study_dir, brief=bool(underway))
+    folder, found = Path(study_dir), found or results(study_dir, brief=bool(underway))
     records = read_records(folder)
     budget, rows = answers(found.fits, found.matching)
     page = render(
@@ -111,9 +113,9 @@ _ABSENT = {
 }
 
 
-def conclusions(study_dir: str | Path) -> list[str]:
-    """What a study directory says, in a few lines: the box at the top of its report."""
-    found = results(study_dir)
+def conclusions(study_dir: str | Path, found: StudyResults | None = None) -> list[str]:
+    """What a study directory says, in a few lines: the box at the top of its report. `found`: its results, where known."""
+    found = found or results(study_dir)
     return [*conclude(found.fits, found.speeds, found.matching), *_carried(Path(study_dir))]
 
 

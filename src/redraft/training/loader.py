@@ -132,8 +132,8 @@ def as_batch(
     Where the scored tokens are is found here, so that no device has to be asked."""
     longest = rows.tokens.shape[1] if rows.lengths is None else int(rows.lengths[part].max())
     width = few_shapes(longest, most or longest, torch.device(device))
-    cut = lambda array: np.pad(array[part, :longest], ((0, 0), (0, width - longest)))
-    scored = cut(rows.scored)
+    cut = lambda array: array[part, :longest] if width == longest else _padded(array[part, :longest], width)
+    scored = cut(rows.scored).copy()
     scored[len(scored) if paid is None else paid :] = False
     places = torch.arange(scored.size, device=device) if scored.all() else _sent(np.flatnonzero(scored), device)
     lengths = rows.lengths[part] if rows.lengths is not None else np.full(len(scored), longest)
@@ -141,6 +141,10 @@ def as_batch(
     documents = None if rows.documents is None else _sent(cut(rows.documents), device).long()
     tokens, index = _sent(cut(rows.tokens), device), _sent(rows.index[part], device)
     return Batch(tokens, _sent(scored, device), index, padded, documents, places)
+
+
+def _padded(array: NDArray[Any], width: int) -> NDArray[Any]:
+    return np.pad(array, ((0, 0), (0, width - array.shape[1])))
 
 
 def _sent(array: NDArray[Any], device: str | torch.device) -> torch.Tensor:
