@@ -62,6 +62,7 @@ def test_a_study_under_way_reloads_its_page_and_a_finished_one_does_not(tmp_path
 
 
 def test_a_demo_that_was_begun_goes_on_with_the_budgets_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "slowness", lambda: 1.0)
     monkeypatch.setattr(pace, "_timed", lambda part: 1e-5)
     asked = Namespace(into=tmp_path, recipe=None, minutes=6.0, json=True)
     config = plan_study(_table(asked)).config

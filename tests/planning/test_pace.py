@@ -24,6 +24,7 @@ def planned(**over: Any) -> tuple[RunConfig, Budget]:
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every part of a block takes a second."""
     monkeypatch.setattr(pace, "_timed", lambda part: 1.0)
+    monkeypatch.setattr(pace, "slowness", lambda: 1.0)
     monkeypatch.setattr(pace, "available", lambda: 4)
 
 

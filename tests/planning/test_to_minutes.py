@@ -14,6 +14,7 @@ from redraft.planning.to_minutes import LEAST, minutes_of, scaled, to_minutes
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine of two cores on which every part of a block takes a millisecond."""
     monkeypatch.setattr(pace, "_timed", lambda part: 1e-3)
+    monkeypatch.setattr(pace, "slowness", lambda: 1.0)
     monkeypatch.setattr(pace, "available", lambda: 2)
 
 

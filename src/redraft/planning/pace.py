@@ -10,6 +10,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +23,8 @@ from redraft.planning.budget import Budget
 from redraft.registry import FAMILIES
 from redraft.text.shards.prepare import cores
 
-# Read off benchmarks of steps on one machine: what a step takes beside, each block, and all else.
-BLOCK_OVERHEAD, STEP_OVERHEAD = 1.5e-3, 6e-3  # seconds
+# Read off benchmarks of steps on one machine: what a step takes beside, each block, and all else; and `_interpreted` there.
+BLOCK_OVERHEAD, STEP_OVERHEAD, INTERPRETED = 1.5e-3, 6e-3, 1e-4  # seconds
 FORWARD_AND_BACK = 3.0  # passes forward that one forward and back costs
 TIMED = 4  # networks of a study, at most
 MOMENT = 0.04  # seconds that each part is timed for
@@ -35,7 +36,21 @@ Array = NDArray[np.float32]
 def seconds(budgets: Sequence[Budget], flops_per_second: float, at_a_time: int = 1) -> float:
     """Time to expect of training at the machine's rate of useful FLOPs (everything counted), and a little for each step."""
     work = sum(budget.flops["full"] for budget in budgets) / flops_per_second
-    return work + sum(b.steps * (STEP_OVERHEAD + BLOCK_OVERHEAD * b.shape.depth) for b in budgets) / at_a_time
+    beside = sum(b.steps * (STEP_OVERHEAD + BLOCK_OVERHEAD * b.shape.depth) for b in budgets) * slowness()
+    return work + beside / at_a_time
+
+
+@cache
+def slowness() -> float:
+    """How many times as long this machine, as busy as it is, takes for small operations as that of the overheads."""
+    return _timed(_interpreted, 5 * MOMENT) / INTERPRETED
+
+
+def _interpreted() -> object:
+    x = y = _ones(8, 16)
+    for _ in range(100):
+        y = y * x + x
+    return y
 
 
 def scoring_flops(config: RunConfig, budget: Budget) -> float:
@@ -111,11 +126,11 @@ def _ones(*sizes: int) -> Array:
     return np.ones(sizes, np.float32)
 
 
-def _timed(part: Callable[[], object]) -> float:
+def _timed(part: Callable[[], object], moment: float = MOMENT) -> float:
     """Mean seconds per call, over a short time: the mean and not the minimum, so that other load on the machine counts."""
     part()
     start, count = time.perf_counter(), 0
-    while (spent := time.perf_counter() - start) < MOMENT or not count:
+    while (spent := time.perf_counter() - start) < moment or not count:
         part()
         count += 1
     return spent / count
