@@ -128,7 +128,7 @@ def summary(rows: list[Table]) -> list[Table]:
     for name, epochs in sorted({(row["arm"], row["epochs"]) for row in rows}):
         own = {r["seed"]: r["loss"] for r in rows if (r["arm"], r["epochs"]) == (name, epochs)}
         ar = {r["seed"]: r["loss"] for r in rows if (r["arm"], r["epochs"]) == ("ar", epochs)}
-        above = of_mean([own[seed] - ar[seed] for seed in own])
+        above = of_mean([own[seed] - ar[seed] for seed in own.keys() & ar.keys()])
         cells.append(
             {"arm": name, "epochs": epochs, "loss": vars(of_mean(list(own.values()))), "above_ar": vars(above)}
         )
