@@ -49,7 +49,7 @@ class MarkovChain:
     either of the two says. Before a text stands id 0, twice. Neighbours depend on each other and no others do: a small
     network learns it soon."""
 
-    SHARPNESS, VOCAB = 5.0, 64
+    SHARPNESS, VOCAB = 5.0, 16
 
     def __init__(self) -> None:
         self.vocab = self.VOCAB
