@@ -33,6 +33,18 @@ from redraft.numbers import LONGEST, WIDEST, Amount, BelowOne, Count, Many, Posi
 from redraft.registry import FAMILIES, checked_options
 
 T = TypeVar("T", bound=BaseModel)
+# What keys of a run are called elsewhere.
+CALLED = {
+    "learning_rate": "lr",
+    "batch_size": "batch",
+    "max_steps": "steps",
+    "seq_len": "length",
+    "max_length": "length",
+    "hidden_size": "width",
+    "num_layers": "depth",
+    "num_heads": "heads",
+    "dropout_rate": "dropout",
+}
 Convention = Literal["6ND", "blocks+head", "full"]
 
 
@@ -326,8 +338,22 @@ def _one_line(error: ValidationError, model: type[BaseModel]) -> UserError:
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         path = first["loc"][:-1]
-        return unknown("key", key, (".".join(map(str, (*path, name))) for name in _fields_at(model, path)))
+        known = unknown("key", key, (".".join(map(str, (*path, name))) for name in _fields_at(model, path)))
+        own = _home(str(first["loc"][-1]), arm="arm" in path)
+        return UserError(f"{known} {own}") if own else known
     return UserError(f"{key or 'configuration'}: {first['msg'].removeprefix('Value error, ')} (got {first['input']!r})")
+
+
+def _home(name: str, arm: bool) -> str:
+    """Where a key of a run belongs, by its last word or what else it is called; nothing where no table has it, or several."""
+    name = CALLED.get(name, name)
+    tables = {key: table_of(field.annotation) for key, field in RunConfig.model_fields.items()}
+    found = [key for key, table in tables.items() if table is not None and name in table.model_fields]
+    if len(found) != 1:
+        return ""
+    return f"A run has {found[0]}.{name}" + (
+        f": in an arm, set = {{ {found[0]} = {{ {name} = ... }} }}." if arm else "."
+    )
 
 
 def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
@@ -13,7 +14,7 @@ from redraft.network.flops import non_embedding
 from redraft.network.sizes import LADDER, from_size
 from redraft.planning.grid import CentreConfig, GridConfig, published_centre, windows
 from redraft.planning.presets import PRESETS
-from redraft.planning.study import plan_study
+from redraft.planning.study import plan_study, study_notes
 from redraft.scaling.records import load_points
 
 LAW = CentreConfig(flops=1e19, params=2e8, exponent=0.5)
@@ -126,3 +127,15 @@ def test_a_preset_that_follows_the_budget_cannot_share_a_trunk() -> None:
     table["base"]["train"] = {"schedule": "wsd"}
     with pytest.raises(UserError, match="the same settings at every budget"):
         plan_study(table)
+
+
+def test_a_plan_says_which_of_its_runs_never_reach_their_rate_and_that_the_head_takes_the_compute() -> None:
+    base = {"data": {"length": 64}, "network": {"cond": 8}, "train": {"batch": 8, "warmup": 20}}
+    arm = {"families": ["ar"], "sizes": ["6k"], "flops": [1e8, 1e11]}
+    plan = lambda **over: plan_study({"title": "x", "base": base | over, "arm": [arm]})
+    (told,) = study_notes(plan().runs)
+    assert told.startswith("train.warmup takes 20 steps and the run has 3") and "runs:" not in told
+    wide = plan(train={"batch": 8, "warmup": 0.1}, network={"cond": 8, "block": "llama"}).runs
+    assert study_notes(wide) == []
+    heavy = [replace(run, budget=replace(run.budget, shape=replace(run.budget.shape, vocab=50257))) for run in wide]
+    assert [told.partition(" of the compute")[0][:14] for told in study_notes(heavy)] == ["the head takes"]

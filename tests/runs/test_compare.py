@@ -51,7 +51,7 @@ def compared(folder: Path, a: Any, b: Any) -> dict[str, Comparison]:
         ({"data": {"tokenizer_fingerprint": "u" * 64}}, "tokenizer", "part"),
         ({"windows": 50}, "windows", "part"),
         ({"length": 32}, "length", "part"),
-        ({"data": {"source": "b.txt"}}, "text", "text"),
+        ({"data": {"source": "b.txt", "sha256": "o" * 64}}, "text", "text"),
     ],
 )
 def test_records_of_unlike_questions_are_refused(tmp_path: Path, over: Any, nats: str, bits: str) -> None:
@@ -59,6 +59,11 @@ def test_records_of_unlike_questions_are_refused(tmp_path: Path, over: Any, nats
     lines = compared(tmp_path, RECORD, merge(RECORD, {"loss": 3.0, "bits_per_byte": 3.5, **over}))
     assert [line.refused.partition(":")[0] for line in lines.values()] == [nats, bits]
     assert not any(line.verdict for line in lines.values())
+
+
+def test_one_text_may_have_two_names(tmp_path: Path) -> None:
+    lines = compared(tmp_path, RECORD, merge(RECORD, {"loss": 3.0, "bits_per_byte": 3.5, "data": {"source": "b.txt"}}))
+    assert [line.verdict for line in lines.values()] == ["a is better", "a is better"]
 
 
 @pytest.mark.parametrize(

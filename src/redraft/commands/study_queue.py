@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from redraft.studies.execute import Status
 
 TUNED = "tuned.toml"
+SILENCE = 15.0  # seconds without a line, at most
 
 
 def new(options: Namespace, overrides: dict[str, Any]) -> None:
@@ -43,7 +44,12 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
     if options.json:
         from redraft.studies import execute
 
-        emit([_row(s) for s in execute.status(execute.read_study(options.into), options.into)])
+        return emit([_row(s) for s in execute.status(execute.read_study(options.into), options.into)])
+    folder = options.into
+    print(
+        f"Next: `redraft study frontier {folder}` (speed and quality of its samples), `redraft study report {folder}`."
+    )
+    return None
 
 
 def into(options: Namespace) -> Path:
@@ -149,8 +155,8 @@ def _devices(table: dict[str, Any]) -> set[str]:
 
 def follow(study: Study, states: Iterator[list[Status]], quiet: bool, watcher: Watcher | None = None) -> list[Status]:
     """Show runs as they go: a live table on a terminal, a line for each finished run elsewhere. Returns the failed."""
-    began, told = time.monotonic(), set[str]()
-    now: list[Status] = []
+    began = said = time.monotonic()
+    told, now = set[str](), list["Status"]()
     table = _LiveTable(study) if not quiet and Line().live else None
     try:
         for now in states:
@@ -160,8 +166,12 @@ def follow(study: Study, states: Iterator[list[Status]], quiet: bool, watcher: W
             for s in now:
                 if s.settled and s.run.name not in told:
                     told.add(s.run.name)
+                    said = time.monotonic()
                     if not quiet and not table:
                         print(f"[{len(told)}/{len(now)}, {duration(spent)}] {_sentence(s)}", flush=True)
+            if not quiet and not table and time.monotonic() - said > SILENCE:
+                said = time.monotonic()
+                print(f"[{len(told)}/{len(now)}, {duration(spent)}] {_under_way(study, now, spent)}", flush=True)
             if watcher:
                 watcher(now)
     finally:
@@ -170,22 +180,32 @@ def follow(study: Study, states: Iterator[list[Status]], quiet: bool, watcher: W
     return [s for s in now if s.settled and s.state != "done"]
 
 
+def _under_way(study: Study, states: list[Status], spent: float) -> str:
+    busy = ", ".join(f"{s.run.name} {_share(s):.0%}" for s in states if s.state == "running") or "workers begin"
+    return f"{busy}; {_gone(study, states, spent)[1]}"
+
+
+def _gone(study: Study, states: list[Status], spent: float) -> tuple[float, str]:
+    """The share of the FLOPs that is done, and how long the rest takes."""
+    share = sum(s.run.own.flops["full"] * _share(s) for s in states) / sum(r.own.flops["full"] for r in study.runs)
+    return share, f"about {duration(spent / share * (1 - share))} left" if share > 0.02 else "time left not known yet"
+
+
 class _LiveTable:
     """Progress by arm, and the runs under way."""
 
     def __init__(self, study: Study):
         from rich.live import Live
 
-        self.total = sum(r.own.flops["full"] for r in study.runs)
+        self.study = study
         self.live = Live(refresh_per_second=4)
         self.live.start()
 
     def show(self, states: list[Status], spent: float) -> None:
         from rich.table import Table
 
-        share = sum(s.run.own.flops["full"] * _share(s) for s in states) / self.total
-        left = duration(spent / share * (1 - share)) if share > 0.02 else "..."
-        table = Table(title=f"{share:.0%} done, {duration(spent)} gone, about {left} left", title_justify="left")
+        share, left = _gone(self.study, states, spent)
+        table = Table(title=f"{share:.0%} done, {duration(spent)} gone, {left}", title_justify="left")
         for name in ("family", "runs done", "lowest loss", "training now"):
             table.add_column(name)
         for arm in dict.fromkeys(s.run.arm for s in sorted(states, key=lambda s: s.run.arm)):

@@ -30,7 +30,7 @@ from redraft.numbers import WIDEST, Amount, Count, Seed
 from redraft.planning.budget import Budget, plan_run
 from redraft.planning.frontier import FrontierConfig
 from redraft.planning.grid import GridConfig, published_centre, windows
-from redraft.planning.lr_schedule import shared_steps, warmup_steps
+from redraft.planning.lr_schedule import idle, shared_steps, warmup_steps
 from redraft.planning.pace import cpu_rate, scoring_flops, seconds
 from redraft.planning.presets import preset_table
 from redraft.registry import FAMILIES
@@ -66,6 +66,7 @@ class StudyConfig(Part):
     slurm: dict[str, Any] = Field(default_factory=dict, description="what submitit hands to Slurm")
 
 
+HEADY = 0.5  # of the compute: a head that takes more is told
 HOW = ("workers", "order", "gpus", "slurm", "frontier")  # settings that may change without making it another study
 
 
@@ -256,7 +257,25 @@ def study_sentences(study: Study, rate: float | None) -> list[str]:
         f"at most {quantity(max(run.budget.tokens for run in study.runs))} a run.",
         f"Memory: about {quantity(study.config.workers * max(r.budget.memory_bytes for r in study.runs), 'B')}.",
         *([] if rate is None else [_time(study, rate)]),
+        *(f"Note: {told}" for told in study_notes(study.runs)),
     ]
+
+
+def study_notes(runs: Sequence[PlannedRun]) -> list[str]:
+    """What is amiss with schedules of some runs, and with a head that takes most of the compute; a sentence each."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for run in sorted(runs, key=lambda run: run.budget.steps):
+        for told in idle(run.config.train, run.budget.steps):
+            found.setdefault(told.split()[0], []).append((run.name, told))
+    of = lambda told: f" (so {len(told)} of {len(runs)} runs: {told[0][0]} is the shortest)" if len(told) > 1 else ""
+    out = [f"{told[0][1].removesuffix('.')}{of(told)}." for told in found.values()]
+    head = sum(6 * run.budget.shape.vocab * run.budget.shape.width * run.own.tokens for run in runs)
+    share = head / sum(run.own.flops["full"] for run in runs)
+    if share > HEADY:
+        out.append(
+            f"the head takes {share:.0%} of the compute: a tokenizer of fewer ids lets these networks train longer."
+        )
+    return out
 
 
 def study_rate(study: Study) -> float:
