@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from redraft.evaluation.compute import AUTO, Compute, wait
 from redraft.files import read_json, write_json
@@ -30,6 +30,7 @@ BASE: dict[str, Any] = {
     "evaluate": {"rows": 128, "draws": 4},
 }
 
+VARIED = 0.98  # of the source's unigram entropy: texts below it are too plain to count
 COMPUTED = asdict(Compute("cpu"))  # of measurements that do not say so
 
 
@@ -189,24 +190,54 @@ def lines(found: dict[str, Any]) -> list[str]:
         f"Source: {source['entropy']:.4f} ± {source['entropy_se']:.4f} nats/token; "
         f"unigram entropy of its texts {real['entropy']:.3f}."
     )
-    return [known, "", *runs, "", *settings, "", *claims(rows)]
+    return [known, "", *runs, "", *settings, "", *claims(rows, real["entropy"])]
 
 
-def claims(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """For each AR: the fastest diffusion setting at least as good within two standard errors, and how many times as fast."""
+def claims(rows: Sequence[dict[str, Any]], entropy: float) -> list[str]:
+    """For each AR: when each sampler of diffusion is as good (`nats` under the source, between its numbers of steps), and how
+    many times as fast it is then. Only settings whose texts are as varied as the source's (of unigram `entropy`) count."""
     out = []
     for ar in (r for r in rows if r["sampler"] == "left_to_right"):
-        better = [
-            r for r in rows
-            if r["sampler"] != "left_to_right" and r["nats"] <= ar["nats"] + 2 * math.hypot(r["nats_se"], ar["nats_se"])
-        ]  # fmt: skip
-        if not better:
-            out.append(f"No diffusion setting is as good as {ar['model']} ({ar['nats']:.3f} nats/token).")
-            continue
         # The thread's own time tells what a CPU did; of an accelerator it tells how long the host waited.
         own = "cpu_" if ar.get("device", "cpu") == "cpu" else ""
+        head = f"As good as {ar['model']} ({ar['nats']:.3f} nats/token)"
         for key, unit in ((f"{own}seconds", f"in batches of {ar['batch']}"), (f"{own}latency", "alone")):
-            best = min(better, key=lambda r: r[key])
-            name = f"{best['model']} {best['sampler']} in {best['steps']} steps"
-            out.append(f"As good as {ar['model']}, {unit}: {name}, {ar[key] / best[key]:.2f} times its speed.")
+            found = {name: at_quality(curve, ar["nats"], key) for name, curve in curves(rows, entropy).items()}
+            out += [
+                f"{head}, {unit}: {name} in {at.steps:.0f} steps, {ar[key] / at.seconds:.2f} times its speed."
+                for name, at in found.items()
+                if at is not None
+            ]
+        if not out or not out[-1].startswith(head):
+            out.append(
+                f"No diffusion setting of full variety is as good as {ar['model']} ({ar['nats']:.3f} nats/token)."
+            )
     return out
+
+
+def curves(rows: Sequence[dict[str, Any]], entropy: float) -> dict[str, list[dict[str, Any]]]:
+    """Settings of each model and sampler of diffusion by steps, without those whose texts are plainer than the source's."""
+    out: dict[str, list[dict[str, Any]]] = {}
+    for row in sorted(rows, key=lambda row: row["steps"]):
+        if row["sampler"] != "left_to_right" and row["entropy"] >= VARIED * entropy:
+            out.setdefault(f"{row['model']} {row['sampler']}", []).append(row)
+    return out
+
+
+class At(NamedTuple):
+    steps: float
+    seconds: float
+
+
+def at_quality(curve: Sequence[dict[str, Any]], nats: float, key: str) -> At | None:
+    """The fewest steps at which a sampler is as good as `nats`, and the time `row[key]` it then takes: logarithms of both are
+    interpolated between two settings. None where no setting is."""
+    for before, row in zip([None, *curve], curve):
+        if row["nats"] > nats:
+            continue
+        if before is None:
+            return At(row["steps"], row[key])
+        part = (before["nats"] - nats) / (before["nats"] - row["nats"])
+        steps, seconds = (before[name] ** (1 - part) * row[name] ** part for name in ("steps", key))
+        return At(steps, seconds)
+    return None
