@@ -71,6 +71,7 @@ MISTAKES = [
     ),
     (["plan", "1.7B-ar-phase1", "--gpus", "127"], "must divide the 127 ranks"),
     (["plan", "--flops", "10"], "budget of 10 FLOPs (blocks+head) is too small"),
+    (["plan", "--flops", "1e9"], "lower train.batch, or give a smaller --size (it is 3M)"),
     (["plan", "--tokens", "10"], "budget of 10 tokens is too small"),
     (["plan", "--tokens", "10", "--steps", "3"], "one of flops, tokens or steps"),
     (["plan"], "no budget"),
@@ -96,6 +97,13 @@ def test_mistakes_are_named_with_what_would_work(
     arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert says in complaint(arguments, capsys)
+
+
+@pytest.mark.parametrize("words", [["--flops", "1e6", "--size", "200k"], ["--tokens", "10"]])
+def test_a_smaller_size_is_named_only_where_it_helps_and_none_was_given(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert complaint(["plan", *words], capsys).rstrip().endswith("; lower train.batch")
 
 
 def test_bad_data_is_named_and_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

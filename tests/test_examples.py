@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 import redraft
 from redraft import registry
 from redraft.cli import main
-from redraft.errors import UserError
+from redraft.errors import MISTAKE, UserError
 from redraft.families.base import DiffusionFamily, build
 from redraft.noise.counter_rng import Key
 from redraft.types import Batch
@@ -60,12 +61,39 @@ def test_own_text_learns_a_tokenizer_and_states_a_study(here: Path) -> None:
     from redraft.planning.study import plan_study
     from redraft.text.tokenizers.tokenizer import load_tokenizer
 
-    own_text.learned(Path("book.txt"), 300).save("tokenizer.json")
+    own_text.learned("book.txt", 300).save("tokenizer.json")
     tokenizer = load_tokenizer("tokenizer.json")
     text = "in the café it was"
     assert tokenizer.decode(tokenizer.encode(text).tolist()) == text and tokenizer.size <= 300
-    study = plan_study(own_text.recipe(Path("book.txt"), Path("tokenizer.json"), [1e8, 2e8], ["3.1k"], 16))
+    study = plan_study(own_text.recipe("book.txt", Path("tokenizer.json"), [1e8, 2e8], ["3.1k"], 16))
     assert len(study.runs) == 4
+
+
+def test_own_text_reads_whatever_training_reads(here: Path) -> None:
+    """Compressed, a folder and a glob: the same text gives the same tokenizer."""
+    import own_text
+
+    Path("books").mkdir()
+    Path("books/book.txt.xz").write_bytes(lzma.compress(Path("book.txt").read_bytes()))
+    ways = ("book.txt", "books/book.txt.xz", "books", "books/*.xz")
+    assert len({own_text.learned(way, 300).to_str() for way in ways}) == 1
+
+
+@pytest.mark.parametrize("text", ["absent.txt", "empty", "book.epub", "cut.txt.xz", "binary.txt"])
+def test_own_text_says_in_one_line_what_it_cannot_read(
+    here: Path, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import own_text
+
+    Path("empty").mkdir()
+    Path("book.epub").write_text("a book")
+    Path("cut.txt.xz").write_bytes(lzma.compress(Path("book.txt").read_bytes())[:-20])
+    Path("binary.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(SystemExit) as left:
+        own_text.main([text, "--into", "studies/own"])
+    told = capsys.readouterr().err
+    assert left.value.code == MISTAKE and text in told and told.count("\n") == 1
+    assert not Path("studies").exists()
 
 
 def test_my_family_trains_compares_and_samples(my_family: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:

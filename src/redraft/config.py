@@ -96,7 +96,11 @@ class DataConfig(Part):
         False, description="whether attention in a row of text stops at the ends of documents"
     )
     validation: str | None = Field(None, description="a source of its own; else a share of the documents is held out")
-    tokenizer: str = Field("bytes", description="bytes, or a path to tokenizer.json or a sentencepiece .model")
+    tokenizer: str = Field(
+        "bytes",
+        description="bytes, or a path to tokenizer.json, a sentencepiece .model, or the folder of GPT-2's encoder.json and "
+        "vocab.bpe",
+    )
     length: int = Field(256, gt=1, le=WIDEST, description="tokens in a row; of prompt formats, the most")
     format: Literal["auto", "text", "prompts", "chat", "traces"] = Field(
         "auto", description="text, or what to fine-tune on; auto reads it off the fields of .jsonl and .parquet"

@@ -115,7 +115,13 @@ def test_the_command_says_its_cost_and_ends_in_a_table_and_a_figure(
     assert cost in shown.err
     assert [line.split()[:2] for line in shown.out.splitlines()[1:4]] == [["ar", "12"], ["small", "2"], ["small", "4"]]
     assert "nats, that of held-out text" in shown.out
+    assert "T: temperature; calls: passes through the network, of which steps" in shown.out
     assert (tmp_path / "race.svg").read_text().startswith("<svg")
+
+
+def test_what_is_not_in_the_table_is_not_explained(places: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    shown = race(capsys, str(places["mdlm"]))
+    assert "Calls: passes through the network" in shown and "T: " not in shown
 
 
 def test_json_has_every_setting(places: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:

@@ -118,6 +118,13 @@ def test_samples_keep_their_prompt_and_length(model: Model) -> None:
     assert texts[:1] == model.sample("the ", n=1, length=24, steps=8, seed=1)
 
 
+def test_a_canvas_is_as_long_as_a_row_of_training_unless_said(model: Model) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        *_, final = model.sample("a", n=1, steps=2, stream=True)
+    assert final.tokens.shape[1] == model.canvas().tokens.shape[1] == model.length
+
+
 def test_streamed_canvases_end_in_the_samples(model: Model) -> None:
     frames = list(model.sample("the ", n=2, length=20, steps=8, stream=True))
     assert len(frames) > 1 and all((f.tokens[:, :4] == frames[0].tokens[:, :4]).all() for f in frames)  # type: ignore[union-attr]

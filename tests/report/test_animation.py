@@ -34,6 +34,16 @@ def test_an_svg_shows_each_frame_once_and_ends_with_the_last() -> None:
     assert "prefers-reduced-motion" in style and style.count("@keyframes") == 2
 
 
+def test_without_animations_an_svg_is_its_last_frame() -> None:
+    pytest.importorskip("vl_convert")
+    import vl_convert
+
+    picture = vl_convert.svg_to_png(svg(TWO))
+    alone = re.sub(r'<g id="f0".*?</g>', "", svg(TWO), flags=re.DOTALL)
+    blank = re.sub(r'<g id="f1".*?</g>', "", alone, flags=re.DOTALL)
+    assert picture == vl_convert.svg_to_png(alone) != vl_convert.svg_to_png(blank)
+
+
 def test_a_page_holds_every_frame_and_its_own_script_alone(tmp_path: Path) -> None:
     write_animation(TWO, tmp_path / "a.html")
     page = (tmp_path / "a.html").read_text()

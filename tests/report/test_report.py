@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from redraft.display import duration
 from redraft.errors import UserError
 from redraft.frontier.matched_entropy import match
 from redraft.frontier.pareto import load_frontier
@@ -22,10 +23,10 @@ from redraft.report.page import script_hash
 from redraft.report.report import conclusions, visible, write_report
 from redraft.scaling.fit import fit
 from redraft.scaling.laws.multiplier import Estimate
-from redraft.scaling.records import load_points
+from redraft.scaling.records import load_points, read_records
 from redraft.scaling.results import Fits, label, span
 from redraft.scaling.schema import to_json
-from redraft.scaling.summary import pair_sentence, summary
+from redraft.scaling.summary import multiplier_sentence, pair_sentence, summary
 from tests.planted import HOSTILE, planted_points, write_study
 
 
@@ -159,6 +160,21 @@ def test_conclusions_are_few_and_name_the_winner(said: list[str]) -> None:
     assert said[0].startswith("At 270 GFLOPs AR has the lowest loss, 2.1")
     assert any(re.search(r"MDLM [34]\.\d+ \(3\.\d+ to [45]\.\d+\)", line) for line in said)  # 4 was planted
     assert any("miniature" in line for line in said)
+
+
+def test_a_mean_over_budgets_is_called_one(fits: Fits) -> None:
+    k = fits.families["mdlm"].multiplier
+    assert k is not None and len(k.ratios) > 1
+    for count, mean in ((len(k.ratios), ", on average over budgets (geometric mean)"), (1, "")):
+        ratios = tuple(replace(ratio, extrapolated=False) for ratio in k.ratios[-count:])
+        family = replace(fits.families["mdlm"], multiplier=replace(k, ratios=ratios))
+        told = multiplier_sentence(replace(fits, families={"mdlm": family}))
+        assert told.startswith(f"Times the compute of AR needed for the same loss{mean}: MDLM ")
+
+
+def test_training_time_is_summed_over_runs(page: str, study: Path) -> None:
+    times = [t for run in read_records(study) if (t := (run.get("timing") or {}).get("seconds"))]
+    assert f"{duration(sum(times))}, summed over {len(times)} runs" in page
 
 
 def test_json_is_strict_and_complete(fits: Fits) -> None:

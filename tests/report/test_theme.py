@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from redraft.report.theme import COLOURS, MARKERS, PAPERS, colours
+from redraft.report.theme import COLOURS, MARKERS, PAPERS, colours, model_keys
 
 # Machado, Oliveira and Fernandes 2009: how linear RGB looks to a dichromat.
 SIGHT = {
@@ -53,3 +53,17 @@ def test_a_family_has_its_colour_whoever_else_is_drawn() -> None:
     few, many = colours(["ar", "duo"]), colours(["ar", "mdlm", "duo", "bd3lm", "gidd"])
     assert all(few[name] == many[name] for name in PAPERS)
     assert len({many[name] for name in (*PAPERS, "bd3lm", "gidd")}) == len(PAPERS) + 2
+
+
+def test_models_have_the_colours_of_their_families_and_no_two_the_same() -> None:
+    families = {"mdlm-6k-s0": "mdlm", "mdlm-6k-s1": "mdlm", "small": "ar", "mine": "my_family"}
+    colour, shape = (keys.to_dict()["scale"] for keys in model_keys(families))
+    assert colour["domain"] == ["MDLM-6k-s0", "MDLM-6k-s1", "small", "mine"]
+    named = colours(families.values())
+    assert (colour["range"][0], colour["range"][2:]) == (named["mdlm"], [named["ar"], named["my_family"]])
+    assert len(set(colour["range"])) == len(set(shape["range"])) == 4
+
+
+def test_many_models_of_one_family_are_told_apart_by_colour_or_marker() -> None:
+    colour, shape = (keys.to_dict()["scale"]["range"] for keys in model_keys({f"m{i}": "duo" for i in range(12)}))
+    assert len(set(colour[:8])) == 8 and len(set(zip(colour, shape))) == 12

@@ -76,6 +76,19 @@ def test_cutting_changes_no_token_of_a_book(data: Path, tokenizer: Tokenizer, mo
     assert np.array_equal(tokenizer.encode(text), whole)
 
 
+def test_a_tokenizer_is_shown_by_its_kind_size_and_fingerprint(tokenizer: Tokenizer) -> None:
+    kind = tokenizer.name.partition(":")[0]
+    assert repr(tokenizer) == f"<{kind} tokenizer, {tokenizer.size} ids, fingerprint {tokenizer.fingerprint[:8]}>"
+
+
+@pytest.mark.parametrize("name", ["vocab.bpe", "encoder.json"])
+def test_half_of_gpt2_names_the_folder_of_both(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("#version: 0.2\n" if name == "vocab.bpe" else '{"a": 0}')
+    with pytest.raises(UserError, match=r"give the folder that holds encoder\.json and vocab\.bpe") as told:
+        load_tokenizer(tmp_path / name)
+    assert str(tmp_path) in str(told.value)
+
+
 def test_gpt2_is_gpt2(data: Path) -> None:
     gpt2 = load_tokenizer(data / "tokenizers" / "gpt2")
     assert (gpt2.size, gpt2.eos) == (50257, 50256)

@@ -229,7 +229,9 @@ def table(ran: list[Lap], found: Judged | None) -> list[str]:
     ]
     told = [
         f"Seconds: within which 50, 90 and 99 % of {course.alone} texts alone are finished. "
-        f"Tokens/s: what 50, 90 and 99 % of the batches of {course.batch} reach."
+        f"Tokens/s: what 50, 90 and 99 % of the batches of {course.batch} reach.",
+        f"{'T: temperature; calls' if matching else 'Calls'}: passes through the network, of which steps that change nothing "
+        f"need none.",
     ]
     if found and matching:
         whose = "as stated" if matching.stated else "that of held-out text"

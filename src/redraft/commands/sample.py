@@ -38,7 +38,12 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--rows", type=whole(1, 4096), default=64, help="with --prompts: texts written at once")
     parser.add_argument("--suffix", default="", help="text at the end of the canvas, to fill in before")
     parser.add_argument("-n", type=whole(1, WIDEST), default=1, help="how many texts")
-    parser.add_argument("--length", type=whole(1, WIDEST), default=None, help="tokens of the canvas, prompt included")
+    parser.add_argument(
+        "--length",
+        type=whole(1, WIDEST),
+        default=None,
+        help="tokens of the canvas, prompt included; a row of training if left out",
+    )
     parser.add_argument("--steps", type=whole(1, WIDEST), help="64 if left out; for samplers that have steps")
     parser.add_argument("--temperature", type=real(0, 1e6), default=1.0)
     parser.add_argument("--top-p", type=real(0, 1, above=True), default=1.0)
@@ -63,9 +68,7 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
     compute = device_flags.compute(options)
     model = compute.load(options.model)
     steps = 64 if options.steps is None else options.steps
-    canvas = model.canvas(
-        options.prompt, options.n, model.length if options.length is None else options.length, options.suffix
-    )
+    canvas = model.canvas(options.prompt, options.n, options.length, options.suffix)
     beyond = model.beyond(canvas.tokens.shape[1])
     for told in filter(None, (beyond, steps_remark(options.sampler or model.family.sampler, options.steps))):
         print(f"Note: {told}.", file=sys.stderr)

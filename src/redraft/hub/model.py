@@ -139,7 +139,7 @@ class Model:
         self,
         prompt: str = "",
         n: int = 4,
-        length: int = 256,
+        length: int | None = None,
         steps: int = 64,
         temperature: float = 1.0,
         top_p: float = 1.0,
@@ -157,7 +157,7 @@ class Model:
         self,
         prompt: str = "",
         n: int = 4,
-        length: int = 256,
+        length: int | None = None,
         steps: int = 64,
         temperature: float = 1.0,
         top_p: float = 1.0,
@@ -174,7 +174,7 @@ class Model:
         self,
         prompt: str = "",
         n: int = 4,
-        length: int = 256,
+        length: int | None = None,
         steps: int = 64,
         temperature: float = 1.0,
         top_p: float = 1.0,
@@ -187,6 +187,7 @@ class Model:
         compiled: bool = False,
     ) -> list[str] | Iterator[Canvas]:
         """`n` texts on canvases of `length` tokens, prompt and suffix included; `stream=True` yields every canvas instead.
+        Without a `length`, canvases are as long as the rows of training (`Model.length`), as on the command line.
 
         A text ends at its first end-of-document after the prompt. `steps` is what the sampler makes of it: left to right
         takes one a token. `show` makes text of a canvas that is not finished. `sampler` by name, else the family's own;
@@ -201,16 +202,18 @@ class Model:
         >>> shown.startswith("the ") and MARK not in shown
         True
         """
-        if told := self.beyond(length):
-            warnings.warn(told, stacklevel=2)
         canvas = self.canvas(prompt, n, length, suffix)
+        if told := self.beyond(canvas.tokens.shape[1]):
+            warnings.warn(told, stacklevel=2)
         frames = self.frames(canvas, self.denoiser(temperature, top_p, compiled), sampler, steps, seed, options)
         if stream:
             return frames
         return [self.text(row, len(self.tokenizer.encode(prompt))) for row in last(frames).tokens]
 
-    def canvas(self, prompt: str = "", n: int = 1, length: int = 256, suffix: str = "") -> Canvas:
-        """An unwritten canvas, id V, with the prompt fixed at its beginning and the suffix at its end."""
+    def canvas(self, prompt: str = "", n: int = 1, length: int | None = None, suffix: str = "") -> Canvas:
+        """An unwritten canvas [n, length], id V, with the prompt fixed at its beginning and the suffix at its end; as long as
+        a row of training if `length` is left out."""
+        length = self.length if length is None else length
         _check_text(prompt)
         _check_text(suffix)
         self._check_positions(length)

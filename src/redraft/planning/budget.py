@@ -10,7 +10,7 @@ from typing import Any
 from redraft.config import RunConfig
 from redraft.errors import UserError
 from redraft.network.flops import CONVENTIONS, non_embedding, parameters, training_flops_per_token
-from redraft.network.sizes import Shape, from_config
+from redraft.network.sizes import DEFAULT, Shape, from_config
 from redraft.registry import FAMILIES
 
 # Numbers that a block keeps for a token: multiples of d in float32, of d and of the MLP's inner width in the compute format.
@@ -119,8 +119,18 @@ def _steps(config: RunConfig, per_step: int, step_flops: float) -> int:
         raise UserError("no budget: give --flops, --tokens or --steps (for example --flops 1e15)")
     steps = int(given // cost)
     if steps < 1:
-        raise UserError(f"the budget of {given:.3g} {unit} is too small: one step costs {cost:.3g}; lower train.batch")
+        or_size = _or_size(config) if budget.tokens is None else ""
+        raise UserError(
+            f"the budget of {given:.3g} {unit} is too small: one step costs {cost:.3g}; lower train.batch{or_size}"
+        )
     return steps
+
+
+def _or_size(config: RunConfig) -> str:
+    """Where nobody gave a size, that a smaller one would do."""
+    network = config.network
+    own = network.size or network.depth or network.heads or network.width
+    return "" if own else f", or give a smaller --size (it is {DEFAULT})"
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,8 @@ def lines(cells: Sequence[Cell], width: int = WIDTH) -> list[list[Cell]]:
 
 
 def svg(recording: Recording) -> str:
-    """All frames in one SVG; style sheets alone show one after another, so it plays in an `<img>`."""
+    """All frames in one SVG; style sheets alone show one after another, so it plays in an `<img>`. What runs none of them
+    shows the last frame, which alone is not hidden by an attribute."""
     frames = recording.frames
     begins, length = starts(frames)
     rules, groups = [], []
@@ -99,9 +100,10 @@ def svg(recording: Recording) -> str:
         shown = f"{100 * begin / length:.3f}%{{visibility:visible}}"
         rules.append(f"@keyframes k{number}{{0%{{visibility:hidden}}{shown}{hidden}}}")
         rules.append(f"#f{number}{{animation:k{number} {length:.2f}s step-end infinite}}")
-        groups.append(f'<g id="f{number}" class="f{" last" if last else ""}">{_body(frame)}</g>')
-    rules.append("@media (prefers-reduced-motion:reduce){.f{animation:none!important}.last{visibility:visible}}")
-    return _document(recording, "\n".join(groups), "".join([".f{visibility:hidden}", *rules]))
+        unseen = "" if last else ' visibility="hidden"'
+        groups.append(f'<g id="f{number}" class="f"{unseen}>{_body(frame)}</g>')
+    rules.append("@media (prefers-reduced-motion:reduce){.f{animation:none!important}}")
+    return _document(recording, "\n".join(groups), "".join(rules))
 
 
 def still(recording: Recording, frame: Frame) -> str:

@@ -174,7 +174,7 @@ def _runs(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def _provenance(records: Sequence[dict[str, Any]], fits: Fits, speeds: Frontier | None) -> list[tuple[str, str]]:
     """What the numbers come from, as (name, value) pairs."""
     runs = [r for r in records if r["arm"] != JUDGE]
-    seconds = sum((r.get("timing") or {}).get("seconds") or 0 for r in records)
+    times = [seconds for r in records if (seconds := (r.get("timing") or {}).get("seconds"))]
     noise = {f.isoflop.noise for f in fits.families.values() if f.isoflop.loss}
     counted = f"{fits.convention}: {CONVENTIONS.get(fits.convention or '', 'as the study counts them')}"
     rows = [
@@ -191,7 +191,10 @@ def _provenance(records: Sequence[dict[str, Any]], fits: Fits, speeds: Frontier 
         ("Versions", _joined(_told(r.get("versions")) for r in records)),
         ("Source", _joined(_told(r.get("git")) for r in records)),
         ("Hardware", _joined(_told(r.get("machine")) for r in records)),
-        ("Training time", duration(seconds) if seconds else ""),
+        (
+            "Training time",
+            f"{duration(sum(times))}, summed over {len(times)} run{'s' * (len(times) > 1)}" if times else "",
+        ),
     ]
     return [(name, value) for name, value in rows if value]
 

@@ -180,14 +180,33 @@ def _others(families: Iterable[str]) -> list[str]:
 
 def family_keys(families: Iterable[str], shown: Iterable[str], legend: bool = True) -> tuple[alt.Color, alt.Shape]:
     """Colour and marker of the field `family`, the same in every figure of a study."""
-    families, shown = list(families), list(shown)
+    styles = _styles(list(families))
+    return _keys({name: styles[name] for name in shown}, legend)
+
+
+def model_keys(families: Mapping[str, str], legend: bool = True) -> tuple[alt.Color, alt.Shape]:
+    """The same for models, given the family of each: the first of a family has its colour and marker, others what is left."""
+    styles, free = _styles(list(families.values())), [*zip(COLOURS, MARKERS)]
+    free += [(colour, marker) for marker in MARKERS for colour in COLOURS if (colour, marker) not in free]
+    first = {family: name for name, family in reversed([*families.items()])}
+    own = {first[family]: styles[family] for family in first}
+    left = (style for style in free if style not in own.values())
+    return _keys({name: own.get(name) or next(left) for name in families}, legend)
+
+
+def _styles(families: list[str]) -> dict[str, tuple[str, str]]:
+    """Colour and marker of every family, whoever is drawn."""
     named = colours(families)
     markers = dict(zip([*PAPERS, *_others(families)], cycle(MARKERS)))
-    domain = [label(name) for name in shown]
+    return {name: (named[name], markers[name]) for name in named}
+
+
+def _keys(styles: Mapping[str, tuple[str, str]], legend: bool) -> tuple[alt.Color, alt.Shape]:
+    domain = [label(name) for name in styles]
     style: Row = {"orient": "top", "columns": 5, "symbolSize": 90, "symbolStrokeWidth": 2, "symbolOpacity": 1}
     key = alt.Legend(title=None, **style) if legend else None
-    colour = alt.Scale(domain=domain, range=[named[name] for name in shown])
-    shape = alt.Scale(domain=domain, range=[markers[name] for name in shown])
+    colour = alt.Scale(domain=domain, range=[colour for colour, _ in styles.values()])
+    shape = alt.Scale(domain=domain, range=[marker for _, marker in styles.values()])
     return alt.Color("family:N", scale=colour, legend=key), alt.Shape("family:N", scale=shape, legend=key)
 
 

@@ -108,7 +108,9 @@ def multiplier_sentence(fits: Fits) -> str:
     if not ratios:
         return ""
     told = "; ".join(f"{label(name)} {span(k.mean)}{_over(k)}{_trend(k)}" for name, k in ratios.items())
-    text = f"Times the compute of {label(fits.reference)} needed for the same loss: {told}."
+    averaged = any(len(_averaged(k)) > 1 for k in ratios.values())
+    how = ", on average over budgets (geometric mean)" if averaged else ""
+    text = f"Times the compute of {label(fits.reference)} needed for the same loss{how}: {told}."
     outside = [ratio.extrapolated for k in ratios.values() for ratio in k.ratios]
     if any(outside):
         part, whom = "All" if all(outside) else "Part", label(fits.reference)
@@ -116,10 +118,15 @@ def multiplier_sentence(fits: Fits) -> str:
     return text
 
 
-def _over(k: Multiplier) -> str:
-    """Which budgets a mean is over: those whose loss the reference reached, or all where it reached none."""
+def _averaged(k: Multiplier) -> list[float]:
+    """Budgets (FLOPs) that a mean is over: those whose loss the reference reached, or all where it reached none."""
     reached = [ratio.flops for ratio in k.ratios if not ratio.extrapolated]
-    budgets = reached or [ratio.flops for ratio in k.ratios]
+    return reached or [ratio.flops for ratio in k.ratios]
+
+
+def _over(k: Multiplier) -> str:
+    """Which budgets a mean is over, in words."""
+    budgets = _averaged(k)
     ends = dict.fromkeys(quantity(budget, "FLOPs") for budget in (min(budgets), max(budgets)))
     return f" at {' to '.join(ends)}"
 

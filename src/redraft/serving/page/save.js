@@ -51,15 +51,15 @@ function body(frame) {
 }
 
 export function svg(recording, title) {
-  const { length, frames } = played(recording), rules = [".f{visibility:hidden}"], groups = [];
+  const { length, frames } = played(recording), rules = [], groups = [];
   frames.forEach((frame, number) => {
     const last = number === frames.length - 1, from = (100 * frame.at) / length;
     const hidden = last ? "" : `${((100 * frames[number + 1].at) / length).toFixed(3)}%{visibility:hidden}`;
     rules.push(`@keyframes k${number}{0%{visibility:hidden}${from.toFixed(3)}%{visibility:visible}${hidden}}`);
     rules.push(`#f${number}{animation:k${number} ${length.toFixed(2)}s step-end infinite}`);
-    groups.push(`<g id="f${number}" class="f${last ? " last" : ""}">${body(frame)}</g>`);
+    groups.push(`<g id="f${number}" class="f"${last ? "" : ' visibility="hidden"'}>${body(frame)}</g>`);
   });
-  rules.push("@media (prefers-reduced-motion:reduce){.f{animation:none!important}.last{visibility:visible}}");
+  rules.push("@media (prefers-reduced-motion:reduce){.f{animation:none!important}}");
   const tall = Math.max(...frames.map((frame) => lines(frame.runs).length));
   const [wide, high] = [Math.round(2 * EDGE + WIDTH * GLYPH), 2 * EDGE + (tall + 3) * LINE];
   const style = STYLE.map(([name, colour]) => `${name}{fill:${colour}}`).join("");

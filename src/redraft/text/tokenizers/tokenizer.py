@@ -45,6 +45,7 @@ END_OF_DOCUMENT = (
 # costs nothing.
 MOST_LOST = 0.01
 _BYTES_FILE = "bytes.json"
+_GPT2_FILES = ("encoder.json", "vocab.bpe")
 # Text ids of the papers' tokenizers, by the names that recipes have for them.
 PUBLISHED = {"gpt2": 50257, "llama2_32k": 32000, "mistral_v1_32k": 32000, "nemotron_128k": 131072}
 _ACCEPTED = (
@@ -97,6 +98,11 @@ class Tokenizer(ABC):
             return 0
         gone = Counter(text) - Counter(back)
         return sum(n * len(c.encode(errors="replace")) for c, n in gone.items() if not c.isspace())
+
+    @final
+    def __repr__(self) -> str:
+        kind = self.name.partition(":")[0]
+        return f"<{kind} tokenizer, {self.size} ids, fingerprint {self.fingerprint[:8]}>"
 
     @abstractmethod
     def save(self, folder: Path) -> None:
@@ -248,13 +254,17 @@ def _from_folder(folder: Path) -> Tokenizer:
     found = [folder / name for name in names if (folder / name).is_file()] or sorted(folder.glob("*.model*"))
     if found:
         return _from_file(found[0])
-    encoder, merges = folder / "encoder.json", folder / "vocab.bpe"
+    encoder, merges = (folder / name for name in _GPT2_FILES)
     if not (encoder.is_file() and merges.is_file()):
         raise UserError(f"the folder {folder} holds no tokenizer: a tokenizer is {_ACCEPTED}.")
     return HuggingFace(_gpt2_definition(read_text(encoder), read_text(merges)))
 
 
 def _from_file(path: Path) -> Tokenizer:
+    if path.name in _GPT2_FILES:
+        raise UserError(
+            f"{path} is half of GPT-2's tokenizer: give the folder that holds {' and '.join(_GPT2_FILES)} ({path.parent})."
+        )
     stat = path.stat()
     return _of_state(path.absolute(), stat.st_size, stat.st_mtime_ns)
 
