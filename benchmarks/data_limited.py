@@ -113,7 +113,7 @@ def regularisation(args: argparse.Namespace) -> Table:
 
 def exact(args: argparse.Namespace, row: Table) -> float:
     """-log p, nats per token, of MDLM that writes the surest position first, on 128 rows."""
-    out = (args.into / "exact" / row["run"]).with_suffix(".json")
+    out = args.into / "exact" / f"{row['run']}.json"  # a name has points of its own
     if not out.exists():
         out.parent.mkdir(exist_ok=True)
         words = ["--estimator", "chain_rule", "--order", "margin", "--rows", "128", "--out", str(out)]

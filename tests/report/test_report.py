@@ -235,3 +235,18 @@ def test_fitting_imports_nothing_heavy() -> None:
     code = "import sys, redraft.scaling.fit; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "altair", "vl_convert", "jinja2", "pyarrow", "scipy"} & set(loaded)
+
+
+def test_a_best_size_at_the_end_of_the_sizes_is_marked_and_a_curve_without_a_minimum_is_not_drawn(
+    tmp_path: Path,
+) -> None:
+    write_study(tmp_path)
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "†" not in page
+    least = min(float(p.params) for p in load_points(tmp_path) if p.family == "mdlm")
+    for record in tmp_path.glob("runs/*/record.json"):
+        told = json.loads(record.read_text())
+        if told["arm"] == "mdlm" and told["params"] <= 1.01 * least:
+            record.write_text(json.dumps(told | {"loss": told["loss"] - 1.0}))
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "†" in page and "Further sizes of this budget settle it." in page

@@ -36,6 +36,7 @@ class Answer:
     loss: Estimate  # nats per token, at the best size
     kind: str | None  # 'exact' or 'bound'
     params: float
+    at_the_end: bool  # whether the sizes do not bracket the best one
     factor: Estimate | None
     extrapolated: bool  # whether the reference never had that loss
     fastest: Match | None
@@ -70,6 +71,7 @@ def _answer(fits: Fits, matching: Matching | None, name: str, minimum: Minimum) 
         loss=minimum.loss,
         kind=family.loss_kind,
         params=minimum.params.value,
+        at_the_end=not minimum.is_vertex and not minimum.given,
         factor=ratio.multiplier if ratio else None,
         extrapolated=bool(ratio and ratio.extrapolated),
         fastest=max(own, key=lambda m: m.tokens_per_second, default=None),

@@ -89,15 +89,14 @@ def isoflop_figure(runs: Sequence[Point], fits: Fits, fitted: Mapping[str, Famil
 def _isoflop_panel(name: str, family: FamilyFit, runs: Sequence[Point], fits: Fits) -> Any:
     colour, minima = colours(fits.families)[name], shown(family)
     shade = {m.budget: 0.4 + 0.6 * (i + 1) / len(minima) for i, m in enumerate(minima)}
-    curves = [[row | {"o": shade[m.budget]} for row in _parabola(m, runs)] for m in minima if m.parabola]
+    bent = [m for m in minima if m.parabola and m.parabola[2] > 0]  # upwards: others have no minimum
+    curves = [[row | {"o": shade[m.budget]} for row in _parabola(m, runs)] for m in bent]
     dots = [{"x": p.params, "y": p.loss, "o": shade[p.budget], "d": told(p)} for p in runs if p.budget in shade]
     best = [{"x": m.params.value, "y": m.loss.value, "d": _minimum(m)} for m in minima]
     sure = [m for m in minima if m.params.low and m.params.high]
     spans = [{"x": m.params.low, "x2": m.params.high, "y": m.loss.value} for m in sure]
     tags = (
-        [curve[-1] | {"text": quantity(m.budget, "FLOPs")} for m, curve in zip(minima, curves)]
-        if len(curves) < 9
-        else []
+        [curve[-1] | {"text": quantity(m.budget, "FLOPs")} for m, curve in zip(bent, curves)] if len(curves) < 9 else []
     )
     x, y, opacity = x_axis("parameters"), y_axis("loss, nats/token"), alt.Opacity("o:Q", scale=None)
     return panel(
