@@ -23,7 +23,7 @@ demo: $(WITH_FIGURES)
 test: setup
 	$(RUN) -m pytest -n $(JOBS) --dist loadfile
 
-# The tests that take less than a second each; tests/slow.py lists the others and why.
+# The tests that take less than half a second each; tests/slow.py lists the others and why.
 quick: setup
 	$(RUN) -m pytest -n $(JOBS) --dist loadfile -m "not slow"
 
