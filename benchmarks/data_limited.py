@@ -142,7 +142,9 @@ def figure(cells: list[Table]) -> theme.Figure:
         y = {"y": cell["loss"]["value"], "low": cell["loss"]["low"], "high": cell["loss"]["high"]}
         shown.append({"x": cell["epochs"], **y, "kind": NAMES[cell["arm"]], "d": text})
     x = theme.x_axis("passes over the data").axis(values=list(EPOCHS))
-    y = alt.Y("y:Q", title="held-out nats/token", scale=alt.Scale(zero=False))
+    ends = [0.98 * min(row["low"] for row in shown), 1.02 * max(row["high"] for row in shown)]
+    axis = alt.Axis(values=[2, 2.2, 2.5, 3, 3.5, 4, 5, 6])
+    y = alt.Y("y:Q", title="held-out nats/token", scale=alt.Scale(type="log", domain=ends, nice=False), axis=axis)
     colours = alt.Scale(domain=list(NAMES.values()), range=list(theme.COLOURS[: len(NAMES)]))
     colour = alt.Color("kind:N", title=None, scale=colours, legend=alt.Legend(orient="top", labelLimit=400, columns=3))
     layers = (theme.lines(shown, x, y, colour), theme.bars(shown, x, colour), theme.points(shown, x, y, colour))
