@@ -12,8 +12,9 @@ from tests.processes import stop_server
 from tests.slow import SLOW
 
 torch.set_num_threads(1)
-# The script lies beside the tests in a clone, and not in what is published of them.
-collect_ignore = [] if (Path(__file__).parents[1] / "benchmarks").is_dir() else ["test_gpu_script.py"]
+# The scripts lie beside the tests in a clone, and not in what is published of them.
+OF_SCRIPTS = ["test_data_limited.py", "test_gpu_script.py"]
+collect_ignore = [] if (Path(__file__).parents[1] / "benchmarks").is_dir() else OF_SCRIPTS
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -237,9 +237,7 @@ def test_fitting_imports_nothing_heavy() -> None:
     assert not {"torch", "altair", "vl_convert", "jinja2", "pyarrow", "scipy"} & set(loaded)
 
 
-def test_a_best_size_at_the_end_of_the_sizes_is_marked_and_a_curve_without_a_minimum_is_not_drawn(
-    tmp_path: Path,
-) -> None:
+def test_a_best_size_at_the_end_of_the_sizes_is_marked(tmp_path: Path) -> None:
     write_study(tmp_path)
     page = write_report(tmp_path).read_text(encoding="utf-8")
     assert "†" not in page

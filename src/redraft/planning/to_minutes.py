@@ -15,11 +15,13 @@ from redraft.scaling.records import JUDGE
 
 # Settings that are sampled for each in the recipe: sweeps of temperature go on until they reach the entropy.
 SWEPT = 1.5
-LEAST = 0.25  # of the recipe's budgets: below, the smallest runs are a few dozen steps, and all families look alike
-MOST = 1e6
+LEAST = (
+    0.25  # of the recipe's budgets: below, the smallest runs are less than a dozen steps, and all families look alike
+)
+MOST = 1e6  # no more is asked of any machine
 # Read off one machine: pages written beside the training, as a part of its time; the report's fits and figures at the end.
 PAGES, REPORT = 0.1, 20.0  # -, seconds
-PLANS = 12  # plans that are looked at on the way to the factor: to .1 % of it between a third and three times
+HALVINGS = 8  # on the way to the factor, between one that fits and twice it: to .3 %
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ def to_minutes(table: dict[str, Any], minutes: float) -> Scaled:
     low, high = LEAST, LEAST
     while spent(high) < minutes and high < MOST:
         low, high = high, 2 * high
-    for _ in range(PLANS if high > LEAST else 0):
+    for _ in range(HALVINGS if high > LEAST else 0):
         middle = math.sqrt(low * high)
         low, high = (middle, high) if spent(middle) < minutes else (low, middle)
     return Scaled(scaled(table, low), low, spent(low))
