@@ -71,8 +71,9 @@ PARTS = {
         "redraft study frontier studies/first\nredraft study frontier studies/first --evaluator models/smollm2\n"
         "redraft study frontier studies/first --as 170M\n\n"
         "--as SIZE: what a call costs is measured here at that size, with random weights; quality by number of calls is that "
-        "of the study's measured frontier. Written beside it, as frontier-as-SIZE.jsonl.",
-        ("size_as", "device", "precision", "compile", "json"), FOLDER,
+        "of the study's measured frontier. Written beside it, as frontier-as-SIZE.jsonl. --hardware a100, h100 or h200: by "
+        "the serving model of a device that is not here, in place of a measurement. --batches \"[1, 16]\": rows of a call.",
+        ("size_as", "hardware", "device", "precision", "compile", "json"), FOLDER,
     ),
     "report": Part(
         "report.html of a study, one page that works offline; of several, one page that compares them.",
@@ -114,6 +115,7 @@ def arguments(parser: ArgumentParser) -> None:
         help="carry the measured frontier over to models of this size: the cost of a call is measured, with random weights "
         "(frontier)",
     )
+    parser.add_argument("--hardware", help="with --as: of a100, h100 or h200, by the serving model (frontier)")
     parser.add_argument("--resamples", type=whole(), default=400, help="bootstrap resamples (fit)")
     parser.add_argument("--seed", type=whole(0, 2**64 - 1), default=0, help="seed of the bootstrap (fit)")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -143,9 +145,16 @@ def run(options: Namespace, overrides: dict[str, Any]) -> None:
 
 def _check_where(options: Namespace) -> None:
     """`UserError` where the action trains, samples or fits nothing that these flags could be for."""
-    for flag, value, action in (("as", options.size_as, "frontier"), ("name", options.name, "fit")):
+    flags = (
+        ("as", options.size_as, "frontier"),
+        ("hardware", options.hardware, "frontier"),
+        ("name", options.name, "fit"),
+    )
+    for flag, value, action in flags:
         if value is not None and options.action != action:
             raise UserError(f"`redraft study {options.action}` takes no --{flag}: it is for `redraft study {action}`")
+    if options.hardware is not None and options.size_as is None:
+        raise UserError("--hardware is for a frontier as models of another size: give --as SIZE too")
     given = [name for name in ("device", "precision", "compile") if getattr(options, name) not in (None, False)]
     takes = {"run": ("device", "precision"), "tune": ("device", "precision"), "frontier": given}
     for name in given:

@@ -58,26 +58,42 @@ def frontier(options: Namespace, overrides: dict[str, Any]) -> None:
 
 
 def _carried(folder: Path, options: Namespace, overrides: dict[str, Any]) -> None:
-    """The measured frontier, with the cost of a call at another size."""
-    from redraft.frontier.carried import carried_file, carried_sentence, carry, matched
+    """The measured frontier, with the cost of a call at another size: measured here, or modelled for other hardware."""
+    from redraft.config import validated
+    from redraft.frontier.carried import carried_file, carried_sentence, carry, cost_sentence, left, matched
     from redraft.frontier.measure import read_rows
+    from redraft.frontier.served import serve, served_sentence
     from redraft.network.sizes import from_size
+    from redraft.planning.frontier import FrontierConfig
+    from redraft.planning.serving_cost import hardware
     from redraft.report.conclusions import matched_lines
     from redraft.studies.execute import read_study
 
-    if overrides:
-        raise UserError(f"--as takes the settings of the measured frontier, so no --{next(iter(overrides))}")
-    from_size(options.size_as, "dit", 1)  # known, or refused before anything is loaded
+    if stray := overrides.keys() - {"batches"}:
+        raise UserError(f"--as takes the settings of the measured frontier but for --batches, so no --{min(stray)}")
+    size, file = options.size_as, carried_file(options.size_as, options.hardware or "")
+    from_size(size, "dit", 1)  # known, or refused before anything is loaded
     planned = read_study(folder).config.frontier
-    for row in carry(folder, options.size_as, device_flags.compute(options)):
-        if not options.json:
-            print(_line(row), flush=True)
-    rows = read_rows(folder / carried_file(options.size_as))
+    batches = validated(FrontierConfig, {"judge": "", **overrides}).batches
+    if options.hardware:
+        device = hardware(options.hardware)
+        told = served_sentence(rows := serve(folder, size, device, batches), device)
+    else:
+        new = left(folder, size, batches)
+        if new and not options.json:
+            print(cost_sentence(new, size), flush=True)
+        for row in carry(folder, size, device_flags.compute(options), batches):
+            if not options.json:
+                print(_line(row), flush=True)
+        told = carried_sentence(rows := read_rows(folder / file))
     if options.json:
         emit(rows)
         return
-    found = matched(folder, options.size_as, planned.entropy if planned else None)
-    print("\n".join([carried_sentence(rows), *(matched_lines(found) if found and found.matches else [])]))
+    print(told)
+    for batch, found in matched(folder, file, planned.entropy if planned else None).items():
+        print(
+            "\n".join([f"{batch} rows a call:", *(matched_lines(found) if found.matches else ["no curve reaches it."])])
+        )
 
 
 def _line(row: dict[str, Any]) -> str:
