@@ -71,7 +71,7 @@ def _fits(fits: Fits) -> dict[str, list[Row]]:
         ],
         "multipliers": [{"family": n, **_flat(r)} for n, f in families if f.multiplier for r in f.multiplier.ratios],
         "conventions": [_flat(row) for row in fits.conventions],
-        "pairs": [_flat(pair) for pair in fits.pairs],
+        "pairs": [_flat(pair) | (_estimate("factor", pair.factor.value) if pair.factor else {}) for pair in fits.pairs],
     }
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,11 +17,12 @@ from redraft.scaling.laws.elbo_gap import ElboGap, looseness, tightened
 from redraft.scaling.laws.influence import influence
 from redraft.scaling.laws.isoflop import curves
 from redraft.scaling.laws.joint import fit_joint
-from redraft.scaling.laws.multiplier import Best, Multiplier, multiplier, student
+from redraft.scaling.laws.multiplier import Best, Multiplier, multiplier
 from redraft.scaling.laws.parametric import Parametric
 from redraft.scaling.laws.robustness import Robustness, robustness
+from redraft.scaling.pairs import pairs
 from redraft.scaling.records import Point, names, require_comparable, with_budgets
-from redraft.scaling.results import REFERENCE, FamilyFit, Fits, Pair, label, ordered
+from redraft.scaling.results import REFERENCE, FamilyFit, Fits, label, ordered
 
 RESAMPLES = 400
 
@@ -78,10 +78,10 @@ def fit(
         )
         for family, own in runs.items()
     }
-    pairs = tuple(_pairs(points))
+    paired = tuple(pairs(points))
     convention = next((p.convention for p in points if p.convention), None)
-    warnings = tuple(study_caveats(points, families, {pair.arm for pair in pairs}, reference, label))
-    plain = Fits(reference, seed, resamples, convention, families, pairs, warnings)
+    warnings = tuple(study_caveats(points, families, {pair.arm for pair in paired}, reference, label))
+    plain = Fits(reference, seed, resamples, convention, families, paired, warnings)
     if not checks:
         return plain
     laws = {name: law for name, fitted in engines.items() if (law := fitted.parametric.law)}
@@ -112,27 +112,3 @@ def _tight(
 def _multiplier(family: str, reference: str, best: Mapping[str, Best | None]) -> Multiplier | None:
     own, other = best[family], best.get(reference)
     return multiplier(own, other, reference) if own and other and family != reference else None
-
-
-def _pairs(points: Sequence[Point]) -> Iterator[Pair]:
-    """Arms of one family that share two seeds at a size and budget; the arm with the family's own name comes second."""
-    cells: dict[tuple[str, float, float], dict[str, dict[int, float]]] = {}
-    for p in points:
-        if p.variant_of is not None and p.seed is not None:
-            arms = cells.setdefault((p.variant_of, p.budget or p.flops, p.params), {})
-            arms.setdefault(p.family, {})[p.seed] = p.loss
-    for (family, budget, params), arms in sorted(cells.items()):
-        base = family if family in arms else min(arms)
-        for arm in sorted(set(arms) - {base}):
-            seeds = tuple(sorted(set(arms[arm]) & set(arms[base])))
-            if len(seeds) >= 2:
-                yield _pair(arm, base, budget, params, seeds, arms)
-
-
-def _pair(
-    arm: str, base: str, budget: float, params: float, seeds: tuple[int, ...], arms: dict[str, dict[int, float]]
-) -> Pair:
-    losses, against = (tuple(arms[name][seed] for seed in seeds) for name in (arm, base))
-    gaps = np.subtract(losses, against)
-    difference = student(float(gaps.mean()), float(gaps.std(ddof=1) / math.sqrt(len(gaps))), len(gaps) - 1)
-    return Pair(arm, base, budget, params, seeds, losses, against, difference)

@@ -47,6 +47,14 @@ class FamilyFit:
 
 
 @dataclass(frozen=True)
+class Factor:
+    """Of compute, by paired seeds."""
+
+    value: Estimate
+    extrapolated: bool  # beyond the budgets of the way it is compared with
+
+
+@dataclass(frozen=True)
 class Pair:
     """One family trained in two ways at one size and budget, with the same seeds."""
 
@@ -58,6 +66,7 @@ class Pair:
     losses: tuple[float, ...]  # of `arm`, nats per token, by seed
     losses_against: tuple[float, ...]
     difference: Estimate  # mean of arm - against, nats per token; Student's t over seeds
+    factor: Factor | None = None  # times the compute of `against` that `arm` needs for its loss, at this size
 
 
 @dataclass(frozen=True)

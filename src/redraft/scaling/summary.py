@@ -145,6 +145,15 @@ def _resolution(pair: Pair) -> str:
     return f": {seen:.2g} nats could have been seen (80 % power)"
 
 
+def _worth(pair: Pair) -> str:
+    """The difference in compute, or nothing."""
+    if pair.factor is None:
+        return ""
+    beyond = ", beyond the budgets of that" if pair.factor.extrapolated else ""
+    factor, at = span(pair.factor.value), quantity(pair.budget, "FLOPs")
+    return f"; {factor} times the compute of {label(pair.against)} at {at}{beyond}"
+
+
 def pair_sentence(pair: Pair) -> str:
     """Which of two ways of training a family is better, over which seeds."""
     gap = pair.difference
@@ -152,5 +161,5 @@ def pair_sentence(pair: Pair) -> str:
     verdict = ("higher" if gap.value > 0 else "lower") if resolved else f"not told apart{_resolution(pair)}"
     return (
         f"{label(pair.arm)} less {label(pair.against)}, {quantity(pair.params)} parameters, {len(pair.seeds)} seeds: "
-        f"{span(gap, 2)} nats/token, {verdict}."
+        f"{span(gap, 2)} nats/token, {verdict}{_worth(pair)}."
     )
