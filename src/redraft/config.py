@@ -329,6 +329,18 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"cannot read {path} as TOML: {error}") from None
 
 
+def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values by dotted key.
+
+    >>> flat({"train": {"lr": 0.1}, "seed": 0})
+    {'train.lr': 0.1, 'seed': 0}
+    """
+    out: dict[str, Any] = {}
+    for key, value in table.items():
+        out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return out
+
+
 def validated(model: type[T], table: Mapping[str, Any]) -> T:
     """The model of a table; the first thing wrong is one line naming the key and what would work."""
     try:

@@ -86,6 +86,19 @@ def test_bounds_of_two_families_carry_a_warning(tmp_path: Path) -> None:
     assert "not equally tight" in lines["nats_per_token"].verdict
 
 
+@pytest.mark.parametrize(("keys", "more"), [(2, ""), (11, ", and 3 keys more")])
+def test_runs_say_in_what_they_differ(tmp_path: Path, keys: int, more: str) -> None:
+    for name, value in (("a", 1), ("b", 2)):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "record.json").write_text(json.dumps(RECORD))
+        train = "".join(f"key{number} = {value}\n" for number in range(keys))
+        (folder / "config.toml").write_text(f"seed = 0\n[train]\n{train}")
+    (note,) = compare(*(read_result(tmp_path / name) for name in "ab")).notes
+    assert note.startswith("the runs differ in train.key0 1 against 2, train.key1 1 against 2")
+    assert note.endswith(more or "train.key1 1 against 2") and "seed" not in note
+
+
 def test_another_budget_is_noted(tmp_path: Path) -> None:
     compared(tmp_path, RECORD, {**RECORD, "flops": 2e12})
     found = compare(read_result(tmp_path / "a.json"), read_result(tmp_path / "b.json"))

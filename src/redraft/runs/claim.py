@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from redraft.config import RunConfig, dump_toml, read_toml, validated
+from redraft.config import RunConfig, dump_toml, flat, read_toml, validated
 from redraft.display import quantity
 from redraft.errors import UserError
 from redraft.evaluation.provenance import start_summary
@@ -139,13 +139,6 @@ def initial_weights(setup: Setup) -> dict[str, Tensor] | None:
 
 def _difference(asked: RunConfig, stored: RunConfig) -> str:
     """The first setting that differs, for a message."""
-    ours, theirs = _flat(asked.model_dump()), _flat(stored.model_dump())
+    ours, theirs = flat(asked.model_dump()), flat(stored.model_dump())
     key = next(k for k in sorted(ours.keys() | theirs.keys()) if ours.get(k) != theirs.get(k))
     return f"its {key} is {theirs.get(key)!r}, not {ours.get(key)!r}"
-
-
-def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, value in table.items():
-        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return out

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from redraft.config import flat, read_toml
 from redraft.errors import UserError
 from redraft.evaluation.lm_eval.suite import mcnemar
 from redraft.files import read_json
 from redraft.scaling.power import detectable
 
+TOLD = 8  # differing keys that a note names
 ALPHA, SURE = 0.05, 1.96  # of a paired test; standard errors
 WHY = {
     "tokenizer": "their tokens are different things; bits_per_byte can be compared",
@@ -59,6 +61,7 @@ class Result:
     outcomes: Mapping[str, Sequence[float]] = field(default_factory=dict)  # of a metric, right or wrong by document
     truncated: int = 0  # requests that lost part of their context
     draws: int = 1  # of the noise, a request; 1 also where nothing is drawn
+    config: Mapping[str, Any] = field(default_factory=dict)  # of a run folder, by dotted key
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,8 @@ def _notes(a: Result, b: Result) -> list[str]:
             f"training budgets: {a.budget:.3g} against {b.budget:.3g} FLOPs ({a.convention}): this compares two models, not "
             f"two families"
         )
+    if told := _configuration(a.config, b.config):
+        notes.append(told)
     if a.terms.get("guidance") != b.terms.get("guidance") and "guidance" in a.terms and "guidance" in b.terms:
         guides = (_said(one.terms["guidance"]) for one in (a, b))
         notes.append(f"guidance: {' against '.join(guides)}; its weight must not be chosen on these documents")
@@ -153,6 +158,16 @@ def _notes(a: Result, b: Result) -> list[str]:
     return notes
 
 
+def _configuration(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
+    """The keys of both in which two runs differ; nothing where one is no run folder."""
+    keys = [key for key in ours if key in theirs and ours[key] != theirs[key]]
+    if not keys:
+        return ""
+    told = [f"{key} {_said(ours[key])} against {_said(theirs[key])}" for key in keys[:TOLD]]
+    more = f", and {len(keys) - TOLD} keys more" if len(keys) > TOLD else ""
+    return f"the runs differ in {', '.join(told)}{more}"
+
+
 def read_result(path: Path) -> Result:
     """The result in a run folder (its record) or in a file that `redraft eval --json` or `--out` wrote."""
     file = path / "record.json" if path.is_dir() else path
@@ -163,7 +178,9 @@ def read_result(path: Path) -> Result:
     for wanted, reader in (("tasks", _tasks), ("estimator", _likelihood), ("loss_kind", _record)):
         if isinstance(table, dict) and wanted in table:
             try:
-                return reader(name, table)
+                found = reader(name, table)
+                own = path / "config.toml"
+                return replace(found, config=flat(read_toml(own))) if path.is_dir() and own.exists() else found
             except (KeyError, TypeError, AttributeError) as error:
                 raise UserError(f"{file} is a damaged result: {error!r}") from None
     raise UserError(f"{file} is no result of redraft: give a run folder, or what `redraft eval --json` printed")
