@@ -150,6 +150,18 @@ def test_vocabulary_mismatch_between_data_and_model_is_named(
     assert "900" in line and "257" in line
 
 
+def test_text_that_was_trained_on_is_noted(
+    source: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """However it is spelled; other text is not."""
+    other, again = tmp_path / "other.txt", tmp_path / "link.txt"
+    other.write_text("Text that nobody has read, long enough for a row or two.\n" * 4)
+    again.symlink_to(source)
+    for data, noted in ((again, True), (other, False)):
+        main(["eval", str(trained), "--data", str(data), "--rows", "2", "--draws", "1"])
+        assert ("the model was trained on it" in capsys.readouterr().err) is noted
+
+
 def test_damaged_models_are_refused(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number, spoil in enumerate((b"", b"\x80\x04K\x01.", (trained / "model.safetensors").read_bytes()[:-100])):
         folder = tmp_path / str(number)

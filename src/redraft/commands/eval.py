@@ -232,7 +232,7 @@ def _windows(options: Namespace, model: Model) -> tuple[str, Scored]:
         return _split(DataConfig(source=options.data, format="text", length=model.length), options, model)
     if form == "text":
         texts = (document.text for document in open_source(options.data).documents())
-        if told := model.beyond(how.length):
+        for told in filter(None, (model.beyond(how.length), _seen(options.data, record.get("source")))):
             print(f"Note: {told}", file=sys.stderr)
         return options.data, windows(texts, model.tokenizer, how, options.rows, model.family.begins)
     data = DataConfig(source=options.data, format=form, template=options.template, length=model.length)
@@ -240,6 +240,19 @@ def _windows(options: Namespace, model: Model) -> tuple[str, Scored]:
     assert isinstance(examples, PromptCorpus)
     scored = of_examples(examples, model.length, form, options.rows)
     return options.data, scored if model.family.begins else scored.given_first()
+
+
+def _seen(data: str, source: str | None) -> str | None:
+    """A remark on text that the model was trained on; None where no file of it is one of the training source."""
+    from redraft.text.sources.corpus import inode, local_files
+
+    trained = {inode(path) for path in local_files(source)} if source else set()
+    files = local_files(data)
+    common = [path for path in files if inode(path) in trained]
+    if not common:
+        return None
+    which = common[0] if len(files) == 1 else f"{len(common)} of the {len(files)} files of {data}"
+    return f"{which}: the model was trained on it; its own held-out text is scored if --data is left out"
 
 
 def _split(data: DataConfig, options: Namespace, model: Model) -> tuple[str, Scored]:
