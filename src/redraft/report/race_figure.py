@@ -51,7 +51,7 @@ def _spread(
 
 def _quality(matching: Matching, families: Mapping[str, str]) -> Any:
     rows: list[Row] = [
-        {"family": label(m.name), "x": m.tokens_per_second, **ends(m.quality), "text": f"{label(m.name)}, {m.steps} steps",
+        {"family": label(m.name), "x": m.tokens_per_second, **ends(m.quality), "text": f"{m.steps} steps",
          "d": f"{label(m.name)}, {m.steps} steps: {span(m.quality)} nats/token"}
         for m in matching.matches
     ]  # fmt: skip
