@@ -154,8 +154,19 @@ def test_interval_of_ranks_covers_both_when_puzzles_disagree() -> None:
     assert across["value"] == 0 and across["low"] < -0.4 and across["high"] > 0.4
 
 
+def test_each_two_of_three_families_have_a_rank_of_their_own() -> None:
+    """One pair of families that disagrees stands out, and seeds of one puzzle are no puzzles more."""
+    losses = {"ar": 1.0, "mdlm": 2.0, "duo": 3.0}
+    right = {"ar": 9, "mdlm": 2, "duo": 5}
+    runs = [_run(p, seed, f, 1, losses[f], right[f]) for p in "pq" for seed in (0, 1) for f in losses]
+    found = {row["of"]: row for row in rank_correlations(runs)}
+    values = {of: row["value"] for of, row in found.items() if " and " in of}
+    assert values == {"ar and mdlm": 1, "ar and duo": 1, "mdlm and duo": -1}
+    assert found["mdlm and duo"]["pairs"] == 4 and found["mdlm and duo"]["puzzles"] == 2
+
+
 def test_ranks_of_runs_that_answer_alike_say_nothing() -> None:
     runs = [_run("p", 0, family, 1, 1.0, 5) for family in ("ar", "mdlm")]
     assert rank_correlations(runs)[0] == {
-        "of": "across families", "value": None, "low": None, "high": None, "pairs": 0, "clusters": 1,
+        "of": "across families", "value": None, "low": None, "high": None, "pairs": 0, "puzzles": 1,
     }  # fmt: skip

@@ -1,4 +1,5 @@
-"""Does the loss say who answers right? Kendall's rank correlation of loss and right answers, across families and within one.
+"""Does the loss say who answers right? Rank correlation of loss and right answers (Goodman and Kruskal's gamma), across
+families, between each two, and within one.
 
 "Scaling Beyond Masked Diffusion Language Models" (arXiv:2602.15014) finds likelihood informative within a family and
 misleading across families. Pairs of runs are compared on the same questions (one puzzle, one seed): of two families at equal
@@ -19,10 +20,13 @@ Run = dict[str, Any]
 
 
 def rank_correlations(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """`runs` have `puzzle`, `seed`, `family`, `steps`, `loss` and `answers`. A row across families,
-    and one within each."""
+    """`runs` have `puzzle`, `seed`, `family`, `steps`, `loss` and `answers`. A row across families, one for each two of them, and
+    one within each."""
     names = list(dict.fromkeys(run["family"] for run in runs))
     rows = [{"of": "across families"} | _interval(_signs(runs, _across))]
+    for two in combinations(names, 2) if len(names) > 2 else ():
+        both = [run for run in runs if run["family"] in two]
+        rows.append({"of": " and ".join(two)} | _interval(_signs(both, _across)))
     for name in names:
         mine = [run for run in runs if run["family"] == name]
         rows.append({"of": f"within {name}"} | _interval(_signs(mine, _within)))
@@ -45,34 +49,34 @@ def share_right(run: Run) -> float:
 
 
 def _signs(runs: Sequence[Run], compared: Any) -> NDArray[np.float64]:
-    """[clusters, 2]: of each puzzle and seed, pairs in which the lower loss has more right answers less those in which it has
+    """[puzzles, 2]: of each puzzle, pairs of one seed in which the lower loss has more right answers less those in which it has
     fewer, and pairs that differ in both."""
     out = []
-    for cluster in dict.fromkeys((run["puzzle"], run["seed"]) for run in runs):
-        same = [run for run in runs if (run["puzzle"], run["seed"]) == cluster]
+    for puzzle in dict.fromkeys(run["puzzle"] for run in runs):
         signs = [
             np.sign(b["loss"] - a["loss"]) * np.sign(share_right(a) - share_right(b))
-            for a, b in combinations(same, 2) if compared(a, b)
-        ]  # fmt: skip
+            for a, b in combinations([run for run in runs if run["puzzle"] == puzzle], 2)
+            if a["seed"] == b["seed"] and compared(a, b)
+        ]
         out.append((sum(signs), sum(sign != 0 for sign in signs)))
     return np.array(out, np.float64)
 
 
 def _interval(signs: NDArray[np.float64]) -> dict[str, Any]:
-    """Concordant less discordant pairs, of those that differ in both (Goodman and Kruskal's gamma); 95 % by resampling
-    clusters of one puzzle and seed. None where no pair differs."""
+    """Concordant less discordant pairs, of those that differ in both; 95 % by resampling puzzles, in which the seeds share what
+    is hard. None where no pair differs."""
     total, pairs = signs.sum(0)
     if not pairs:
-        return {"value": None, "low": None, "high": None, "pairs": 0, "clusters": len(signs)}
+        return {"value": None, "low": None, "high": None, "pairs": 0, "puzzles": len(signs)}
     drawn = np.random.default_rng(0).integers(len(signs), size=(RESAMPLES, len(signs)))
     sums = signs[drawn].sum(1)
     found = sums[sums[:, 1] > 0]
     low, high = np.quantile(found[:, 0] / found[:, 1], (0.025, 0.975))
-    return {"value": total / pairs, "low": low, "high": high, "pairs": int(pairs), "clusters": len(signs)}
+    return {"value": total / pairs, "low": low, "high": high, "pairs": int(pairs), "puzzles": len(signs)}
 
 
 def lines(rows: Sequence[dict[str, Any]]) -> list[str]:
     from redraft.tasks.table import cell, table
 
-    shown = [[row["of"], cell(row if row["pairs"] else None), str(row["pairs"]), str(row["clusters"])] for row in rows]
-    return table(["rank correlation of loss and right answers", "gamma", "pairs", "puzzles x seeds"], shown)
+    shown = [[row["of"], cell(row if row["pairs"] else None), str(row["pairs"]), str(row["puzzles"])] for row in rows]
+    return table(["rank correlation of loss and right answers", "gamma", "pairs", "puzzles"], shown)
