@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
-
 from benchmarks.claims import HOURS, ROWS, WEIGHTS, chosen, complete
+
 from redraft.cli import parsed
 from redraft.files import write_json
 
@@ -16,7 +16,9 @@ DATA, INTO = Path("data"), Path("into")
 
 
 def test_every_row_that_was_measured_has_a_command() -> None:
-    rows = re.findall(r"^\| ([BSM]\d) \|.*$", (ROOT / "docs/results/claims.md").read_text(encoding="utf-8"), re.MULTILINE)
+    rows = re.findall(
+        r"^\| ([BSM]\d) \|.*$", (ROOT / "docs/results/claims.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
     unmeasured = {"B8", "S6", "S7"}  # they need a GPU
     assert set(rows) - unmeasured == set(ROWS) and unmeasured <= set(rows)
     assert set(HOURS) == set(ROWS.values())

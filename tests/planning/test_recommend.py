@@ -201,6 +201,21 @@ def test_calls_are_weighed_by_the_quality_that_was_measured_at_them(fits: Fits) 
     assert "6.500" in text and "Lost by few calls: the judge's nats" in text
 
 
+def test_a_quality_is_that_of_the_samples_where_their_loss_was_measured(fits: Fits) -> None:
+    """A model whose samples lose .1 nats by few calls must be .1 better, and costs what that costs."""
+    calls = Calls({"mdlm": [(1 / 64, 2.5), (1.0, 2.4)], "ar": [(1.0, 2.0)]}, "the judge's nats")
+    ask = lambda quality, calls=None: recommend(fits, Demand(quality=quality, steps=(16, 1024)), DEVICE, calls)
+    found = ask(2.5, calls)
+    few, many = (option(found, "mdlm", steps) for steps in (16, 1024))
+    assert few.loss.value == pytest.approx(2.4) and many.loss.value == pytest.approx(2.5)
+    assert (
+        few.total_flops == pytest.approx(option(ask(2.4), "mdlm", 16).total_flops)
+        and few.total_flops > many.total_flops
+    )
+    assert not few.misses and found.options.index(many) < found.options.index(few)
+    assert found.options[-1].family == "esolm"  # whose calls nobody measured
+
+
 def test_a_family_whose_calls_nobody_measured_comes_after_the_others(fits: Fits) -> None:
     curves = {"mdlm": [(1 / 64, 3.0), (1.0, 2.4)]}
     found = recommend(fits, Demand(budget=float(BUDGETS[2]), steps=(16,)), DEVICE, Calls(curves, "measured"))

@@ -123,11 +123,12 @@ def _check(demand: Demand) -> None:
 
 
 def _rank(option: Option, demand: Demand, calls: Calls | None) -> tuple[bool, float, float]:
-    """With a budget the loss counts, and what samples lose by few calls where that was measured (where it was for others
-    alone, last), else what reaching the quality costs; at equal ones more steps write better text."""
-    if demand.budget is None:
-        return False, option.total_flops, -option.steps
+    """With a budget the loss counts, and what samples lose by few calls where that was measured, else what reaching the
+    quality costs; those whose calls nobody measured come last where others' were; at equal ones more steps write better
+    text."""
     untold = calls is not None and option.sampling_loss is None
+    if demand.budget is None:
+        return untold, option.total_flops, -option.steps
     return untold, option.loss.value + (option.sampling_loss or 0.0), -option.steps
 
 
@@ -145,21 +146,25 @@ def _option(s: LossSurface, steps: int, demand: Demand, device: Hardware, calls:
     serve = lambda params: texts * way.flops(s.cost / 3 * params)
     # A hair below the latency, so that rounding does not miss it.
     most = LARGEST if demand.latency is None else way.largest(demand.latency * (1 - 1e-9), s.cost / 3, device)
+    lost = calls.lost(s.family, steps / demand.length) if calls else None
     budget, quality = demand.budget, demand.quality
-    found = _by_budget(s, serve, budget, most) if budget is not None else _by_quality(s, serve, quality, most)
+    if budget is None and quality is not None:  # the model must be as much better as its samples lose
+        found = _by_quality(s, serve, quality - (lost or 0.0), most)
+    else:
+        assert budget is not None
+        found = _by_budget(s, serve, budget, most)
     if found is None:
         return None
     params, tokens = found
     flops, loss = s.cost * params * tokens, s.loss(params, tokens)
     # The interval is of the best loss at a budget: it says nothing of sizes and tokens far from all that was trained.
+    kind, outside = s.kind or "kind not stated", s.outside(params, tokens)
     far = s.off_optimum(params, tokens) > FAR
     spread = Estimate(1.0) if far else s.spread(flops)
-    lost = calls.lost(s.family, steps / demand.length) if calls else None
     ends = Estimate(loss, spread.low and loss * spread.low, spread.high and loss * spread.high)
     seconds = way.seconds(params, s.cost / 3 * params, device)
-    kind, outside = s.kind or "kind not stated", s.outside(params, tokens)
     what, beyond = max(outside.items(), key=lambda item: item[1])
-    misses = "; ".join(_misses(loss, seconds, demand))
+    misses = "; ".join(_misses(loss + (lost or 0.0), seconds, demand))
     return Option(
         s.family, steps, params, tokens, ends, kind, flops, serve(params), seconds, misses, beyond,
         what if beyond > 1 else "", far, lost,
@@ -177,9 +182,8 @@ def _by_budget(s: LossSurface, serve: Cost, budget: float, most: float) -> tuple
     return None if best is None else (best, tokens(best))
 
 
-def _by_quality(s: LossSurface, serve: Cost, quality: float | None, most: float) -> tuple[float, float] | None:
+def _by_quality(s: LossSurface, serve: Cost, quality: float, most: float) -> tuple[float, float] | None:
     """The N <= `most` and D that reach the loss at the least cost of training and serving."""
-    assert quality is not None
     cost = lambda n: s.cost * n * s.tokens_for(n, quality) + serve(n) if s.tokens_for(n, quality) >= 1 else math.inf
     best = _least(cost, most)
     return None if best is None else (best, s.tokens_for(best, quality))

@@ -82,7 +82,7 @@ def _calls(found: Recommendation) -> str:
             "The number of calls is not weighed: nothing here measured what samples lose by few. `redraft study frontier F` "
             "measures it, and --study F reads it."
         )
-    return f"Lost by few calls: {found.calls.source}; options rank by loss plus this, and those not measured come last."
+    return f"Lost by few calls: {found.calls.source}; a loss counts with this added, and those not measured come last."
 
 
 def _short(option: Option) -> str:

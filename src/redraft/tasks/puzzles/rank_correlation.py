@@ -20,8 +20,8 @@ Run = dict[str, Any]
 
 
 def rank_correlations(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """`runs` have `puzzle`, `seed`, `family`, `steps`, `loss` and `answers`. A row across families, one for each two of them, and
-    one within each."""
+    """`runs` have `puzzle`, `seed`, `family`, `steps`, `loss` and `answers`. A row across families, one for each two of them,
+    and one within each."""
     names = list(dict.fromkeys(run["family"] for run in runs))
     rows = [{"of": "across families"} | _interval(_signs(runs, _across))]
     for two in combinations(names, 2) if len(names) > 2 else ():
@@ -49,8 +49,8 @@ def share_right(run: Run) -> float:
 
 
 def _signs(runs: Sequence[Run], compared: Any) -> NDArray[np.float64]:
-    """[puzzles, 2]: of each puzzle, pairs of one seed in which the lower loss has more right answers less those in which it has
-    fewer, and pairs that differ in both."""
+    """[puzzles, 2]: of each puzzle, pairs of one seed in which the lower loss has more right answers less those in which it
+    has fewer, and pairs that differ in both."""
     out = []
     for puzzle in dict.fromkeys(run["puzzle"] for run in runs):
         signs = [
@@ -63,8 +63,8 @@ def _signs(runs: Sequence[Run], compared: Any) -> NDArray[np.float64]:
 
 
 def _interval(signs: NDArray[np.float64]) -> dict[str, Any]:
-    """Concordant less discordant pairs, of those that differ in both; 95 % by resampling puzzles, in which the seeds share what
-    is hard. None where no pair differs."""
+    """Concordant less discordant pairs, of those that differ in both; 95 % by resampling puzzles, in which the seeds share
+    what is hard. None where no pair differs."""
     total, pairs = signs.sum(0)
     if not pairs:
         return {"value": None, "low": None, "high": None, "pairs": 0, "puzzles": len(signs)}
