@@ -160,7 +160,7 @@ ROWS: dict[str, Rows] = dict.fromkeys(("B1", "B2", "B3", "B5", "S1"), grid) | {
     "B4": low_variance, "B6": frontier, "B7": puzzles, "S2": guidance, "S3": reversal, "S4": markov, "S5": shift,
     "S8": lengths, "M1": methods, "M2": methods, "M3": repeats,
 }  # fmt: skip
-HOURS = {grid: 5.6, frontier: 1.0, puzzles: 1.0, guidance: 1.2, reversal: 0.1, markov: 1.5, shift: 1.2, lengths: 0.4}
+HOURS = {grid: 5.6, frontier: 1.0, puzzles: 1.0, guidance: 2.0, reversal: 0.1, markov: 1.5, shift: 1.2, lengths: 0.4}
 HOURS |= {methods: 0.6, low_variance: 3.5, repeats: 1.0}  # of one core
 
 

@@ -18,7 +18,7 @@ SHORTEST, PARTS = 200, 16  # characters; one file of sixteen for valid, one for 
 
 def documents(root: Path) -> dict[str, list[dict[str, str]]]:
     """Files of `root` without installed packages, shuffled once, by part."""
-    paths = sorted(path for path in root.rglob("*.py") if "site-packages" not in path.parts)
+    paths = sorted((path for path in root.rglob("*.py") if "site-packages" not in path.parts), key=str)
     random.Random(0).shuffle(paths)
     parts: dict[str, list[dict[str, str]]] = {"valid": [], "test": [], "train": []}
     for number, path in enumerate(paths):
