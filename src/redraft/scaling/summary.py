@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from redraft.scaling.influence_text import influence_words
 from redraft.scaling.laws.elbo_gap import ElboGap
 from redraft.scaling.laws.isoflop import TOO_FEW
 from redraft.scaling.laws.multiplier import Multiplier
+from redraft.scaling.laws.size_ratios import size_ratios
 from redraft.scaling.power import detectable
 from redraft.scaling.results import FamilyFit, Fits, Pair, label, span
 
@@ -23,7 +25,7 @@ def summary(fits: Fits) -> list[str]:
     lines += [_family_sentence(name, family) for name, family in fits.families.items() if family.laws.loss]
     if untold := [label(n) for n, family in fits.families.items() if family.laws.loss and not family.laws.params]:
         lines.append(f"How the best size of {', '.join(untold)} grows with compute, these runs do not tell: {NEEDED}.")
-    lines += filter(None, [multiplier_sentence(fits)])
+    lines += filter(None, [" ".join(filter(None, [multiplier_sentence(fits), size_sentence(fits)]))])
     lines += [elbo_gap_sentence(name, f.looseness) for name, f in fits.families.items() if f.looseness]
     allocations = [
         f"{label(name)} {span(family.parametric.allocation, 2)}"
@@ -118,6 +120,17 @@ def multiplier_sentence(fits: Fits) -> str:
     return text
 
 
+def size_sentence(fits: Fits) -> str:
+    """Best sizes over the reference's at the same compute; or nothing."""
+    told = [
+        f"{label(one.family)} {span(one.ratio)} at {_ends(one.budgets)}"
+        + ("" if one.detectable is None else f", not told apart: {one.detectable:.2g} times could have been seen")
+        for one in size_ratios({name: own.laws.minima for name, own in fits.families.items()}, fits.reference)
+    ]
+    whom = label(fits.reference)
+    return f"Best size over that of {whom} where both lie between sizes: {'; '.join(told)}." if told else ""
+
+
 def _averaged(k: Multiplier) -> list[float]:
     """Budgets (FLOPs) that a mean is over: those whose loss the reference reached, or all where it reached none."""
     reached = [ratio.flops for ratio in k.ratios if not ratio.extrapolated]
@@ -126,9 +139,11 @@ def _averaged(k: Multiplier) -> list[float]:
 
 def _over(k: Multiplier) -> str:
     """Which budgets a mean is over, in words."""
-    budgets = _averaged(k)
-    ends = dict.fromkeys(quantity(budget, "FLOPs") for budget in (min(budgets), max(budgets)))
-    return f" at {' to '.join(ends)}"
+    return f" at {_ends(_averaged(k))}"
+
+
+def _ends(budgets: Sequence[float]) -> str:
+    return " to ".join(dict.fromkeys(quantity(budget, "FLOPs") for budget in (min(budgets), max(budgets))))
 
 
 def _trend(k: Multiplier) -> str:
