@@ -54,6 +54,16 @@ def test_the_rate_of_several_runs_is_that_of_their_work_over_their_time() -> Non
     assert seconds(budgets, 1e9) > sum(b.flops["full"] for b in budgets) / 1e9
 
 
+@pytest.mark.usefixtures("clock")
+def test_a_study_lasts_as_long_as_its_longest_run() -> None:
+    """Eight runs at a time share the rate of eight devices; one that outlasts the others has but its own."""
+    short, long = (planned(network={"size": size})[1] for size in ("14k", "154k"))
+    alone, both = seconds([long], 1e7), seconds([short, long], 1e7)
+    assert seconds([short, long], 8e7, 8) == pytest.approx(alone, rel=0.01)  # but for the overhead of steps
+    assert seconds([short, long], 1e7, 8, devices=1) == pytest.approx(both, rel=0.01)
+    assert seconds([long] * 8, 8e7, 8) == pytest.approx(alone, rel=0.01)
+
+
 def test_of_many_networks_few_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     timed = list[int]()
     monkeypatch.setattr(pace, "_rate", lambda shape, *rest: float(timed.append(shape.width) or shape.width))

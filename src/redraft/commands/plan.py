@@ -98,6 +98,7 @@ def _study(
 
     _refuse_arms(overrides)
     study = plan_study(merge(table, {"base": merge(table.get("base", {}), overrides)}))
+    devices = None if rate is None else options.gpus or 1  # of a CPU, each run has its threads
     rate = rate or study_rate(study)
     told, words = _power(study, options)
     longest = max(study.runs, key=lambda run: run.budget.tokens)
@@ -110,7 +111,9 @@ def _study(
     held_out = foreseen(first.data, first.evaluate.rows).sentence
     shared = cluster_sentences(largest.config, largest.budget, *ranks_of(options))
     read = f"{repeated.sentence} (The longest run.)"
-    return print("\n".join([*study_sentences(study, rate), read, *words, held_out, f"Its rate: {source}.", *shared]))
+    return print(
+        "\n".join([*study_sentences(study, rate, devices), read, *words, held_out, f"Its rate: {source}.", *shared])
+    )
 
 
 def _power(study: Study, options: Namespace) -> tuple[Mapping[str, Any], list[str]]:

@@ -33,9 +33,13 @@ PRODUCTS = 4e8  # FLOPs of a timed product, at most
 Array = NDArray[np.float32]
 
 
-def seconds(budgets: Sequence[Budget], flops_per_second: float, at_a_time: int = 1) -> float:
-    """Time to expect of training at the machine's rate of useful FLOPs (everything counted), and a little for each step."""
-    work = sum(budget.flops["full"] for budget in budgets) / flops_per_second
+def seconds(
+    budgets: Sequence[Budget], flops_per_second: float, at_a_time: int = 1, devices: int | None = None
+) -> float:
+    """Time to expect of training at the machine's rate of useful FLOPs (everything counted), and a little for each step; at
+    least that of the longest run, which has one of the `devices` (as many as runs at a time, if left out) to itself."""
+    each = [budget.flops["full"] / flops_per_second for budget in budgets]
+    work = max(sum(each), (devices or at_a_time) * max(each, default=0.0))
     beside = sum(b.steps * (STEP_OVERHEAD + BLOCK_OVERHEAD * b.shape.depth) for b in budgets) * slowness()
     return work + beside / at_a_time
 

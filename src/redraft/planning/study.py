@@ -239,7 +239,7 @@ def branched(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
     ]
 
 
-def study_sentences(study: Study, rate: float | None) -> list[str]:
+def study_sentences(study: Study, rate: float | None, devices: int | None = None) -> list[str]:
     """The plan in sentences: what, how much, and how long at a `rate` in FLOP/s, where that is known."""
     budgets = sorted({run.config.budget.flops or 0 for run in study.runs})
     first = study.runs[0].config
@@ -256,7 +256,7 @@ def study_sentences(study: Study, rate: float | None) -> list[str]:
         f"Tokens: {quantity(sum(run.own.tokens for run in study.runs))} in all, "
         f"at most {quantity(max(run.budget.tokens for run in study.runs))} a run.",
         f"Memory: about {quantity(study.config.workers * max(r.budget.memory_bytes for r in study.runs), 'B')}.",
-        *([] if rate is None else [_time(study, rate)]),
+        *([] if rate is None else [_time(study, rate, devices)]),
         *(f"Note: {told}" for told in study_notes(study.runs)),
     ]
 
@@ -284,8 +284,9 @@ def study_rate(study: Study) -> float:
     return cpu_rate([run.own for run in study.runs], study.runs[0].config.train.threads, at_a_time)
 
 
-def _time(study: Study, rate: float) -> str:
-    spent = seconds([run.own for run in study.runs], rate, study.config.workers)
+def _time(study: Study, rate: float, devices: int | None) -> str:
+    at_a_time = min(study.config.workers, len(study.runs))
+    spent = seconds([run.own for run in study.runs], rate, at_a_time, devices)
     scoring = sum(scoring_flops(run.config, run.budget) for run in study.runs) / rate
     return (
         f"Time: about {duration(spent)} of training and {duration(scoring)} of scoring, "
