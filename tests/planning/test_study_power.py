@@ -149,5 +149,17 @@ def test_what_to_go_by_must_be_there_and_of_the_right_kind(
         assert stop.value.code == 2 and said in capsys.readouterr().err
 
 
+def test_a_stated_correlation_needs_fewer_seeds(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Paired differences have 1 - rho of the variance; what is not paired does not change."""
+    one, other = (plan(recipe, capsys, "--noise", "0.01", "--correlation", rho) for rho in ("0", "0.75"))
+    assert other["prior"]["correlation"] == 0.75 and other["prior"]["correlation_from"] == "stated by --correlation"
+    for apart, paired in zip(one["comparisons"], other["comparisons"], strict=True):
+        if paired["paired"] and apart["paired"]:
+            assert paired["detectable"]["value"] == pytest.approx(apart["detectable"]["value"] / 2)
+        else:
+            assert paired["detectable"]["value"] <= apart["detectable"]["value"]
+    assert any(row["paired"] for row in other["comparisons"])
+
+
 def test_a_stated_noise_is_taken_as_known() -> None:
     assert stated(0.01).noise == Noise(0.01, 0, "stated by --noise") and stated(None) is STATED

@@ -48,6 +48,11 @@ def arguments(parser: ArgumentParser) -> None:
         help="of a study: standard deviation of a run's loss over seeds, nats/token",
     )
     parser.add_argument(
+        "--correlation",
+        type=real(0, 0.99),
+        help="of the losses of two arms over the same seeds, stated for the plan of a study",
+    )
+    parser.add_argument(
         "--resolve",
         type=real(above=True, most=1e3),
         help="of a study: a difference in nats/token; how many seeds see it",
@@ -122,7 +127,8 @@ def _power(study: Study, options: Namespace) -> tuple[Mapping[str, Any], list[st
     from redraft.scaling.records import load_points
 
     like = options.like if options.like is not None and not _is_run(options.like) else None
-    prior = stated(options.noise, STATED if like is None else prior_of(load_points(like), str(like)))
+    before = STATED if like is None else prior_of(load_points(like), str(like))
+    prior = stated(options.noise, before, options.correlation)
     found = contrasts(study, prior, options.resolve)
     return power_json(prior, found, options.resolve), power_sentences(prior, found, options.resolve)
 
@@ -140,7 +146,7 @@ def _run(options: Namespace, table: dict[str, Any], overrides: dict[str, Any], r
         raise UserError(
             f"--like {options.like} is no finished run: a study is for the plan of a study, whose noise it tells"
         )
-    for flag in ("noise", "resolve"):
+    for flag in ("noise", "correlation", "resolve"):
         if getattr(options, flag) is not None:
             raise UserError(
                 f"--{flag} is for the plan of a study, and this is the recipe of a run: it compares nothing"

@@ -62,9 +62,13 @@ class Contrast:
 STATED = Prior(NOISE, 0.0, "not known, so taken as 0", EXPONENT * LOSS, SLOPE)
 
 
-def stated(noise: float | None, before: Prior = STATED) -> Prior:
-    """The prior, with a noise that the user states, nats."""
-    return before if noise is None else replace(before, noise=Noise(noise, 0, "stated by --noise"))
+def stated(noise: float | None, before: Prior = STATED, correlation: float | None = None) -> Prior:
+    """The prior, with a noise (nats) and a correlation of paired seeds that the user states."""
+    if noise is not None:
+        before = replace(before, noise=Noise(noise, 0, "stated by --noise"))
+    if correlation is None:
+        return before
+    return replace(before, correlation=correlation, correlation_from="stated by --correlation")
 
 
 def prior_of(points: Sequence[Point], name: str) -> Prior:
