@@ -70,6 +70,8 @@ def puzzles(data: Path, into: Path) -> Iterator[Command]:
             folders.append(f"{into / 'puzzles' / name}-{steps}")
             yield ["task", name, "--into", folders[-1], "--steps", steps, "--seeds", "2", *flags.split()]
     yield ["task", "ranks", "--into", f"{into / 'puzzles' / 'ranks'}", "--from", *folders]
+    by_steps = ["--steps", "900", "--seeds", "2", *PUZZLES["lists"].split(), "--sampling-steps", "1,2,4,16"]
+    yield ["task", "lists", "--into", folders[1], *by_steps]
 
 
 def guidance(data: Path, into: Path) -> Iterator[Command]:
