@@ -163,7 +163,7 @@ ROWS: dict[str, Rows] = dict.fromkeys(("B1", "B2", "B3", "B5", "S1"), grid) | {
     "S8": lengths, "M1": methods, "M2": methods, "M3": repeats,
 }  # fmt: skip
 HOURS = {grid: 5.6, frontier: 1.0, puzzles: 1.0, guidance: 2.0, reversal: 0.1, markov: 1.5, shift: 1.2, lengths: 0.4}
-HOURS |= {methods: 0.6, low_variance: 3.5, repeats: 1.0}  # of one core
+HOURS |= {methods: 0.6, low_variance: 3.0, repeats: 1.0}  # of one core
 
 
 def complete(command: Command) -> Command:
