@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from benchmarks import claims
 from benchmarks.claims import HOURS, ROWS, WEIGHTS, chosen, complete
 
 from redraft.cli import parsed
@@ -44,3 +45,24 @@ def test_the_weight_is_chosen_on_validation(tmp_path: Path) -> None:
         scores = {"tasks": {"continuation_choice": {"metrics": {"acc": {"value": accuracy}}}}}
         write_json(Path(f"{place}-valid-{weight}.json"), scores)
     assert chosen(place) == "1"
+
+
+def test_scores_that_are_there_are_not_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[list[str]] = []
+    there = tmp_path / "there.json"
+    there.touch()
+    commands = [
+        ["eval", "run", "--out", str(there)],
+        ["eval", "run", "--out", str(tmp_path / "new.json")],
+        ["list", "keys"],
+    ]
+    monkeypatch.setitem(claims.ROWS, "S3", lambda *_: iter(commands))
+    monkeypatch.setitem(claims.HOURS, claims.ROWS["S3"], 0.1)
+    monkeypatch.setattr(claims.subprocess, "run", lambda command, check: ran.append(command))
+    flags = ["claims.py", "S3", "--data-dir", str(DATA), "--into", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", [*flags, "--dry"])
+    claims.main()
+    assert not ran
+    monkeypatch.setattr("sys.argv", flags)
+    claims.main()
+    assert [command[1:4] for command in ran] == [["-m", "redraft", "eval"], ["-m", "redraft", "list"]]
