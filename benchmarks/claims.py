@@ -168,8 +168,14 @@ HOURS |= {methods: 0.6, low_variance: 3.0, repeats: 1.0}  # of one core
 
 def complete(command: Command) -> Command:
     """For `subprocess`; what is named as of benchmarks/ stands beside this script."""
-    beside = [str(Path(__file__).parent / Path(part).name) if part.startswith("benchmarks/") else part for part in command]
-    return [sys.executable, *beside] if command[0].startswith("benchmarks/") else [sys.executable, "-m", "redraft", *beside]
+    beside = [
+        str(Path(__file__).parent / Path(part).name) if part.startswith("benchmarks/") else part for part in command
+    ]
+    return (
+        [sys.executable, *beside]
+        if command[0].startswith("benchmarks/")
+        else [sys.executable, "-m", "redraft", *beside]
+    )
 
 
 def main() -> None:
