@@ -84,6 +84,14 @@ def test_a_curve_that_does_not_fall_or_two_seeds_tell_no_factor() -> None:
     assert paired_factor(HIGH, own, {HIGH: cell(HIGH)}) is None
 
 
+def test_a_curve_that_falls_by_one_seed_alone_tells_no_factor() -> None:
+    """Without that seed it does not fall, so no interval is known."""
+    high = cell(HIGH)
+    low = {seed: value + (0.5 if seed == 0 else 0.0) for seed, value in high.items()}
+    own = {seed: value + 0.01 for seed, value in high.items()}
+    assert paired_factor(HIGH, own, {LOW: low, HIGH: high}) is None
+
+
 def test_arms_of_a_table_are_paired_at_every_budget_and_size() -> None:
     def runs(arm: str, budget: float, params: float, worse: float = 0.0) -> list[Point]:
         return [

@@ -91,9 +91,8 @@ def _carried(folder: Path, options: Namespace, overrides: dict[str, Any]) -> Non
         return
     print(told)
     for batch, found in matched(folder, file, planned.entropy if planned else None).items():
-        print(
-            "\n".join([f"{batch} rows a call:", *(matched_lines(found) if found.matches else ["no curve reaches it."])])
-        )
+        lines = matched_lines(found) if found.matches else ["No curve reaches the entropy."]
+        print("\n".join([f"{batch} row{'s' * (batch > 1)} a call:", *lines]))
 
 
 def _line(row: dict[str, Any]) -> str:

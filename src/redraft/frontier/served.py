@@ -1,11 +1,10 @@
 """A measured frontier carried over to another size on hardware that is not here, by the serving model.
 
 A call over so many tokens of so many rows multiplies, and reads all weights once (`BYTES` each); it takes the longer of the
-two (planning/serving_cost.py). Alone a call costs its weights, in large batches its tokens, or the cache of those it does not
-read again. The number of calls is the small
-run's, and so are the tokens that go through the network in them: metered FLOPs over the FLOPs of a token. With other batches
-than the measured one the calls are an upper bound, for one is left out where no row of its batch changes. The time to start a
-kernel and to draw tokens is not in the model.
+two (planning/serving_cost.py). Alone a call costs its weights; in large batches its tokens, or the cache of those that it does
+not read again. The number of calls is the small run's, and so are the tokens that go through the network in them: metered
+FLOPs over the FLOPs of a token. With other batches than the measured one the calls are an upper bound, for one is left out
+where no row of its batch changes. The time to start a kernel and to draw tokens is not in the model.
 """
 
 from __future__ import annotations
@@ -47,12 +46,8 @@ def serve(folder: Path, size: str, device: Hardware, batches: Sequence[int] = ()
 
 def served(row: dict[str, Any], small: Shape, size: str, device: Hardware) -> dict[str, Any]:
     """One setting of a run of shape `small`."""
-    large, length, batch, calls = (
-        from_size(size, small.block, small.vocab, small.cond),
-        row["length"],
-        row["batch"],
-        row["nfe"],
-    )
+    large = from_size(size, small.block, small.vocab, small.cond)
+    length, batch, calls = row["length"], row["batch"], row["nfe"]
     through = row["flops_per_token"] / _forward(small, length)  # tokens through the network for one that is written
     flops = through * _forward(large, length)
     multiply = flops * batch * length / calls / device.rate

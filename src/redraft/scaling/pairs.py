@@ -73,7 +73,8 @@ def paired_factor(budget: float, own: Seeds, curve: Mapping[float, Seeds]) -> Fa
     if not found:
         return None
     beyond, start, width, rows = min(found, key=lambda one: one[0])  # within two budgets before beyond them
-    return Factor(_jackknife(rows, start, width).exp(), beyond)
+    told = _jackknife(rows, start, width)
+    return None if told is None else Factor(told.exp(), beyond)
 
 
 def _share(means: Array) -> float:
@@ -82,11 +83,13 @@ def _share(means: Array) -> float:
     return float((low - own) / (low - high)) if low > high else math.inf
 
 
-def _jackknife(rows: Array, start: float, width: float) -> Estimate:
-    """ln k of losses [3, S], leaving out one seed at a time."""
+def _jackknife(rows: Array, start: float, width: float) -> Estimate | None:
+    """ln k of losses [3, S], leaving out one seed at a time; None where the curve falls by one seed's doing alone."""
     count = rows.shape[1]
     value = start - width * _share(rows.mean(1))
     without = (rows.sum(1, keepdims=True) - rows) / (count - 1)
     each = np.array([start - width * _share(means) for means in without.T])
+    if not np.isfinite(each).all():
+        return None
     error = math.sqrt((count - 1) / count * ((each - each.mean()) ** 2).sum())
     return student(value, error, count - 1)
